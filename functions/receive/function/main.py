@@ -1,0 +1,51 @@
+"""Receive: the CloudEvent function."""
+
+import io
+import os
+
+import flask
+import functions_framework
+from cloudevents.http import CloudEvent
+
+import web
+from relay.bodies import read_body
+from relay.problems import RelayError
+from relay.receive import Receive, refusal
+from relay.settings import Settings
+
+SETTINGS = Settings.from_env(os.environ)
+RECEIVE = Receive(SETTINGS)
+
+# functions-framework loads this module inside the context of the app it serves.
+APP = flask.current_app
+web.prepare(APP, SETTINGS.log_level)
+
+
+@APP.before_request
+def read_event() -> flask.Response | None:
+    """Read the event before functions-framework does.
+
+    It would answer 500, which is retried, to a batch or to very deep JSON, and repeat all request
+    headers, Authorization included, to what is no event.
+    """
+    request = web.from_flask(flask.request)
+    if request.method != "POST":
+        return None
+    try:
+        body = read_body(request.stream, request.content_length, SETTINGS.max_body_bytes)
+        flask.g.event = RECEIVE.read(request.headers, body)
+    except RelayError as exc:
+        return web.to_flask(refusal(exc))
+    flask.request.environ["wsgi.input"] = io.BytesIO(body)
+    return None
+
+
+@functions_framework.cloud_event
+def receive(event: CloudEvent) -> None:
+    """Make the call an event asks for.
+
+    functions-framework answers every event with a body of "OK", which a Broker takes for a
+    failure; the real answer takes its place.
+    """
+    answer = web.to_flask(RECEIVE.handle(flask.g.event))
+    flask.after_this_request(lambda _: answer)

@@ -1,0 +1,141 @@
+"""Publish events to the Broker, and say honestly whether it took them."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from relay.client import Client
+from relay.egress import Policy
+from relay.events import Event
+from relay.headers import Headers, find, retry_after_s
+from relay.problems import (
+    BrokerUnavailable,
+    DeadlineExceeded,
+    RelayError,
+    TargetFailed,
+    TargetUnreachable,
+)
+from relay.settings import Settings
+from relay.urls import IPAddress, Origin
+
+# A Broker that restarts is back after this; a longer wait is the caller's, who may have a better
+# use for it.
+_PAUSES_S = (0.2, 0.4, 0.8)
+
+
+class _OperatorsOwn(Policy):
+    """Allow any address: the operator set this URL, and a Broker lives inside the cluster."""
+
+    def allows(self, origin: Origin, address: IPAddress) -> bool:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    """Why an attempt did not end in a 2xx.
+
+    Args:
+        reason: in words.
+        maybe_taken: the Broker may have the event all the same.
+        pause_s: how long it asked to be left alone; None when it did not ask.
+        timed_out: it did not answer in time.
+    """
+
+    reason: str
+    maybe_taken: bool
+    pause_s: float | None = None
+    timed_out: bool = False
+
+
+class Broker:
+    """Publish to `K_SINK`.
+
+    Args:
+        settings: `k_sink`, `k_ca_certs`, `ce_overrides`, `publish_timeout_s`,
+            `target_connect_timeout_s` and `threads` count.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._target = settings.k_sink
+        self._overrides = settings.ce_overrides
+        self._timeout_s = settings.publish_timeout_s
+        self._client = Client(
+            _OperatorsOwn(),
+            connect_timeout_s=settings.target_connect_timeout_s,
+            pool_size=settings.threads,
+            peer="Broker",
+            ca_certs=settings.k_ca_certs,
+        )
+
+    def publish(self, event: Event, *, trace: Headers = ()) -> None:
+        """Publish one event; return only when the Broker has answered 2xx.
+
+        What surely was not taken (no connection, 429, 503) is tried again for a moment. What may
+        have been taken is not: that would make duplicates, so the caller decides.
+
+        Args:
+            trace: trace context headers, which the Broker passes on.
+
+        Raises:
+            BrokerUnavailable: the Broker did not take it, or there is none.
+            DeadlineExceeded: the Broker did not answer in time.
+        """
+        if self._target is None:
+            raise BrokerUnavailable(
+                "there is no Broker to publish to: K_SINK is not set;"
+                " a SinkBinding whose subject is this service sets it"
+            )
+        attributes = {**event.attributes, **self._overrides}
+        headers, body = Event(attributes=attributes, data=event.data).to_http()
+        until = time.monotonic() + self._timeout_s
+        for longest_s in (*_PAUSES_S, 0.0):
+            failure = self._attempt(headers + trace, body, until - time.monotonic())
+            if failure is None:
+                return
+            # Jitter keeps many publishers from coming back all at once.
+            pause_s = failure.pause_s or longest_s * random.uniform(0.5, 1)  # noqa: S311
+            in_time = pause_s <= longest_s and time.monotonic() + pause_s < until
+            if failure.maybe_taken or longest_s == 0.0 or not in_time:
+                raise _error(event.id, failure)
+            time.sleep(pause_s)
+
+    def _attempt(self, headers: Headers, body: bytes, timeout_s: float) -> _Failure | None:
+        assert self._target is not None  # noqa: S101 - publish checked it
+        try:
+            answer = self._client.call(
+                self._target, method="POST", headers=headers, content=body, timeout_s=timeout_s
+            )
+            # An unread body would cost the connection.
+            answer.read(limit_bytes=64 * 1024)
+        except TargetUnreachable as exc:
+            return _Failure(reason=exc.detail, maybe_taken=False)
+        except TargetFailed as exc:
+            return _Failure(reason=exc.detail, maybe_taken=True)
+        except DeadlineExceeded as exc:
+            return _Failure(reason=exc.detail, maybe_taken=True, timed_out=True)
+        if 200 <= answer.status < 300:
+            return None
+        return _Failure(
+            reason=f"the Broker answered {answer.status}",
+            maybe_taken=answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            and answer.status != HTTPStatus.SERVICE_UNAVAILABLE,
+            pause_s=retry_after_s(find(answer.headers, "Retry-After")),
+        )
+
+
+def _error(event_id: str, failure: _Failure) -> RelayError:
+    if failure.maybe_taken:
+        advice = (
+            f"it may have been published all the same; sending it again with Idempotency-Key:"
+            f" {event_id} is safe, since the target sees that key each time"
+        )
+    else:
+        advice = "nothing was published; sending it again is safe"
+    error = DeadlineExceeded if failure.timed_out else BrokerUnavailable
+    pause_s = 1 if failure.pause_s is None else max(1, round(failure.pause_s))
+    return error(
+        f"{failure.reason}; {advice}", headers=(("Retry-After", str(pause_s)),), id=event_id
+    )

@@ -1,0 +1,22 @@
+"""Send: the HTTP function."""
+
+import os
+
+import flask
+import functions_framework
+
+import web
+from relay.send import Send
+from relay.settings import Settings
+
+SETTINGS = Settings.from_env(os.environ)
+SEND = Send(SETTINGS)
+
+# functions-framework loads this module inside the context of the app it serves.
+web.prepare(flask.current_app, SETTINGS.log_level)
+
+
+@functions_framework.http
+def send(request: flask.Request) -> flask.Response:
+    """Answer one HTTP request."""
+    return web.to_flask(SEND.handle(web.from_flask(request)))

@@ -1,0 +1,155 @@
+"""The envelope: how a caller says which call the relay is to make."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from relay import strict_json
+from relay.headers import Headers, find, is_json, json_type, parse_headers
+from relay.problems import InvalidRequest
+from relay.urls import Target, parse_target
+
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+_FIELDS: Final = frozenset(
+    {"targetURL", "targetAPI", "headers", "body", "bodyBase64", "method", "timeout"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Envelope:
+    """One call to a target.
+
+    Args:
+        target: where it goes.
+        headers: what the caller wants sent, names as written.
+        content: the body as it is sent; None for no body.
+        content_type: goes with the content unless `headers` has one.
+        method: one of `METHODS`; None when the envelope names none.
+        timeout_s: for the whole call; None when the envelope names none.
+    """
+
+    target: Target
+    headers: Headers = ()
+    content: bytes | None = None
+    content_type: str = "application/json"
+    method: str | None = None
+    timeout_s: float | None = None
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Envelope:
+        """Read an envelope.
+
+        Args:
+            raw: a JSON object in UTF-8, with the fields of `schemas/envelope.schema.json`.
+
+        Raises:
+            InvalidRequest: it is not one; the error names the field and what would be right.
+        """
+        if not raw.strip():
+            raise InvalidRequest(
+                "envelope", 'is empty; send {"targetURL", "targetAPI", "headers", "body"} as JSON'
+            )
+        try:
+            return cls.from_object(strict_json.loads(raw))
+        except strict_json.JSONError as exc:
+            raise InvalidRequest("envelope", str(exc)) from exc
+
+    @classmethod
+    def from_object(cls, value: object) -> Envelope:
+        """Read an envelope that is already parsed JSON; otherwise as `from_json`."""
+        if not isinstance(value, dict):
+            raise InvalidRequest("envelope", f"must be an object, not {json_type(value)}")
+        for name in value:
+            if name not in _FIELDS:
+                known = ", ".join(sorted(_FIELDS))
+                raise InvalidRequest(_shown(name), f"is no field of the envelope; it has {known}")
+        if "targetURL" not in value:
+            raise InvalidRequest("targetURL", "is missing; it says where the call goes")
+        target = parse_target(
+            _string(value["targetURL"], "targetURL"),
+            _string(value.get("targetAPI", ""), "targetAPI"),
+            url_field="targetURL",
+            api_field="targetAPI",
+        )
+        headers = parse_headers(value.get("headers", {}), field="headers")
+        content, content_type = _content(value, headers)
+        return cls(
+            target=target,
+            headers=headers,
+            content=content,
+            content_type=content_type,
+            method=_method(value),
+            timeout_s=_timeout_s(value),
+        )
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header that the caller asked for, whatever its case."""
+        return find(self.headers, name)
+
+    def sent_headers(self, relays_own: Headers) -> Headers:
+        """Put together what goes to the target.
+
+        Args:
+            relays_own: what the relay adds; the caller's own header of the same name wins.
+        """
+        headers = self.headers
+        if self.content is not None and self.header("Content-Type") is None:
+            headers += (("Content-Type", self.content_type),)
+        asked_for = {name.lower() for name, _ in headers}
+        return headers + tuple(item for item in relays_own if item[0].lower() not in asked_for)
+
+
+def _content(value: dict[str, object], headers: Headers) -> tuple[bytes | None, str]:
+    if "bodyBase64" in value:
+        if "body" in value:
+            raise InvalidRequest("bodyBase64", "must not stand beside body; send one of them")
+        text = _string(value["bodyBase64"], "bodyBase64")
+        try:
+            return base64.b64decode(text, validate=True), "application/octet-stream"
+        except (binascii.Error, ValueError) as exc:
+            raise InvalidRequest("bodyBase64", "must be base64 (RFC 4648 section 4)") from exc
+    if "body" not in value:
+        return None, "application/json"
+    body = value["body"]
+    declared = find(headers, "Content-Type")
+    if isinstance(body, str) and declared is not None and not is_json(declared):
+        try:
+            return body.encode("utf-8"), declared
+        except UnicodeEncodeError as exc:
+            raise InvalidRequest("body", "must not have a lone surrogate in it") from exc
+    return json.dumps(body, separators=(",", ":")).encode("ascii"), "application/json"
+
+
+def _method(value: dict[str, object]) -> str | None:
+    if "method" not in value:
+        return None
+    method = value["method"]
+    if not isinstance(method, str) or method not in METHODS:
+        raise InvalidRequest("method", f"must be one of {', '.join(METHODS)}")
+    return method
+
+
+def _timeout_s(value: dict[str, object]) -> float | None:
+    if "timeout" not in value:
+        return None
+    timeout = value["timeout"]
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        raise InvalidRequest("timeout", "must be a number of seconds above 0")
+    return float(timeout) if timeout < 1e9 else math.inf
+
+
+def _string(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(field, f"must be a string, not {json_type(value)}")
+    return value
+
+
+def _shown(name: str) -> str:
+    """Make a name that the caller made up safe and short enough for an error."""
+    return ascii(name[:64])[1:-1]

@@ -1,0 +1,89 @@
+"""Read JSON as RFC 8259 has it and nothing more, so that every reader sees the same value.
+
+Python's own reader also takes `NaN`, repeated names, UTF-16 and numbers beyond a double's range.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+# Far deeper than any real body; the same on every Python, whose own limits differ by version and
+# by how deep the call stack already is: what Send accepts, Receive must be able to read.
+MAX_DEPTH = 100
+
+
+class JSONError(ValueError):
+    """Say why a text is not JSON; the message carries none of the text."""
+
+
+def loads(raw: bytes) -> object:
+    """Read one JSON value.
+
+    Args:
+        raw: UTF-8, without a byte order mark (RFC 8259 section 8.1).
+
+    Raises:
+        JSONError: the bytes are not one JSON value, a name stands twice in an object, a number is
+            out of range, or the value is nested deeper than `MAX_DEPTH`.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise JSONError(f"is not UTF-8 (byte {exc.start})") from exc
+    _check_depth(text)
+    try:
+        value: object = _decoder.decode(text)
+    except json.JSONDecodeError as exc:
+        raise JSONError(f"is not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}") from exc
+    except RecursionError as exc:
+        raise JSONError(f"is nested deeper than {MAX_DEPTH} levels") from exc
+    except JSONError:
+        raise
+    except ValueError as exc:  # an integer of more than 4,300 digits
+        raise JSONError("holds a number that is out of range") from exc
+    return value
+
+
+def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    in_string = escaped = False
+    for character in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                in_string = False
+        elif character == '"':
+            in_string = True
+        elif character in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise JSONError(f"is nested deeper than {MAX_DEPTH} levels")
+        elif character in "]}":
+            depth -= 1
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise JSONError("has a name twice in one object")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise JSONError("holds a number that is out of range")
+    return value
+
+
+def _constant(name: str) -> float:
+    raise JSONError(f"is not JSON: {name} is not a JSON number")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=_constant)

@@ -1,0 +1,1 @@
+"""The whole relay on one machine; nothing in here is deployed."""

@@ -1,0 +1,1 @@
+"""Knative's Broker contract on one machine: durable, with Triggers, retries and dead letters."""

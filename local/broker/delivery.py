@@ -1,0 +1,207 @@
+"""One attempt to deliver an event, and what the subscriber's answer means to Knative.
+
+The rules are those of Knative Eventing's data plane (kncloudevents `SelectiveRetry`, the dispatcher
+and the filter handler of its channel-based Broker).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import re
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+
+from local.broker.event import Event, EventError, NotAnEvent
+
+# Kafka's dispatcher waits this long when a delivery spec sets no timeout; waiting for ever would
+# let hanging subscribers use up the places for deliveries.
+DEFAULT_TIMEOUT_S = 600.0
+_MAX_REDIRECTS = 10
+_MAX_ANSWER_BYTES = 2 * 1024 * 1024
+_MAX_ERROR_DATA_BYTES = 1024
+# Shorter than the 2 s after which gunicorn closes an idle connection, maybe under our request.
+_KEEPALIVE_EXPIRY_S = 1.0
+_RETRIED_STATUSES = (404, 408, 409, 429)
+_HEADERS = {"accept-encoding": "gzip", "user-agent": "local-broker"}
+_PASSED_HEADERS = ("traceparent", "tracestate", "x-request-id")
+_PASSED_PREFIXES = ("knative-", "x-b3-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivered:
+    """The event has been taken.
+
+    Attributes:
+        reply: the event in the answer, not validated yet.
+        headers: of the answer, what the Broker passes on with the reply.
+    """
+
+    summary: str
+    reply: Event | None
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """The event has not been taken.
+
+    Attributes:
+        retried: whether another attempt may help.
+        retry_after_s: what the answer asked for; None when it did not.
+        extensions: for the dead letter sink, without the `knativeerrordest` that names the URL.
+            None where Knative sends the dead letter as the event was.
+    """
+
+    summary: str
+    retried: bool
+    retry_after_s: float | None = None
+    extensions: Mapping[str, str] | None = None
+
+
+def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that pass the Broker beside the event; all others are dropped."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name in _PASSED_HEADERS or name.startswith(_PASSED_PREFIXES)
+    }
+
+
+def error_extensions(*, dest: str, code: int, data: bytes = b"") -> dict[str, str]:
+    """Return the extensions that tell a dead letter sink why it gets an event."""
+    extensions = {"knativeerrordest": dest, "knativeerrorcode": str(code)}
+    if data:
+        extensions["knativeerrordata"] = base64.b64encode(data[:_MAX_ERROR_DATA_BYTES]).decode()
+    return extensions
+
+
+class Sender:
+    """The HTTP clients of one Trigger's deliveries.
+
+    Each delivery in flight has a client with one connection of its own: httpcore's pool looks
+    through all its connections for every request, which at 32 costs three times as much.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext) -> None:
+        """Make clients when needed, with `ssl_context` for the subscribers that want TLS."""
+        self._ssl_context = ssl_context
+        self._idle: list[httpx.AsyncClient] = []
+
+    async def send(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        data: bytes,
+        *,
+        timeout_s: float | None,
+        wants_reply: bool,
+    ) -> Delivered | Failed:
+        """Post an event and decide what the answer means.
+
+        Args:
+            timeout_s: bound on the whole attempt, redirects and the answer's body included.
+            wants_reply: as in `classify`.
+        """
+        try:
+            status, answer_headers, body = await asyncio.wait_for(
+                self._post(url, headers, data), timeout_s or DEFAULT_TIMEOUT_S
+            )
+        except asyncio.TimeoutError:
+            return Failed(summary="no answer in time", retried=True)
+        # A redirect to nonsense raises other errors than httpx's own; whatever kept the request
+        # from being answered is for the delivery spec to handle.
+        except Exception as exc:
+            problem = f"dispatch error: {exc or type(exc).__name__}"
+            return Failed(
+                summary=problem,
+                retried=True,
+                extensions=error_extensions(dest=url, code=500, data=problem.encode()),
+            )
+        return classify(status, answer_headers, body, url=url, wants_reply=wants_reply)
+
+    async def close(self) -> None:
+        """Close all connections; no delivery may be in flight."""
+        for client in self._idle:
+            await client.aclose()
+
+    async def _post(
+        self, url: str, headers: Mapping[str, str], data: bytes
+    ) -> tuple[int, httpx.Headers, bytes]:
+        request = httpx.Request("POST", url, headers={**_HEADERS, **headers}, content=data)
+        client = self._idle.pop() if self._idle else self._new_client()
+        try:
+            response = await client.send(request, stream=True)
+            try:
+                body = bytearray()
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > _MAX_ANSWER_BYTES:
+                        break
+                return response.status_code, response.headers, bytes(body)
+            finally:
+                await response.aclose()
+        finally:
+            self._idle.append(client)
+
+    def _new_client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            verify=self._ssl_context,
+            # Neither proxies and netrc of the environment nor cookies: as Knative's client.
+            trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            timeout=None,  # noqa: S113 (`send` bounds the whole attempt instead)
+            follow_redirects=True,
+            max_redirects=_MAX_REDIRECTS,
+            limits=httpx.Limits(max_connections=1, keepalive_expiry=_KEEPALIVE_EXPIRY_S),
+        )
+
+
+def classify(
+    status: int, headers: httpx.Headers, body: bytes, *, url: str, wants_reply: bool
+) -> Delivered | Failed:
+    """Decide what an answer means.
+
+    Args:
+        url: who answered, for the dead letter sink.
+        wants_reply: true for subscribers; a dead letter sink may answer with any body.
+    """
+    if not 200 <= status < 300:
+        return Failed(
+            summary=str(status),
+            retried=status >= 500 or status in _RETRIED_STATUSES,
+            retry_after_s=_retry_after_s(headers) if status in (429, 503) else None,
+            extensions=error_extensions(dest=url, code=status, data=body),
+        )
+    if not wants_reply:
+        return Delivered(summary=str(status), reply=None, headers={})
+    if len(body) > _MAX_ANSWER_BYTES:
+        return Failed(summary=f"{status} with an answer that is too large", retried=True)
+    try:
+        reply = Event.from_http(headers.raw, body)
+    except NotAnEvent:
+        # Knative: the response must be either empty or a valid CloudEvent.
+        if body:
+            return Failed(summary=f"{status} with a body that is no CloudEvent", retried=True)
+        return Delivered(summary=str(status), reply=None, headers={})
+    except EventError as exc:
+        return Failed(summary=f"{status} with a malformed reply: {exc}", retried=True)
+    return Delivered(summary=f"{status} with a reply", reply=reply, headers=passed_on(headers))
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """Return the wait that Retry-After asks for (RFC 9110 section 10.2.3)."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        return max(0.0, math.ceil(parsedate_to_datetime(value).timestamp() - time.time()))
+    except ValueError:
+        return None

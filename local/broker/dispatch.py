@@ -1,0 +1,273 @@
+"""The deliveries of each Trigger: started when due, bounded in number, ended in the store.
+
+Every Trigger has its own queue in the store and its own places, so that a slow subscriber holds up
+nobody else. Only what is being delivered is in memory, however long a queue grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from local.broker.delivery import Delivered, Failed, Sender, error_extensions
+from local.broker.event import InvalidEvent
+from local.broker.routing import Route, Routing, outgoing_headers
+from local.broker.store import Delivery, Publication, Store, StoreError
+
+_MAX_IN_FLIGHT_PER_TRIGGER = 32
+_STORE_RETRY_S = 1.0
+_log = logging.getLogger("local.broker")
+
+
+class Dispatcher:
+    """Deliver what the store holds, until stopped."""
+
+    def __init__(self, routing: Routing, store: Store) -> None:
+        """Make a queue for each Trigger; `start` begins to deliver."""
+        ssl_context = httpx.create_ssl_context(trust_env=False)
+        self._queues = {
+            route.name: _TriggerQueue(route, routing, store, Sender(ssl_context), self.wake)
+            for route in routing.all_routes()
+        }
+        self._running: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin with what earlier runs have left."""
+        self._running = [asyncio.create_task(queue.run()) for queue in self._queues.values()]
+
+    def wake(self, triggers: Iterable[str]) -> None:
+        """Say that the store has something new for these Triggers."""
+        for trigger in triggers:
+            self._queues[trigger].wake()
+
+    async def stop(self, grace_s: float) -> None:
+        """Start nothing more, and give deliveries in flight some seconds to end.
+
+        What does not end in time stays in the store for the next start.
+        """
+        for task in self._running:
+            task.cancel()
+        in_flight = [task for queue in self._queues.values() for task in queue.in_flight.values()]
+        if in_flight:
+            _, late = await asyncio.wait(in_flight, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            self._running.extend(late)
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for queue in self._queues.values():
+            await queue.sender.close()
+
+
+class _TriggerQueue:
+    """The pending deliveries of one Trigger."""
+
+    def __init__(
+        self,
+        route: Route,
+        routing: Routing,
+        store: Store,
+        sender: Sender,
+        wake_triggers: Callable[[Iterable[str]], None],
+    ) -> None:
+        self.in_flight: dict[int, asyncio.Task[None]] = {}
+        self._route = route
+        self._routing = routing
+        self._store = store
+        self.sender = sender
+        self._wake_triggers = wake_triggers
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._woken.clear()
+            try:
+                wait_s = self._start_due()
+            except sqlite3.Error as exc:
+                _log.error("trigger=%s the store cannot be read: %s", self._route.name, exc)
+                wait_s = _STORE_RETRY_S
+            timer = None if wait_s is None else loop.call_later(wait_s, self.wake)
+            await self._woken.wait()
+            if timer is not None:
+                timer.cancel()
+
+    def _start_due(self) -> float | None:
+        """Start what is due as far as there are places.
+
+        Returns:
+            Seconds until the next delivery is due; None when a wake-up will tell.
+        """
+        now = time.time()
+        free = _MAX_IN_FLIGHT_PER_TRIGGER - len(self.in_flight)
+        if free == 0:
+            return None
+        # What is in flight is still in the store, so it comes along and is left out here.
+        for event_id, due_at in self._store.next_due(
+            self._route.name, _MAX_IN_FLIGHT_PER_TRIGGER + 1
+        ):
+            if event_id in self.in_flight:
+                continue
+            if due_at > now:
+                return due_at - now
+            if free == 0:
+                break
+            free -= 1
+            delivery = self._store.load(event_id, self._route.name)
+            self.in_flight[event_id] = asyncio.create_task(self._deliver(delivery))
+        return None
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            await self._attempt(delivery)
+        except Exception:
+            # Without the pause a defect here would be a loop at full speed.
+            _log.exception(
+                "trigger=%s id=%r attempt broke", self._route.name, delivery.event.attributes["id"]
+            )
+            await asyncio.sleep(_STORE_RETRY_S)
+        finally:
+            del self.in_flight[delivery.event_id]
+            self.wake()
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        route = self._route
+        headers = {
+            **delivery.headers,
+            **outgoing_headers(delivery.event),
+            "kn-namespace": route.namespace,
+        }
+        if delivery.dead_letter is None:
+            url = route.subscriber_url
+            headers["prefer"] = "reply"
+        elif route.dead_letter_url is None:
+            await self._drop(delivery, "its dead letter sink is no longer in the manifests")
+            return
+        else:
+            url = route.dead_letter_url
+            headers.update({f"ce-{name}": value for name, value in delivery.dead_letter.items()})
+        started = time.monotonic()
+        outcome = await self.sender.send(
+            url,
+            headers,
+            delivery.event.data,
+            timeout_s=route.delivery.timeout_s,
+            wants_reply=delivery.dead_letter is None,
+        )
+        report = _Report(delivery, outcome.summary, (time.monotonic() - started) * 1000)
+        if isinstance(outcome, Delivered):
+            await self._succeed(delivery, outcome, report)
+        else:
+            await self._fail(delivery, outcome, report)
+
+    async def _succeed(self, delivery: Delivery, outcome: Delivered, report: _Report) -> None:
+        if outcome.reply is None:
+            await self._keep(lambda: self._store.finish(delivery))
+            report.log("delivered" if delivery.dead_letter is None else "dead-lettered")
+            return
+        try:
+            reply, triggers = self._routing.admit_reply(
+                self._route.broker, outcome.reply, to=delivery.event
+            )
+        except InvalidEvent as exc:
+            # The Broker refuses its own subscriber's reply, as its ingress would with a 400.
+            ingress_url = self._routing.ingress_url(self._route.broker)
+            refused = Failed(
+                summary=f"reply refused: {exc}",
+                retried=False,
+                extensions=error_extensions(dest=ingress_url, code=400),
+            )
+            await self._fail(delivery, refused, report)
+            return
+        publication = Publication(
+            event=reply,
+            # A reply goes on with the trace of its event unless the subscriber says otherwise.
+            headers={**delivery.headers, **outcome.headers},
+            triggers=triggers,
+            due_at=time.time(),
+        )
+        await self._keep(lambda: self._store.finish(delivery, publication if triggers else None))
+        self._wake_triggers(triggers)
+        report.log(f"delivered, its reply goes to {', '.join(triggers) or 'nobody'}")
+
+    async def _fail(self, delivery: Delivery, outcome: Failed, report: _Report) -> None:
+        spec = self._route.delivery
+        if outcome.retried and delivery.failures < spec.retry:
+            wait_s = spec.backoff_s(delivery.failures)
+            if outcome.retry_after_s is not None and spec.retry_after_max_s is not None:
+                wait_s = max(wait_s, min(outcome.retry_after_s, spec.retry_after_max_s))
+            await self._postpone(
+                delivery, wait_s, failures=delivery.failures + 1, dead_letter=delivery.dead_letter
+            )
+            report.log(f"retry in {wait_s:g} s")
+        elif delivery.dead_letter is None and self._route.dead_letter_url is not None:
+            await self._postpone(delivery, 0, failures=0, dead_letter=outcome.extensions or {})
+            report.log("to the dead letter sink")
+        else:
+            report.log("given up")
+            where = "has no" if delivery.dead_letter is None else "was not taken by the"
+            await self._drop(delivery, f"the delivery failed and {where} dead letter sink")
+
+    async def _postpone(
+        self,
+        delivery: Delivery,
+        wait_s: float,
+        *,
+        failures: int,
+        dead_letter: Mapping[str, str] | None,
+    ) -> None:
+        due_at = time.time() + wait_s
+        await self._keep(
+            lambda: self._store.postpone(
+                delivery, due_at=due_at, failures=failures, dead_letter=dead_letter
+            )
+        )
+
+    async def _drop(self, delivery: Delivery, reason: str) -> None:
+        await self._keep(lambda: self._store.finish(delivery))
+        _log.error(
+            "trigger=%s id=%r EVENT DROPPED: %s",
+            delivery.trigger,
+            delivery.event.attributes["id"],
+            reason,
+        )
+
+    async def _keep(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a write until it is durable; until then the delivery keeps its place."""
+        while True:
+            try:
+                await write()
+                return
+            except StoreError as exc:
+                _log.error("trigger=%s not stored, trying again: %s", self._route.name, exc)
+                await asyncio.sleep(_STORE_RETRY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """The log line of one attempt; no headers and no data, which may hold secrets."""
+
+    delivery: Delivery
+    result: str
+    duration_ms: float
+
+    def log(self, next_step: str) -> None:
+        _log.info(
+            "trigger=%s id=%r type=%r attempt=%d%s result=%r duration_ms=%.0f next=%r",
+            self.delivery.trigger,
+            self.delivery.event.attributes["id"],
+            self.delivery.event.attributes["type"],
+            self.delivery.failures + 1,
+            "" if self.delivery.dead_letter is None else " to=dead-letter-sink",
+            self.result,
+            self.duration_ms,
+            next_step,
+        )

@@ -1,0 +1,103 @@
+"""The Broker's HTTP side: `POST /{namespace}/{broker}` publishes an event.
+
+The answers are those of Knative's ingress: 202 once the event is on disk, 400 for what is no valid
+CloudEvent, 404 for a Broker that does not exist or any query, 405 for other methods; and 413 and
+503 where a Broker must say that it did not take the event.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Lifespan
+
+from local.broker.delivery import passed_on
+from local.broker.dispatch import Dispatcher
+from local.broker.event import Event, EventError
+from local.broker.routing import Routing
+from local.broker.store import Publication, Store, StoreError
+
+_RETRY_AFTER_S = "1"
+_log = logging.getLogger("local.broker")
+
+
+class Ingress:
+    """What publishers talk to."""
+
+    def __init__(
+        self, routing: Routing, store: Store, dispatcher: Dispatcher, *, max_event_bytes: int
+    ) -> None:
+        """Take events into `store` and tell `dispatcher`.
+
+        Args:
+            max_event_bytes: bound on a request's body.
+        """
+        self._routing = routing
+        self._store = store
+        self._dispatcher = dispatcher
+        self._max_event_bytes = max_event_bytes
+
+    def app(self, lifespan: Lifespan[Starlette]) -> Starlette:
+        """Return the ASGI application."""
+        app = Starlette(
+            routes=[
+                Route("/healthz", _healthz),
+                Route("/{namespace}/{broker}", self._publish, methods=["POST"]),
+            ],
+            lifespan=lifespan,
+        )
+        app.router.redirect_slashes = False
+        return app
+
+    async def _publish(self, request: Request) -> Response:
+        broker = f"{request.path_params['namespace']}/{request.path_params['broker']}"
+        if broker not in self._routing.routes or request.scope["query_string"]:
+            return PlainTextResponse("there is no such Broker\n", 404)
+        try:
+            body = await self._read(request)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        if body is None:
+            return PlainTextResponse(
+                f"an event must have at most {self._max_event_bytes} bytes\n", 413
+            )
+        try:
+            event, triggers = self._routing.admit(
+                broker, Event.from_http(request.headers.raw, body)
+            )
+        except EventError as exc:
+            return PlainTextResponse(f"{exc}\n", 400)
+        if triggers:
+            publication = Publication(
+                event=event,
+                headers=passed_on(request.headers),
+                triggers=triggers,
+                due_at=time.time(),
+            )
+            try:
+                await self._store.add(publication)
+            except StoreError as exc:
+                _log.error("id=%r not accepted: %s", event.attributes["id"], exc)
+                return PlainTextResponse(
+                    "the event could not be stored\n", 503, {"Retry-After": _RETRY_AFTER_S}
+                )
+            self._dispatcher.wake(triggers)
+        return Response(status_code=202)
+
+    async def _read(self, request: Request) -> bytes | None:
+        """Return the body, or None when it is too large."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._max_event_bytes:
+                return None
+        return bytes(body)
+
+
+async def _healthz(_: Request) -> Response:
+    return Response(status_code=200)

@@ -1,0 +1,82 @@
+"""Turn an envelope into a call under the egress policy: the one path that both functions take."""
+
+from __future__ import annotations
+
+from relay.client import Answer, Client
+from relay.egress import Policy
+from relay.envelope import Envelope
+from relay.headers import HOPS, Headers, hops_of
+from relay.problems import LoopDetected
+from relay.settings import Settings
+
+# A synchronous loop holds one thread a hop, so this must stay well below THREADS.
+MAX_HOPS = 3
+
+
+def next_hop(received: str | None) -> int:
+    """Count this pass through the relay.
+
+    Args:
+        received: the counter as it came, in the `Relay-Hops` header or the `relayhops` extension.
+
+    Raises:
+        LoopDetected: the call has passed a relay `MAX_HOPS` times already.
+    """
+    hops = hops_of(received) + 1
+    if hops > MAX_HOPS:
+        raise LoopDetected(f"the call has passed a relay {MAX_HOPS} times; the relay calls itself")
+    return hops
+
+
+class Caller:
+    """Make the calls that envelopes ask for.
+
+    Args:
+        settings: the allowed targets, the target timeouts and `threads` count.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._policy = Policy(allowed=settings.allowed_targets, only=settings.allowed_targets_only)
+        self._timeout_s = settings.target_timeout_s
+        self._client = Client(
+            self._policy,
+            connect_timeout_s=settings.target_connect_timeout_s,
+            pool_size=settings.threads,
+        )
+
+    def check(self, envelope: Envelope) -> None:
+        """Refuse what a call made now would be refused for; make no call.
+
+        Raises:
+            InvalidRequest: the envelope asks for a Host header that it may not set, or for more
+                time than there is.
+            TargetNotAllowed: see `Client.check`.
+        """
+        self._check_host(envelope)
+        self._client.check(envelope.target)
+
+    def call(self, envelope: Envelope, *, method: str, hops: int, headers: Headers) -> Answer:
+        """Make the call.
+
+        Args:
+            method: the envelope's own is not looked at.
+            hops: what `next_hop` counted.
+            headers: what the relay adds; the envelope's own headers win.
+
+        Raises:
+            InvalidRequest: the envelope asks for a Host header that it may not set.
+            TargetNotAllowed, TargetFailed, DeadlineExceeded: see `Client.call`.
+        """
+        self._check_host(envelope)
+        return self._client.call(
+            envelope.target,
+            method=method,
+            headers=envelope.sent_headers(((HOPS, str(hops)), *headers)),
+            content=envelope.content,
+            timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
+        )
+
+    def _check_host(self, envelope: Envelope) -> None:
+        host = envelope.header("Host")
+        if host is not None:
+            self._policy.check_host_header(host, field="headers.Host")

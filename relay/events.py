@@ -1,0 +1,153 @@
+"""CloudEvents as the relay makes and reads them, over HTTP.
+
+The `cloudevents` package does the formats; what it leaves to its callers is done here: it checks no
+attribute, escapes no header value, and takes a batch or bad base64 for something else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+import cloudevents.exceptions
+from cloudevents.conversion import to_binary
+from cloudevents.http import CloudEvent, from_http
+
+from relay import strict_json
+from relay.problems import InvalidRequest
+
+SPEC_VERSIONS: Final = ("1.0", "0.3")
+STRUCTURED: Final = "application/cloudevents+json"
+JSON: Final = "application/json"
+
+# What comes after the type of a request in the types of the events that follow from it.
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+CALLBACK: Final = "callback"
+RESULTS: Final = (COMPLETED, FAILED)
+
+# The package keeps its own things under these names.
+_RESERVED: Final = frozenset({"ce-data", "ce-extensions"})
+_NAME = re.compile(r"[a-z0-9]+", re.ASCII)
+# CloudEvents HTTP binding 1.0, section 3.1.3.2: these stay, all else is percent-encoded.
+_TO_ESCAPE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One CloudEvent.
+
+    Args:
+        attributes: all context attributes, extensions among them, by their lower-case names.
+        data: as it stands in the message; None when there is none.
+    """
+
+    attributes: Mapping[str, str]
+    data: bytes | None = None
+
+    @property
+    def id(self) -> str:
+        return self.attributes["id"]
+
+    @property
+    def type(self) -> str:
+        return self.attributes["type"]
+
+    def to_http(self) -> tuple[tuple[tuple[str, str], ...], bytes]:
+        """Write the event in binary mode.
+
+        Returns:
+            the headers, and the body.
+        """
+        escaped = {name: _escaped(value) for name, value in self.attributes.items()}
+        headers, body = to_binary(CloudEvent(escaped, self.data), data_marshaller=_unchanged)
+        return tuple(headers.items()), body or b""
+
+    @classmethod
+    def from_http(cls, headers: Mapping[str, str], body: bytes) -> Event:
+        """Read an event in binary or structured mode.
+
+        Args:
+            headers: looked up by name whatever its case.
+            body: the whole body.
+
+        Raises:
+            InvalidRequest: it is no single CloudEvent of version 1.0 or 0.3.
+        """
+        content_type = headers.get("content-type", "")
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type == STRUCTURED:
+            _check_structured(body)
+            fields = {"content-type": content_type}  # else the package prefers binary mode
+        elif media_type.startswith("application/cloudevents"):
+            raise InvalidRequest("Content-Type", f"must be {STRUCTURED} for a structured event")
+        elif "ce-specversion" in headers:
+            fields = {name.lower(): unquote(value) for name, value in headers.items()}
+        else:
+            raise InvalidRequest("ce-specversion", "is missing; send a CloudEvent")
+        if not _RESERVED.isdisjoint(fields):
+            raise InvalidRequest("event", "has an attribute called data or extensions")
+        try:
+            event = from_http(fields, body, data_unmarshaller=_unchanged)
+        except cloudevents.exceptions.GenericException as exc:
+            raise InvalidRequest("event", "is not a CloudEvent of version 1.0 or 0.3") from exc
+        attributes = {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in event.get_attributes().items()
+            if value is not None
+        }
+        _check_attributes(attributes)
+        data = event.data
+        if isinstance(data, str):
+            data = data.encode("utf-8", "surrogatepass")
+        return cls(attributes=attributes, data=data or None)
+
+
+def _unchanged(data: bytes | None) -> bytes | None:
+    return data
+
+
+def _escaped(value: str) -> str:
+    return _TO_ESCAPE.sub(
+        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8")), value
+    )
+
+
+def _check_structured(body: bytes) -> None:
+    try:
+        value = strict_json.loads(body)
+    except strict_json.JSONError as exc:
+        raise InvalidRequest("event", str(exc)) from exc
+    if not isinstance(value, dict):
+        raise InvalidRequest("event", "must be one JSON object")
+    encoded = value.get("data_base64")
+    if encoded is not None:
+        try:
+            base64.b64decode(encoded if isinstance(encoded, str) else "?", validate=True)
+        except (binascii.Error, ValueError) as exc:
+            raise InvalidRequest("data_base64", "must be base64 (RFC 4648 section 4)") from exc
+    for name, item in value.items():
+        if name not in ("data", "data_base64") and isinstance(item, dict | list):
+            raise InvalidRequest("event", "has an attribute that is no string, number or boolean")
+    if "extensions" in value:
+        raise InvalidRequest("event", "has an attribute called extensions")
+
+
+def _check_attributes(attributes: Mapping[str, str]) -> None:
+    """Check what CloudEvents 1.0, sections 3.1 and 3.2, ask of every event."""
+    for name in ("id", "source", "type"):
+        if not attributes.get(name):
+            raise InvalidRequest(f"ce-{name}", "is missing or empty")
+    if attributes.get("specversion") not in SPEC_VERSIONS:
+        raise InvalidRequest("ce-specversion", f"must be one of {', '.join(SPEC_VERSIONS)}")
+    for name, value in attributes.items():
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest("event", "has an attribute name that is not lower-case ASCII")
+        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in value):
+            raise InvalidRequest(f"ce-{name}", "must not have a control character")
