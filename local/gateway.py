@@ -109,9 +109,8 @@ class Gateway:
         await send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
         )
-        assert isinstance(response.stream, httpx.AsyncByteStream)
         try:
-            async for piece in response.stream:
+            async for piece in response.aiter_raw():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except httpx.TransportError as exc:
             # Without the last message the server closes the connection in the middle of the body.
@@ -139,6 +138,8 @@ def _outgoing(request: Request, service: httpx.URL, body_read: asyncio.Event) ->
         service,
         headers=[*_end_to_end(request.headers.raw), *_forwarded(request)],
         content=body() if has_body else None,
+        # Given as a stream, since httpx would add a Content-Length to a POST without content.
+        stream=None if has_body else httpx.ByteStream(b""),
         extensions={"target": target, "timeout": _TIMEOUTS_S},
     )
 

@@ -222,7 +222,7 @@ class _Reader:
             f"{self.file}: {self.kind} {self.namespace}/{self.name}: {path} {problem}"
         )
 
-    def object(self, parent: Mapping[str, object], path: str) -> Mapping[str, object]:
+    def mapping(self, parent: Mapping[str, object], path: str) -> Mapping[str, object]:
         value = parent.get(_last(path))
         if value is None:
             return {}
@@ -275,13 +275,13 @@ def _reader(file: Path, document: Mapping[str, object]) -> _Reader:
     draft = _Reader(
         file=file, kind=str(document.get("kind")), namespace="default", name="?", spec={}
     )
-    metadata = draft.object(document, "metadata")
+    metadata = draft.mapping(document, "metadata")
     named = replace(
         draft,
         namespace=draft.text(metadata, "metadata.namespace") or "default",
         name=draft.required_text(metadata, "metadata.name"),
     )
-    return replace(named, spec=named.object(document, "spec"))
+    return replace(named, spec=named.mapping(document, "spec"))
 
 
 def _add(
@@ -316,9 +316,9 @@ def _parse_trigger(reader: _Reader) -> Trigger:
 
 
 def _parse_sink_binding(reader: _Reader) -> SinkBinding:
-    overrides = reader.object(reader.spec, "spec.ceOverrides")
-    extensions = reader.object(overrides, "spec.ceOverrides.extensions")
-    subject = reader.object(reader.spec, "spec.subject")
+    overrides = reader.mapping(reader.spec, "spec.ceOverrides")
+    extensions = reader.mapping(overrides, "spec.ceOverrides.extensions")
+    subject = reader.mapping(reader.spec, "spec.subject")
     return SinkBinding(
         namespace=reader.namespace,
         name=reader.name,
@@ -335,7 +335,7 @@ def _parse_delivery(reader: _Reader) -> DeliverySpec | None:
     if reader.spec.get("delivery") is None:
         return None
     path = "spec.delivery"
-    delivery = reader.object(reader.spec, path)
+    delivery = reader.mapping(reader.spec, path)
     retry = delivery.get("retry", 0)
     if not isinstance(retry, int) or isinstance(retry, bool) or retry < 0:
         raise reader.error(f"{path}.retry", "must be an integer of at least 0")
@@ -357,13 +357,13 @@ def _parse_delivery(reader: _Reader) -> DeliverySpec | None:
 
 
 def _parse_destination(reader: _Reader, parent: Mapping[str, object], path: str) -> Destination:
-    value = reader.object(parent, path)
+    value = reader.mapping(parent, path)
     uri = reader.text(value, f"{path}.uri")
     if value.get("ref") is None:
         if urlsplit(uri).scheme not in ("http", "https"):
             raise reader.error(path, "must have a ref, or an absolute http(s) uri")
         return Destination(kind=None, namespace="", name="", uri=uri)
-    ref = reader.object(value, f"{path}.ref")
+    ref = reader.mapping(value, f"{path}.ref")
     kind = reader.required_text(ref, f"{path}.ref.kind")
     if kind not in ("Service", "Broker"):
         raise reader.error(f"{path}.ref.kind", f"must be Service or Broker, not {kind!r}")

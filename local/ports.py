@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from local.serving import HOST
+from local.serving import HOST, reason
 
 
 class PortError(ValueError):
@@ -61,7 +61,7 @@ class Ports:
             except OSError as exc:
                 setting = setting_of(field.name)
                 raise PortError(
-                    f"port {port} cannot be used ({exc.strerror}): set {setting} to another one"
+                    f"port {port} cannot be used ({reason(exc)}): set {setting} to another one"
                 ) from exc
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import httpx
 
@@ -110,9 +110,9 @@ class Child:
 
     async def _copy_output(self) -> None:
         """Show the output line by line; what was written at once stays together."""
-        assert self._process.stdout is not None
+        output = cast(asyncio.StreamReader, self._process.stdout)
         rest = b""
-        while piece := await self._process.stdout.read(_READ_BYTES):
+        while piece := await output.read(_READ_BYTES):
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _READ_BYTES:
                 lines, rest = [*lines, rest], b""

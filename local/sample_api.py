@@ -91,34 +91,42 @@ class RequestError(Exception):
         self.headers = list(headers.items())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """A call received: its echo, and what it can be found and counted by."""
+
+    echo: JsonObject
+    path: str
+    idempotency_key: str | None
+    body_bytes: int
+
+
 class CallLog:
     """The last calls received, bounded in number and in size."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._lock = threading.Lock()
-        self._calls: deque[tuple[JsonObject, int]] = deque()
+        self._calls: deque[Call] = deque()
         self._bytes = 0
         self._failures: Counter[str] = Counter()
 
-    def append(self, call: JsonObject, body_bytes: int) -> None:
+    def append(self, call: Call) -> None:
         """Keep a call, and drop the oldest ones beyond the bounds."""
         with self._lock:
-            self._calls.append((call, body_bytes))
-            self._bytes += body_bytes
+            self._calls.append(call)
+            self._bytes += call.body_bytes
             while len(self._calls) > MAX_CALLS or self._bytes > MAX_CALLS_BYTES:
-                _, dropped_bytes = self._calls.popleft()
-                self._bytes -= dropped_bytes
+                self._bytes -= self._calls.popleft().body_bytes
 
     def matching(self, path: str | None, key: str | None) -> list[JsonObject]:
         """List the calls, oldest first, of one path (query apart) or one Idempotency-Key."""
         with self._lock:
-            calls = [call for call, _ in self._calls]
+            calls = list(self._calls)
         return [
-            call
+            call.echo
             for call in calls
-            if (path is None or str(call["path"]).partition("?")[0] == path)
-            and (key is None or idempotency_key(call) == key)
+            if path in (None, call.path) and key in (None, call.idempotency_key)
         ]
 
     def clear(self) -> None:
@@ -133,13 +141,6 @@ class CallLog:
         with self._lock:
             self._failures[name] += 1
             return self._failures[name] <= times
-
-
-def idempotency_key(call: JsonObject) -> Json:
-    """Find the Idempotency-Key among the headers of a call."""
-    headers = call["headers"]
-    assert isinstance(headers, dict)
-    return next((v for name, v in headers.items() if name.lower() == "idempotency-key"), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,13 +184,13 @@ class Callback:
         Raises:
             OSError, http.client.HTTPException: There was no answer.
         """
-        assert self.url.hostname is not None
         connection_class = (
             http.client.HTTPSConnection
             if self.url.scheme == "https"
             else http.client.HTTPConnection
         )
-        connection = connection_class(self.url.hostname, self.url.port, timeout=CALLBACK_TIMEOUT_S)
+        host, port = self.url.hostname or "", self.url.port
+        connection = connection_class(host, port, timeout=CALLBACK_TIMEOUT_S)
         path = self.url.path or "/"
         if self.url.query:
             path += "?" + self.url.query
@@ -256,7 +257,15 @@ class SampleAPI(BaseHTTPRequestHandler):
         path = self._path()
         self._query = parse_qs(self._target().partition("?")[2], keep_blank_values=True)
         if path not in UNRECORDED:
-            self.server.calls.append(self._echo(), len(self._body))
+            key = self.headers.get("Idempotency-Key")
+            self.server.calls.append(
+                Call(
+                    echo=self._echo(),
+                    path=path,
+                    idempotency_key=key,
+                    body_bytes=len(self._body),
+                )
+            )
         for pattern, methods, answer in self.ROUTES:
             match = re.fullmatch(pattern, path)
             if match is None:
@@ -390,8 +399,7 @@ class SampleAPI(BaseHTTPRequestHandler):
     # -- the routes: tasks and calls --------------------------------------------------------------
 
     def _index(self) -> None:
-        assert __doc__ is not None
-        self._send(200, __doc__.encode(), [("Content-Type", "text/plain; charset=utf-8")])
+        self._send(200, (__doc__ or "").encode(), [("Content-Type", "text/plain; charset=utf-8")])
 
     def _task(self, _name: str = "") -> None:
         self._send_echo()

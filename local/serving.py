@@ -12,6 +12,11 @@ HOST = "127.0.0.1"
 _GRACE_S = 3
 
 
+def reason(error: OSError) -> str:
+    """Say why a port cannot be listened on, without the address that `socket` appends."""
+    return str(error.strerror).partition(" (")[0]
+
+
 def serve(application: ASGIApp, port: int, name: str) -> int:
     """Serve until SIGTERM or SIGINT; print one line when ready.
 
@@ -26,7 +31,7 @@ def serve(application: ASGIApp, port: int, name: str) -> int:
     try:
         listener = socket.create_server((HOST, port), backlog=1024)
     except OSError as exc:
-        print(f"{name}: port {port}: {exc.strerror}", flush=True)
+        print(f"{name}: port {port}: {reason(exc)}", flush=True)
         return 1
     # After its shutdown uvicorn raises the signal again, for the handlers that were there before.
     for stop_signal in (signal.SIGTERM, signal.SIGINT):

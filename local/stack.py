@@ -13,6 +13,7 @@ import sys
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from local.process import Child, Console, Part, StartError
 
@@ -72,14 +73,13 @@ class Stack:
         return 1 if failure else 0
 
     async def _start(self, stage: Sequence[Part], watchdog: asyncio.subprocess.Process) -> None:
-        assert watchdog.stdin is not None
         started = []
         for part in stage:
             if self._ending.is_set():
                 return
             child = await Child.start(part, self._console)
             child.exited.add_done_callback(partial(self._note_exit, child))
-            watchdog.stdin.write(f"{child.group}\n".encode())
+            cast(asyncio.StreamWriter, watchdog.stdin).write(f"{child.group}\n".encode())
             self._children.append(child)
             started.append(child)
         await self._unless_ending(asyncio.gather(*(child.wait_until_ready() for child in started)))

@@ -25,7 +25,7 @@ class Request:
         method: as sent, in upper case.
         path: percent-decoded, beginning with a slash.
         query: the query string as sent, without the question mark.
-        headers: looked up by name whatever its case.
+        headers: by lower-case name.
         stream: the body, not yet read.
         content_length: in bytes; None when the request did not say.
     """

@@ -87,7 +87,7 @@ class Send:
             hops=next_hop(request.headers.get(HOPS)),
             # The body goes back as it came, so the encodings must be ones the caller can read.
             headers=(
-                ("Accept-Encoding", request.headers.get("Accept-Encoding", "identity")),
+                ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
                 *_trace(request),
             ),
         )
@@ -174,7 +174,7 @@ def _trace(request: Request) -> Headers:
 
 def _idempotency_key(request: Request) -> str:
     """Return the caller's own id for this request, or a new one."""
-    key = request.headers.get("Idempotency-Key")
+    key = request.headers.get("idempotency-key")
     if key is None:
         return str(uuid.uuid4())
     match = _ID.fullmatch(key)
@@ -189,7 +189,7 @@ def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:
     Raises:
         InvalidRequest: it is called JSON, or a CloudEvent, and is none.
     """
-    content_type = request.headers.get("Content-Type", "application/octet-stream")
+    content_type = request.headers.get("content-type", "application/octet-stream")
     if content_type.lower().startswith("application/cloudevents"):
         # In binary mode this Content-Type would turn the data into the event itself.
         event = Event.from_http(request.headers, body)

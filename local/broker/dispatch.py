@@ -245,10 +245,11 @@ class _TriggerQueue:
         while True:
             try:
                 await write()
-                return
             except StoreError as exc:
                 _log.error("trigger=%s not stored, trying again: %s", self._route.name, exc)
                 await asyncio.sleep(_STORE_RETRY_S)
+            else:
+                return
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,13 @@ class Event:
                 attributes[name[3:]] = _decode(raw_value)
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type.startswith("application/cloudevents"):
-            return cls._from_structured(media_type, body)
+            try:
+                attributes, body = _parse_structured(media_type, body)
+            # ValueError covers JSON, base64 and Unicode; deep nesting ends in a RecursionError.
+            except (ValueError, RecursionError) as exc:
+                raise MalformedEvent(f"the structured event cannot be read: {exc}") from exc
+            _check_readable(attributes)
+            return cls(attributes=attributes, data=body)
         if attributes.get("specversion") not in _SPEC_VERSIONS:
             raise NotAnEvent("ce-specversion must be 1.0 or 0.3")
         attributes.pop("datacontenttype", None)
@@ -85,30 +91,6 @@ class Event:
             attributes["datacontenttype"] = content_type
         _check_readable(attributes)
         return cls(attributes=attributes, data=body)
-
-    @classmethod
-    def _from_structured(cls, media_type: str, body: bytes) -> Event:
-        if media_type != "application/cloudevents+json":
-            raise MalformedEvent(f"{media_type} is not application/cloudevents+json")
-        try:
-            members = json.loads(body, parse_constant=_refuse_constant)
-            if not isinstance(members, dict):
-                raise MalformedEvent("a structured event must be a JSON object")
-            attributes = {
-                name.lower(): _attribute_text(name, value)
-                for name, value in members.items()
-                if name not in _DATA_MEMBERS and value is not None
-            }
-            if attributes.get("specversion") not in _SPEC_VERSIONS:
-                raise MalformedEvent("specversion must be 1.0 or 0.3")
-            data = _structured_data(members, attributes)
-        except MalformedEvent:
-            raise
-        # ValueError covers JSON, base64 and Unicode; deep nesting ends in a RecursionError.
-        except (ValueError, RecursionError) as exc:
-            raise MalformedEvent(f"the structured event cannot be read: {exc}") from exc
-        _check_readable(attributes)
-        return cls(attributes=attributes, data=data)
 
     def validate(self) -> None:
         """Check what a publisher owes (CloudEvents 1.0, section 3.1).
@@ -154,6 +136,28 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _parse_structured(media_type: str, body: bytes) -> tuple[dict[str, str], bytes]:
+    """Return attributes and data of an event in the JSON format.
+
+    Raises:
+        ValueError: what is wrong with it.
+        RecursionError: it is nested too deeply.
+    """
+    if media_type != "application/cloudevents+json":
+        raise ValueError(f"{media_type} must be application/cloudevents+json")
+    members = json.loads(body, parse_constant=_refuse_constant)
+    if not isinstance(members, dict):
+        raise ValueError("it must be a JSON object")  # noqa: TRY004 (one kind for the caller)
+    attributes = {
+        name.lower(): _attribute_text(name, value)
+        for name, value in members.items()
+        if name not in _DATA_MEMBERS and value is not None
+    }
+    if attributes.get("specversion") not in _SPEC_VERSIONS:
+        raise ValueError("specversion must be 1.0 or 0.3")
+    return attributes, _structured_data(members, attributes)
+
+
 def _attribute_text(name: str, value: object) -> str:
     """Return the canonical string of a JSON attribute (CloudEvents 1.0, section 2.2)."""
     if isinstance(value, bool):
@@ -163,14 +167,14 @@ def _attribute_text(name: str, value: object) -> str:
     if isinstance(value, str):
         value.encode()  # a lone surrogate is valid JSON and fits no header
         return value
-    raise MalformedEvent(f"{name} must be a string, an integer or a boolean")
+    raise ValueError(f"{name} must be a string, an integer or a boolean")
 
 
 def _structured_data(members: Mapping[str, object], attributes: dict[str, str]) -> bytes:
     """Return the data of a structured event as bytes (CloudEvents JSON format, section 3.1)."""
     if "data_base64" in members:
         if "data" in members:
-            raise MalformedEvent("data and data_base64 exclude each other")
+            raise ValueError("data and data_base64 exclude each other")
         return _decode_base64(members["data_base64"], "data_base64")
     if "data" not in members:
         return b""
@@ -185,7 +189,7 @@ def _structured_data(members: Mapping[str, object], attributes: dict[str, str]) 
 
 def _decode_base64(value: object, name: str) -> bytes:
     if not isinstance(value, str):
-        raise MalformedEvent(f"{name} must be a base64 string")
+        raise ValueError(f"{name} must be a base64 string")
     return base64.b64decode(value, validate=True)
 
 

@@ -41,7 +41,7 @@ _BUSY_POLL_S = 0.05
 _BUSY_TIMEOUT_S = 2.0
 
 Headers = Mapping[str, str]
-_Write = Callable[[sqlite3.Connection], None]
+_Write = Callable[[sqlite3.Connection], object]
 
 
 class StoreError(Exception):
@@ -254,11 +254,12 @@ class Store:
         while True:
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
-                return
             except sqlite3.OperationalError:
                 if loop.time() >= give_up_at:
                     raise
-            await asyncio.sleep(_BUSY_POLL_S)
+                await asyncio.sleep(_BUSY_POLL_S)
+            else:
+                return
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -39,7 +39,7 @@ def from_flask(request: flask.Request) -> Request:
         method=request.method,
         path=request.path,
         query=request.query_string.decode("latin-1"),
-        headers=request.headers,
+        headers={name.lower(): value for name, value in request.headers.items()},
         # Not request.stream: it ends early without a word when the client dies.
         stream=request.environ["wsgi.input"],
         content_length=request.content_length,

@@ -74,7 +74,7 @@ class Event:
         """Read an event in binary or structured mode.
 
         Args:
-            headers: looked up by name whatever its case.
+            headers: by lower-case name.
             body: the whole body.
 
         Raises:
@@ -88,7 +88,7 @@ class Event:
         elif media_type.startswith("application/cloudevents"):
             raise InvalidRequest("Content-Type", f"must be {STRUCTURED} for a structured event")
         elif "ce-specversion" in headers:
-            fields = {name.lower(): unquote(value) for name, value in headers.items()}
+            fields = {name: unquote(value) for name, value in headers.items()}
         else:
             raise InvalidRequest("ce-specversion", "is missing; send a CloudEvent")
         if not _RESERVED.isdisjoint(fields):

@@ -16,7 +16,7 @@ MAX_HEADERS = 64
 MAX_HEADERS_BYTES = 16 * 1024
 
 # Counts how often a call has passed a relay. Only the relay sets it.
-HOPS = "Relay-Hops"
+HOPS = "relay-hops"
 
 # RFC 9110 section 7.6.1, with the older ones that are still seen.
 HOP_BY_HOP = frozenset(
@@ -34,7 +34,7 @@ HOP_BY_HOP = frozenset(
 )
 # The relay frames the message itself, and hands the body on as it came: which encodings may be
 # used is between the caller's own client and the target.
-_RELAYS_OWN = frozenset({"accept-encoding", "content-length", "expect", HOPS.lower()})
+_RELAYS_OWN = frozenset({"accept-encoding", "content-length", "expect", HOPS})
 
 # gunicorn writes these two into every answer; a second one would make the message malformed,
 # since they are no lists (RFC 9110 section 5.3).

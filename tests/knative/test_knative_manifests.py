@@ -1,0 +1,258 @@
+"""The manifests of knative/: accepted by the published models, and wired to what is there."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pydantic
+import pytest
+import yaml
+
+from knative.sample_api_configmap import render
+from relay.events import CALLBACK, COMPLETED, FAILED
+from relay.settings import Settings
+from tests.support.processes import REPOSITORY
+
+with warnings.catch_warnings():
+    # A field of one of the models, unused here, shadows one of its parent's.
+    warnings.simplefilter("ignore", UserWarning)
+    from cloudcoil.models.knative_eventing.eventing.v1 import Broker, Trigger
+    from cloudcoil.models.knative_eventing.sources.v1 import SinkBinding
+    from cloudcoil.models.knative_serving.serving.v1 import Service
+
+KNATIVE = REPOSITORY / "knative"
+KAFKA = KNATIVE / "kafka"
+FILES = sorted([*KNATIVE.glob("*.yaml"), *KAFKA.glob("*.yaml")])
+
+KNATIVE_MODELS: dict[tuple[str, str], type[pydantic.BaseModel]] = {
+    ("eventing.knative.dev/v1", "Broker"): Broker,
+    ("eventing.knative.dev/v1", "Trigger"): Trigger,
+    ("sources.knative.dev/v1", "SinkBinding"): SinkBinding,
+    ("serving.knative.dev/v1", "Service"): Service,
+}
+KUBERNETES_VERSION = "1.33"
+
+Resource = dict[str, Any]
+
+
+def read(file: Path) -> Resource:
+    """Read a manifest; a second document in the file is an error."""
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert isinstance(document, dict)
+    return document
+
+
+def file_id(file: Path) -> str:
+    return str(file.relative_to(KNATIVE))
+
+
+def resources(folder: Path, kind: str) -> dict[str, Resource]:
+    """Find the resources of a kind in a folder, by name."""
+    documents = [read(file) for file in sorted(folder.glob("*.yaml"))]
+    return {each["metadata"]["name"]: each for each in documents if each["kind"] == kind}
+
+
+def ksvc_names() -> set[str]:
+    """Name the Knative Services that func.yaml files and manifests make."""
+    functions = (REPOSITORY / "functions").glob("*/func.yaml")
+    deployed = {read(file)["name"] for file in functions}
+    manifests = {
+        name
+        for name, each in resources(KNATIVE, "Service").items()
+        if each["apiVersion"] == "serving.knative.dev/v1"
+    }
+    return deployed | manifests
+
+
+def references(value: object) -> list[Resource]:
+    """Find every `ref`, `subject` and `config` at any depth."""
+    if isinstance(value, list):
+        return [found for each in value for found in references(each)]
+    if not isinstance(value, dict):
+        return []
+    own = [value[key] for key in ("ref", "subject", "config") if isinstance(value.get(key), dict)]
+    return own + [found for each in value.values() for found in references(each)]
+
+
+def types_of(trigger: Resource) -> set[str]:
+    """Name the event types that a Trigger lets through."""
+    spec = trigger["spec"]
+    if "filter" in spec:
+        return {spec["filter"]["attributes"]["type"]}
+    (condition,) = spec["filters"]
+    return {each["exact"]["type"] for each in condition["any"]}
+
+
+@pytest.mark.parametrize("file", FILES, ids=file_id)
+def test_one_resource_with_its_number(file: Path) -> None:
+    """A file holds one resource, and its name begins with the number that orders it."""
+    assert re.match(r"[0-9]{3}-[a-z-]+\.yaml$", file.name)
+    assert read(file)["metadata"]["name"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=file_id)
+def test_models_accept(file: Path) -> None:
+    """Every field is one that the published Knative model, or Kubernetes' schema, has."""
+    resource = read(file)
+    model = KNATIVE_MODELS.get((resource["apiVersion"], resource["kind"]))
+
+    if model is None:
+        kubernetes_validate.validate(resource, KUBERNETES_VERSION, strict=True)
+        return
+    parsed = model.model_validate(copy.deepcopy(resource))
+
+    # An experimental field, which the Trigger's published schema lets through unnamed.
+    resource["spec"].get("delivery", {}).pop("retryAfterMax", None)
+    # A model ignores what it does not know, so what comes back shows a misspelt field.
+    assert parsed.model_dump(by_alias=True, exclude_unset=True, mode="json") == resource
+
+
+@pytest.mark.parametrize("file", FILES, ids=file_id)
+def test_namespace_is_the_operators(file: Path) -> None:
+    """No manifest names a namespace, so `kubectl -n` and the context choose one for all."""
+    resource = read(file)
+
+    for named in (resource["metadata"], *references(resource.get("spec"))):
+        assert "namespace" not in named
+
+
+@pytest.mark.parametrize("file", FILES, ids=file_id)
+def test_references_resolve(file: Path) -> None:
+    """What a manifest refers to is made by another, or by a func.yaml."""
+    brokers = {"default"}
+    config_maps = set(resources(KAFKA, "ConfigMap"))
+    known = {
+        ("serving.knative.dev/v1", "Service"): ksvc_names(),
+        ("eventing.knative.dev/v1", "Broker"): brokers,
+        ("v1", "ConfigMap"): config_maps,
+    }
+
+    for reference in references(read(file).get("spec", {})):
+        assert reference["name"] in known[reference["apiVersion"], reference["kind"]]
+
+
+def test_triggers_are_of_the_broker() -> None:
+    """Every Trigger's Broker exists, in memory and on Kafka alike."""
+    triggers = resources(KNATIVE, "Trigger").values()
+
+    used = {trigger["spec"]["broker"] for trigger in triggers}
+
+    assert used == set(resources(KNATIVE, "Broker")) == set(resources(KAFKA, "Broker"))
+
+
+def test_requests_go_to_receive() -> None:
+    """The request Trigger filters on the type that Send publishes unless told otherwise."""
+    trigger = resources(KNATIVE, "Trigger")["receive"]
+
+    assert types_of(trigger) == {Settings().event_type}
+    assert trigger["spec"]["subscriber"]["ref"]["name"] == "receive-cloudevent-service"
+
+
+def test_results_go_to_send() -> None:
+    """Results and callbacks go to Send, and nothing else does: no request comes back to it."""
+    trigger = resources(KNATIVE, "Trigger")["results"]
+
+    assert types_of(trigger) == {
+        f"{Settings().event_type}.{suffix}" for suffix in (COMPLETED, FAILED, CALLBACK)
+    }
+    assert trigger["spec"]["subscriber"]["ref"]["name"] == "send-serving"
+    assert trigger["spec"]["subscriber"]["uri"] == "/event/callback"
+
+
+@pytest.mark.parametrize("folder", [KNATIVE, KAFKA], ids=["in-memory", "kafka"])
+def test_undeliverable_events_go_to_send(folder: Path) -> None:
+    """What cannot be delivered reaches Send's dead letter sink, after some retries."""
+    (broker,) = resources(folder, "Broker").values()
+    receive = resources(KNATIVE, "Trigger")["receive"]
+
+    for delivery in (broker["spec"]["delivery"], receive["spec"]["delivery"]):
+        assert delivery["deadLetterSink"]["ref"]["name"] == "send-serving"
+        assert delivery["deadLetterSink"]["uri"] == "/event/dead-letter"
+        assert (delivery["retry"], delivery["backoffPolicy"], delivery["backoffDelay"]) == (
+            5,
+            "exponential",
+            "PT1S",
+        )
+
+
+def test_display_dead_letters_itself() -> None:
+    """A display that is down dead-letters nothing to Send, which would report requests dead."""
+    spec = resources(KNATIVE, "Trigger")["event-display"]["spec"]
+
+    assert spec["delivery"]["deadLetterSink"]["ref"] == spec["subscriber"]["ref"]
+
+
+def test_sample_api_is_wired() -> None:
+    """The Service finds the Deployment's pods, which run the ConfigMap's file on its port."""
+    deployment = resources(KNATIVE, "Deployment")["sample-api"]
+    service = next(
+        each
+        for each in map(read, FILES)
+        if each["apiVersion"] == "v1" and each["kind"] == "Service"
+    )
+    config_map = resources(KNATIVE, "ConfigMap")["sample-api"]
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    (port,) = service["spec"]["ports"]
+
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert pod["spec"]["volumes"][0]["configMap"]["name"] == config_map["metadata"]["name"]
+    assert f"{container['volumeMounts'][0]['mountPath']}/sample_api.py" in container["command"]
+    assert set(config_map["data"]) == {"sample_api.py"}
+    assert port["targetPort"] == container["ports"][0]["name"]
+    assert port["port"] == port["nodePort"] == container["ports"][0]["containerPort"] == 30000
+    assert container["command"][-2:] == ["--port", "30000"]
+
+
+def test_sample_api_is_the_file() -> None:
+    """The ConfigMap carries local/sample_api.py, byte for byte."""
+    source = (REPOSITORY / "local" / "sample_api.py").read_text(encoding="utf-8")
+    manifest = (KNATIVE / "500-sample-api-configmap.yaml").read_text(encoding="utf-8")
+
+    assert manifest == render(source)
+    assert yaml.safe_load(manifest)["data"]["sample_api.py"] == source
+
+
+@pytest.mark.parametrize("source", ["", "x = 1", "x = 1\n\n", " x = 1\n", "\nx = 1\n"], ids=repr)
+def test_unfaithful_block_is_refused(source: str) -> None:
+    """A text that YAML's literal block would change is refused."""
+    with pytest.raises(
+        ValueError, match=r"^must start with its first word and end with one newline$"
+    ):
+        render(source)
+
+
+@pytest.mark.parametrize("kind", ["ksvc", "deployment"])
+def test_pods_are_confined(kind: str) -> None:
+    """Our pods run as nobody, write nowhere, hold no token and are bounded."""
+    resource = {
+        "ksvc": read(KNATIVE / "400-event-display-service.yaml"),
+        "deployment": read(KNATIVE / "510-sample-api-deployment.yaml"),
+    }[kind]
+    pod = resource["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    security = {**pod.get("securityContext", {}), **container["securityContext"]}
+
+    assert pod["automountServiceAccountToken"] is False
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] > 0
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert {"cpu", "memory"} == set(container["resources"]["limits"])
+    assert "readinessProbe" in container
+
+
+def test_kafka_survives_the_loss_of_a_node() -> None:
+    """An acknowledged event is on more than one node, and one node may be missing."""
+    data = resources(KAFKA, "ConfigMap")["relay-kafka-broker"]["data"]
+    in_sync = int(data["default.topic.config.min.insync.replicas"])
+
+    assert 1 < in_sync < int(data["default.topic.replication.factor"])
+    assert data["default.topic.config.unclean.leader.election.enable"] == "false"

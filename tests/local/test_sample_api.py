@@ -1,0 +1,293 @@
+"""The sample API echoes, calls back and misbehaves as its docstring says."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import http.client
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from tests.support.calls import call
+from tests.support.processes import free_port, is_listening, python, running, wait_until
+
+Calls = list[dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Run the sample API, and give its URL."""
+    port = free_port()
+    command = python("local/sample_api.py", "--port", str(port))
+    with running(command, ready_output=f"sample API on http://127.0.0.1:{port}"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def api(server: str) -> str:
+    """Give the URL of the sample API, which remembers nothing of earlier tests."""
+    assert call("DELETE", f"{server}/calls").status == 204
+    return server
+
+
+def calls(api: str, query: str = "") -> Calls:
+    """Fetch the calls that the sample API remembers."""
+    return cast(Calls, json.loads(call("GET", f"{api}/calls{query}").body))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/sync_tasks/abc"),
+        ("POST", "/sync_tasks/abc"),
+        ("POST", "/tasks"),
+        ("PATCH", "/test"),
+        ("GET", "/test?a=1&a=2"),
+    ],
+)
+def test_echoes_the_call(api: str, method: str, path: str) -> None:
+    """A task answers with the method, path, headers and body that it received."""
+    answer = call(method, api + path, '{"type": "10"}', {"X-Header": "value", "Host": "a.b"})
+
+    echo = answer.json()
+    assert answer.status == 200
+    assert echo.pop("time")
+    assert echo == {
+        "method": method,
+        "path": path,
+        "headers": {"Host": "a.b", "X-Header": "value", "Content-Length": "14"},
+        "body": '{"type": "10"}',
+    }
+
+
+def test_echoes_bytes_as_base64(api: str) -> None:
+    """A body that is not UTF-8 is echoed as base64."""
+    echo = call("POST", f"{api}/tasks", b"\xff\x00").json()
+
+    assert echo["bodyBase64"] == base64.b64encode(b"\xff\x00").decode()
+    assert "body" not in echo
+
+
+def test_reads_chunked_bodies(api: str) -> None:
+    """A chunked body is put together again."""
+    connection = http.client.HTTPConnection(api.removeprefix("http://"), timeout=10)
+    pieces = iter([b"first ", b"second"])
+    connection.request("POST", "/tasks", pieces, encode_chunked=True, headers={})
+    response = connection.getresponse()
+    echo = json.loads(response.read())
+    connection.close()
+
+    assert echo["body"] == "first second"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "error"),
+    [
+        ("GET", "/nope", 404, "no route /nope; GET / lists them"),
+        ("PUT", "/tasks", 405, "/tasks takes POST"),
+        ("GET", "/misbehave/slow/long", 400, "seconds must be a number of seconds, such as 2.5"),
+        ("GET", "/misbehave/status/99", 400, "status must be a number from 200 to 599"),
+        ("GET", "/misbehave/bytes/-1", 400, "n must be a whole number, at most 1073741824"),
+        ("GET", "/misbehave/redirect", 400, "to must be the URL to redirect to"),
+    ],
+)
+def test_explains_a_refusal(api: str, method: str, path: str, status: int, error: str) -> None:
+    """What cannot be done is refused with the reason."""
+    answer = call(method, api + path)
+
+    assert (answer.status, answer.json()) == (status, {"error": error})
+
+
+def test_names_the_methods_of_a_route(api: str) -> None:
+    """A 405 comes with Allow (RFC 9110 section 15.5.6)."""
+    answer = call("DELETE", f"{api}/sync_tasks/abc")
+
+    assert answer.all("Allow") == ["GET, POST"]
+
+
+def test_calls_back_with_the_host_given(api: str) -> None:
+    """A callback task is accepted at once, then POSTs to the URI with that Host."""
+    task = json.dumps({"callback_uri": f"{api}/test?id=7", "host": "send.example.com"})
+
+    answer = call("POST", f"{api}/callback_tasks", task, {"Idempotency-Key": "k"})
+
+    assert answer.status == 202
+    (callback,) = wait_until(lambda: calls(api, "?path=/test"), 10, "the callback")
+    assert (callback["method"], callback["path"]) == ("POST", "/test?id=7")
+    assert cast(dict[str, str], callback["headers"])["Host"] == "send.example.com"
+    assert callback["body"] == '{"status": "completed", "idempotencyKey": "k"}'
+
+
+def test_calls_back_again_after_a_failure(api: str) -> None:
+    """A callback that fails is sent again."""
+    task = json.dumps({"callback_uri": f"{api}/misbehave/fail-times/1/back"})
+
+    call("POST", f"{api}/callback_tasks", task)
+
+    wait_until(lambda: len(calls(api, "?path=/misbehave/fail-times/1/back")) == 2, 10, "a retry")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("", "the body must be a JSON object with callback_uri and host"),
+        ("[]", "the body must be a JSON object with callback_uri and host"),
+        ("{}", "callback_uri must be an http(s) URL"),
+        ('{"callback_uri": 5}', "callback_uri must be an http(s) URL"),
+        ('{"callback_uri": "ftp://a/"}', "callback_uri must be an http(s) URL"),
+        ('{"callback_uri": "http:///x"}', "callback_uri must be an http(s) URL"),
+        ('{"callback_uri": "http://a:b/"}', "callback_uri must be an http(s) URL"),
+        ('{"callback_uri": "http://a/\\r\\nX: y"}', "callback_uri must be an http(s) URL"),
+        (
+            '{"callback_uri": "http://a/", "host": "a\\r\\nX: y"}',
+            "host must be a host name, optionally with a port",
+        ),
+    ],
+)
+def test_names_the_field_of_a_bad_callback_task(api: str, body: str, error: str) -> None:
+    """A callback task that cannot be done is a 400 that names the field."""
+    answer = call("POST", f"{api}/callback_tasks", body)
+
+    assert (answer.status, answer.json()) == (400, {"error": error})
+
+
+def test_remembers_calls_by_path_and_key(api: str) -> None:
+    """The calls are listed oldest first, and can be filtered by path and Idempotency-Key."""
+    call("POST", f"{api}/tasks", "1", {"idempotency-key": "a"})
+    call("POST", f"{api}/tasks?x", "2", {"Idempotency-Key": "b"})
+    call("POST", f"{api}/test", "3", {"Idempotency-Key": "a"})
+
+    assert [each["body"] for each in calls(api)] == ["1", "2", "3"]
+    assert [each["body"] for each in calls(api, "?path=/tasks")] == ["1", "2"]
+    assert [each["body"] for each in calls(api, "?key=a")] == ["1", "3"]
+
+
+def test_remembers_only_the_last_thousand_calls(api: str) -> None:
+    """The memory of calls is bounded."""
+    connection = http.client.HTTPConnection(api.removeprefix("http://"), timeout=10)
+    for number in range(1001):
+        connection.request("POST", "/tasks", str(number))
+        connection.getresponse().read()
+    connection.close()
+
+    remembered = calls(api)
+    assert len(remembered) == 1000
+    assert remembered[0]["body"] == "1"
+
+
+def test_fails_as_often_as_asked(api: str) -> None:
+    """A named call fails n times, then works; each name counts for itself."""
+    url = f"{api}/misbehave/fail-times/2"
+
+    answers = [call("POST", f"{url}/a?status=429&retry-after=3") for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [429, 429, 200]
+    assert [answer.all("Retry-After") for answer in answers] == [["3"], ["3"], []]
+    assert call("POST", f"{url}/b").status == 503
+
+
+def test_answers_with_the_status_asked_for(api: str) -> None:
+    """Any status can be had, the bodyless ones without a body."""
+    teapot = call("GET", f"{api}/misbehave/status/418")
+    empty = call("GET", f"{api}/misbehave/status/204")
+
+    assert (teapot.status, teapot.json()["method"]) == (418, "GET")
+    assert (empty.status, empty.body, empty.all("Content-Length")) == (204, b"", [])
+
+
+@pytest.mark.parametrize("query", ["", "?chunked=1"])
+def test_streams_known_bytes(api: str, query: str) -> None:
+    """A body of n bytes has the values 0 to 255 over and over, in either framing."""
+    answer = call("GET", f"{api}/misbehave/bytes/100000{query}")
+
+    assert answer.body == (bytes(range(256)) * 391)[:100000]
+    assert bool(answer.all("Transfer-Encoding")) == bool(query)
+
+
+def test_gzips_unasked(api: str) -> None:
+    """An answer can be compressed although nobody accepts that."""
+    answer = call("GET", f"{api}/misbehave/gzip?bytes=1000000")
+
+    assert answer.all("Content-Encoding") == ["gzip"]
+    assert len(answer.body) < 2000
+    assert gzip.decompress(answer.body) == bytes(1000000)
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("reset", ConnectionResetError),
+        ("close", http.client.RemoteDisconnected),
+        ("garbage", http.client.BadStatusLine),
+        ("truncate", http.client.IncompleteRead),
+        ("truncate?chunked=1", http.client.IncompleteRead),
+    ],
+)
+def test_breaks_off(api: str, path: str, error: type[Exception]) -> None:
+    """A connection can end in every wrong way."""
+    with pytest.raises(error):
+        call("GET", f"{api}/misbehave/{path}")
+
+
+def test_misbehaves_in_headers(api: str) -> None:
+    """Repeated, many, hop-by-hop and redirecting headers can be had."""
+    assert len(call("GET", f"{api}/misbehave/cookies").all("Set-Cookie")) == 3
+    assert call("GET", f"{api}/misbehave/headers/3?bytes=5").all("X-Header-3") == ["vvvvv"]
+    assert call("GET", f"{api}/misbehave/hop-by-hop").all("X-Hop") == ["for the next hop alone"]
+    redirect = call("GET", f"{api}/misbehave/redirect?to=http://a/%3Fb&status=307")
+    assert (redirect.status, redirect.all("Location")) == (307, ["http://a/?b"])
+
+
+@pytest.mark.parametrize("path", ["drip?bytes=3&interval=0.01", "drip-headers?bytes=3&interval=0"])
+def test_drips(api: str, path: str) -> None:
+    """A body or a header can come one byte at a time."""
+    answer = call("GET", f"{api}/misbehave/{path}")
+
+    assert answer.body == b"..." or answer.all("X-Drip") == ["..."]
+
+
+def test_closes_on_a_body_that_is_too_large(api: str) -> None:
+    """A body beyond the bound is refused unread."""
+    with socket.create_connection(("127.0.0.1", int(api.rpartition(":")[2])), timeout=10) as client:
+        client.sendall(b"POST /tasks HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n")
+        with client.makefile("rb") as stream:
+            answer = stream.read()
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"a body may have 16777216 bytes" in answer
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stops_at_once(number: signal.Signals) -> None:
+    """A signal ends it with exit code 0, also while a call is slow."""
+    port = free_port()
+    command = python("local/sample_api.py", "--port", str(port))
+    with (
+        running(command, ready_output="sample API on") as process,
+        socket.create_connection(("127.0.0.1", port)) as client,
+    ):
+        client.sendall(b"GET /misbehave/slow/60 HTTP/1.1\r\nHost: a\r\n\r\n")
+        process.send_signal(number)
+        exit_code = process.wait()
+
+    assert exit_code == 0
+    assert not is_listening(port)
+
+
+def test_logs_no_control_characters() -> None:
+    """What a caller sends cannot control the terminal."""
+    port = free_port()
+    command = python("local/sample_api.py", "--port", str(port))
+    with (
+        running(command, ready_output="sample API on") as process,
+        socket.create_connection(("127.0.0.1", port)) as client,
+    ):
+        client.sendall(b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n\r\n")
+        process.wait_for_output("[2J 404")
+
+    assert "GET /\\x1b[2J 404" in process.output
