@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SHARED = Path("functions/shared")
 DEPLOYED = SHARED / "function/requirements.txt"
+CONFIG_MAP = Path("knative/500-sample-api-configmap.yaml")
 FUNCTIONS = (Path("functions/send"), Path("functions/receive"))
 CODE = ("relay", "functions", "local", "tests", "knative", "noxfile.py")
 
@@ -39,7 +42,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check the types, strictly."""
     install(session, "local", "test", "typing")
-    session.run("mypy", "relay", "local", "tests", "functions/shared", "noxfile.py")
+    session.run("mypy", "relay", "local", "tests", "knative", "functions/shared", "noxfile.py")
     for function in FUNCTIONS:  # two modules of one name cannot be checked in one run
         session.run("mypy", str(function / "function/main.py"))
 
@@ -53,8 +56,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def vendored(session: nox.Session) -> None:
-    """Check that the functions' copies are those of relay/ and functions/shared/."""
+    """Check that what `./dev vendor` writes is up to date."""
     stale = [copy for source, copy in copies() if not same(source, copy)]
+    if CONFIG_MAP.read_text() != rendered_config_map():
+        stale.append(CONFIG_MAP)
     known = {copy for _, copy in copies()}
     strays = [path for path in vendored_files() if path not in known]
     for path in (*stale, *strays):
@@ -65,7 +70,7 @@ def vendored(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def vendor(session: nox.Session) -> None:
-    """Copy relay/ and functions/shared/ into each function; with -- --check only compare."""
+    """Copy what the functions share into each of them; with -- --check only compare."""
     if session.posargs == ["--check"]:
         vendored(session)
         return
@@ -74,6 +79,7 @@ def vendor(session: nox.Session) -> None:
     for source, copy in copies():
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
+    CONFIG_MAP.write_text(rendered_config_map())
 
 
 def copies() -> Iterator[tuple[Path, Path]]:
@@ -95,6 +101,12 @@ def vendored_files() -> Iterator[Path]:
 def same(source: Path, copy: Path) -> bool:
     """Compare byte for byte."""
     return copy.is_file() and filecmp.cmp(source, copy, shallow=False)
+
+
+def rendered_config_map() -> str:
+    """Return the manifest that carries the sample API into a cluster."""
+    command = [sys.executable, "knative/sample_api_configmap.py"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
 
 
 @nox.session(default=False)

@@ -59,14 +59,16 @@ class Function:
             FunctionError: A field that is needed is not there, or not a string.
         """
         path = folder / "func.yaml"
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
         try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
             function = cls(
                 folder=folder,
                 name=document["name"],
                 invoke=document["invoke"],
                 envs={each["name"]: each["value"] for each in document["run"]["envs"]},
             )
+        except yaml.YAMLError as exc:
+            raise FunctionError(f"{path}: must be YAML: {exc}") from exc
         except (KeyError, TypeError) as exc:
             raise FunctionError(
                 f"{path}: name, invoke and run.envs must be given: {exc!r}"

@@ -27,7 +27,7 @@ class Ports:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Ports:
-        """Read the settings.
+        """Read the settings; an empty one counts as unset.
 
         Raises:
             PortError: A setting is no port, or two of them are the same.
@@ -37,7 +37,7 @@ class Ports:
             **{
                 name: _parse(setting, env[setting])
                 for name, setting in settings.items()
-                if setting in env
+                if env.get(setting)
             }
         )
         seen: dict[int, str] = {}

@@ -22,6 +22,7 @@ LAST_LINES = 20
 _READ_BYTES = 64 * 1024
 _READY_TIMEOUT_S = 60.0
 _POLL_INTERVAL_S = 0.05
+_LAST_OUTPUT_TIMEOUT_S = 2.0
 _COLORS = (36, 33, 32, 35, 34, 31)
 
 
@@ -160,7 +161,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.group, signal.SIGKILL)
         await self.exited
-        await self._copying
+        # Not for ever: what left the group could hold the other end of the pipe.
+        await asyncio.wait({self._copying}, timeout=_LAST_OUTPUT_TIMEOUT_S)
 
     def describe_exit(self) -> str:
         """Say how it ended, with its last lines."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -35,7 +36,7 @@ def serve(application: ASGIApp, port: int, name: str) -> int:
         return 1
     # After its shutdown uvicorn raises the signal again, for the handlers that were there before.
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop_signal, lambda *_: None)
+        signal.signal(stop_signal, lambda *_: sys.exit(0))
     config = uvicorn.Config(
         application,
         access_log=False,

@@ -99,8 +99,6 @@ class Stack:
     def _end(self) -> None:
         if self._ending.is_set():
             self._hurry.set()
-        elif not self._children:
-            self._ending.set()
         else:
             self._console.write("\nStopping; Ctrl-C again to hurry.\n")
             self._ending.set()

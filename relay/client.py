@@ -12,7 +12,9 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Generator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 import certifi
@@ -30,10 +32,16 @@ from relay.problems import DeadlineExceeded, TargetFailed, TargetUnreachable
 from relay.urls import IPAddress, Origin, Target
 
 if TYPE_CHECKING:
+    from urllib3.connection import BaseHTTPConnection
     from urllib3.response import BaseHTTPResponse
 
 READ_BYTES = 64 * 1024
 USER_AGENT = "knative-relay"
+# Servers close idle connections after 2 s (gunicorn) or more, and a request that meets such a close
+# is lost: nobody can know whether to send it again.
+_MAX_IDLE_S = 1.0
+_LENGTH = "content-length"
+_NO_CONTENT = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 # Look-ups that hang keep their thread until the resolver gives up; this bounds how many.
 _MAX_LOOKUPS = 64
 
@@ -48,9 +56,25 @@ class Answer:
 
     def __init__(self, raw: BaseHTTPResponse, deadline: Deadline) -> None:
         self.status: int = raw.status
-        self.headers: Headers = tuple(end_to_end(raw.headers.iteritems()))
+        self.headers: Headers = (
+            *(item for item in end_to_end(raw.headers.iteritems()) if item[0].lower() != _LENGTH),
+            *_framing(raw),
+        )
         self._raw = raw
         self._deadline = deadline
+        self._first: bytes | None = None
+
+    def begin(self) -> None:
+        """Wait for the first piece of the body; until then, a failure can be told by a status.
+
+        Raises:
+            TargetFailed, DeadlineExceeded: as for the pieces that follow.
+        """
+        try:
+            self._first = self._piece()
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Generator[bytes, None, None]:
         """Read the body in pieces as they arrive, exactly as it was sent.
@@ -60,13 +84,21 @@ class Answer:
             DeadlineExceeded: the deadline came first.
         """
         try:
-            while piece := self._raw.read1(READ_BYTES, decode_content=False):
+            piece = self._piece() if self._first is None else self._first
+            while piece:
                 yield piece
-            self._deadline.check()
-        except urllib3.exceptions.HTTPError as exc:
-            raise _failure(exc, self._deadline) from exc
+                piece = self._piece()
         finally:
             self.close()
+
+    def _piece(self) -> bytes:
+        try:
+            piece = self._raw.read1(READ_BYTES, decode_content=False)
+        except urllib3.exceptions.HTTPError as exc:
+            raise _failure(exc, self._deadline) from exc
+        if not piece:
+            self._deadline.check()
+        return piece
 
     def read(self, limit_bytes: int) -> tuple[bytes, bool]:
         """Read the body up to a limit.
@@ -147,10 +179,16 @@ class Client:
         request = requests.PreparedRequest()
         request.method = method
         request.url = target.url
-        request.headers = CaseInsensitiveDict({"User-Agent": USER_AGENT, **dict(headers)})
+        # In bytes, since urllib3 gives one text a meaning of its own (SKIP_HEADER).
+        request.headers = CaseInsensitiveDict(
+            {
+                name: value.encode("latin-1")
+                for name, value in (("User-Agent", USER_AGENT), *headers)
+            }
+        )
         request.body = content
         if content is not None:
-            request.headers["Content-Length"] = str(len(content))
+            request.headers["Content-Length"] = b"%d" % len(content)
         peer = f"the {self._peer} {target.origin.authority}"
         deadline = Deadline(timeout_s, peer)
         connect_timeout_s = min(self._connect_timeout_s, timeout_s)
@@ -162,13 +200,17 @@ class Client:
                 timeout=(connect_timeout_s, timeout_s),
             )
             deadline.check()
-        except requests.RequestException as exc:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
             deadline.done()
             raise _failure(exc, deadline) from exc
         except BaseException:
             deadline.done()
             raise
-        return Answer(response.raw, deadline)
+        answer = Answer(response.raw, deadline)
+        if answer.status < HTTPStatus.OK:  # http.client passes over 100 alone
+            answer.close()
+            raise TargetFailed(f"{peer} sent only the interim answer {answer.status}")
+        return answer
 
 
 class _Call(NamedTuple):
@@ -192,23 +234,14 @@ _calls = _Calls()
 class _GuardedConnection(HTTPConnection):
     """Open the socket to an address the policy has judged, and put it under the call's deadline."""
 
-    _wire: socket.socket | None = None
     _deadline: Deadline | None = None
+    _idle_since = 0.0
 
     def _new_conn(self) -> socket.socket:
         call = _calls.current
         sock = _connect(call)
-        # TLS takes the socket over, so the deadline holds on to a second handle of it.
-        self._wire = sock.dup()
-        self._put_under(call.deadline)
+        call.deadline.watch(sock)
         return sock
-
-    def _put_under(self, deadline: Deadline) -> None:
-        if self._deadline is not None:
-            self._deadline.done()
-        if self._wire is not None:
-            self._deadline = deadline
-            deadline.watch(self._wire)
 
     def putrequest(
         self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False
@@ -216,16 +249,21 @@ class _GuardedConnection(HTTPConnection):
         # urllib3 would rewrite the path (the case of its escapes, a leading //), so it is given
         # none and the real one goes in here, byte for byte.
         call = _calls.current
-        self._put_under(call.deadline)
+        self._deadline = call.deadline
+        if self.sock is not None:  # it was opened for an earlier call, or for TLS
+            call.deadline.watch(self.sock)
         super().putrequest(method, call.target.path, skip_host, skip_accept_encoding)
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """Leave the deadline of the call that is over, before another call can come."""
+        self._idle_since = time.monotonic()
         if self._deadline is not None:
             self._deadline.done()
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
-        super().close()
+
+    def wake(self) -> None:
+        """Close what has been idle for too long; it is opened again when used."""
+        if self.sock is not None and time.monotonic() - self._idle_since > _MAX_IDLE_S:
+            self.close()
 
 
 class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
@@ -235,8 +273,19 @@ class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _GuardedConnection
 
+    def _get_conn(self, timeout: float | None = None) -> BaseHTTPConnection:
+        connection = super()._get_conn(timeout)
+        assert isinstance(connection, _GuardedConnection)  # noqa: S101 - made by ConnectionCls
+        connection.wake()
+        return connection
 
-class _TLSPool(HTTPSConnectionPool):
+    def _put_conn(self, conn: BaseHTTPConnection | None) -> None:
+        if isinstance(conn, _GuardedConnection):
+            conn.rest()
+        super()._put_conn(conn)
+
+
+class _TLSPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _GuardedTLSConnection
 
 
@@ -335,6 +384,13 @@ def _look_up(origin: Origin, put: Callable[[list[IPAddress] | OSError], None]) -
         put(OSError("no name"))
     finally:
         _lookups.release()
+
+
+def _framing(raw: BaseHTTPResponse) -> Headers:
+    """Say the length of the body as it was understood; what was sent may be ambiguous."""
+    if raw.length_remaining is None or raw.status in _NO_CONTENT:
+        return ()
+    return (("Content-Length", str(raw.length_remaining)),)
 
 
 def _failure(exc: Exception, deadline: Deadline) -> TargetFailed | DeadlineExceeded:

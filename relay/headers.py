@@ -6,6 +6,7 @@ import email.utils
 import re
 import time
 from collections.abc import Iterable, Iterator
+from urllib.parse import quote
 
 from relay.problems import InvalidRequest
 
@@ -44,8 +45,10 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 # but legal, its control characters (U+0080 to U+009F) are not worth the doubt.
 _VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 
-# W3C Trace Context, section 3.2: neither id is all zero, version ff is none, and what later versions
-# append to the 55 characters of version 00 is not for us to read.
+_NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e]")
+
+# W3C Trace Context, section 3.2: neither id is all zero, version ff is none, and version 00 ends
+# after 55 characters.
 _TRACEPARENT = re.compile(
     r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
     r"(?:-[\x21-\x7e]*)?"
@@ -75,7 +78,7 @@ def parse_headers(value: object, *, field: str) -> Headers:
     for name, item in value.items():
         if not _TOKEN.fullmatch(name):
             raise InvalidRequest(field, f"has a name that is no HTTP token: {name[:64]!a}")
-        path = f"{field}.{name}"
+        path = f"{field}.{name[:64]}"
         lower = name.lower()
         # CGI and WSGI servers read Transfer_Encoding as Transfer-Encoding.
         hyphened = lower.replace("_", "-")
@@ -99,6 +102,11 @@ def _text(value: object, path: str) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(path, "must be a string or a number")
     return str(value)
+
+
+def wire_value(text: str) -> str:
+    """Percent-encode what a header value cannot hold, as a CloudEvent's id may well have."""
+    return _NOT_IN_VALUE.sub(lambda match: quote(match[0]), text.strip(" \t"))
 
 
 def find(headers: Headers, name: str) -> str | None:

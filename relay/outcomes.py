@@ -38,8 +38,9 @@ class Outcomes:
 
     def is_own(self, event_type: str | None) -> bool:
         """Tell whether an event is one that the relay made, back from the Broker."""
-        own = (f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, CALLBACK))
-        return event_type in own
+        return event_type in [
+            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, CALLBACK)
+        ]
 
     def take(self, event: Event) -> Response:
         """Note a result, or a target's callback, that the Broker delivers.
@@ -114,7 +115,7 @@ class Outcomes:
         )
 
     def _signature(self, message_id: str, body: object) -> dict[str, str]:
-        """Sign as Standard Webhooks asks, with every key: the old one too while keys are changed."""
+        """Sign as Standard Webhooks asks, with every key while one takes another's place."""
         if not self._settings.callback_secrets:
             return {}
         moment = datetime.datetime.now(datetime.timezone.utc)

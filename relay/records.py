@@ -23,8 +23,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-from relay.bodies import readable
-from relay.events import RESULTS, Event
+from relay.events import JSON, RESULTS, Event
+from relay.results import readable
 from relay.state import State
 
 ACCEPTED: Final = "accepted"
@@ -150,7 +150,7 @@ class Records:
 
     def add_callback(self, request_id: str, event: Event) -> None:
         """Note what a target called back with; the same event delivered twice is noted once."""
-        fact: Fact = {"at": now(), "eventId": event.id, **readable(event)}
+        fact: Fact = {"at": now(), "eventId": event.id, **_data_of(event)}
         for place in range(MAX_CALLBACKS):
             key = f"{request_id}:callback:{place}"
             if self._state.add(key, fact):
@@ -215,6 +215,10 @@ class Records:
             if fact is None:
                 return
             yield fact
+
+
+def _data_of(event: Event) -> Fact:
+    return readable(event.data or b"", event.attributes.get("datacontenttype", JSON))
 
 
 def now() -> str:

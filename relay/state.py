@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
+import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import BinaryIO, Final, Protocol, TypeVar
 
 from cachelib.file import FileSystemCache
-from cachelib.serializers import JSONSerializer
 from cachelib.simple import SimpleCache
 
 from relay.problems import StateUnavailable
-
-if TYPE_CHECKING:
-    import datetime
 
 T = TypeVar("T")
 
@@ -105,22 +103,46 @@ def _redis_cache(url: str, ttl_s: int) -> _Cache:
         url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
     )
     cache = RedisCache(client, default_timeout=ttl_s, key_prefix=_PREFIX)
-    cache.serializer = JSONSerializer()
+    cache.serializer = _JSON()  # type: ignore[assignment]
     return cache
 
 
-class _MemoryCache(SimpleCache):
-    """Drop the oldest facts when all together grow too large; cachelib counts only how many."""
+class _JSON:
+    """What cachelib calls a serializer; its own are pickles."""
 
-    serializer = JSONSerializer()
+    def dumps(self, value: object) -> bytes:
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+    def loads(self, text: bytes | None) -> object:
+        value: object = None if text is None else json.loads(text)
+        return value
+
+    def dump(self, value: object, stream: BinaryIO) -> None:
+        stream.write(self.dumps(value))
+
+    def load(self, stream: BinaryIO) -> object:
+        return self.loads(stream.read())
+
+
+class _MemoryCache(SimpleCache):
+    """Drop the oldest facts when all together grow too large, and let one thread in at a time.
+
+    cachelib bounds only how many there are, and locks nothing.
+    """
+
+    serializer = _JSON()  # type: ignore[assignment]
 
     def __init__(self, ttl_s: int) -> None:
         super().__init__(threshold=2**31, default_timeout=ttl_s)
+        self._lock = threading.RLock()
         self._bytes = 0
 
-    def set(
-        self, key: str, value: object, timeout: int | datetime.timedelta | None = None
-    ) -> bool | None:
+    def get(self, key: str) -> object:
+        with self._lock:
+            value: object = super().get(key)
+            return value
+
+    def set(self, key: str, value: object, timeout: int | None = None) -> bool | None:
         with self._lock:
             self.delete(key)  # a dict keeps the place of a key, and the newest belong at its end
             done = super().set(key, value, timeout)
@@ -129,11 +151,13 @@ class _MemoryCache(SimpleCache):
                 self.delete(next(iter(self._cache)))
             return done
 
-    def add(
-        self, key: str, value: object, timeout: int | datetime.timedelta | None = None
-    ) -> bool:
+    def add(self, key: str, value: object, timeout: int | None = None) -> bool:
         with self._lock:
             return not self.has(key) and bool(self.set(key, value, timeout))
+
+    def inc(self, key: str, delta: int = 1) -> int | None:
+        with self._lock:
+            return super().inc(key, delta)
 
     def delete(self, key: str) -> bool:
         with self._lock:
@@ -148,15 +172,13 @@ class _MemoryCache(SimpleCache):
 class _FileCache(FileSystemCache):
     """Let one process in at a time: several workers share the files, and a count is two steps."""
 
-    serializer = JSONSerializer()
+    serializer = _JSON()  # type: ignore[assignment]
 
     def __init__(self, folder: str, ttl_s: int) -> None:
         self._lock_path = folder.rstrip("/") + ".lock"  # cachelib owns what is in the folder
         super().__init__(folder, threshold=_MAX_FILES, default_timeout=ttl_s)
 
-    def add(
-        self, key: str, value: object, timeout: int | datetime.timedelta | None = None
-    ) -> bool:
+    def add(self, key: str, value: object, timeout: int | None = None) -> bool:
         with self._alone():
             return not self.has(key) and self.set(key, value, timeout)
 

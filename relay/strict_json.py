@@ -15,9 +15,7 @@ import re
 MAX_DEPTH = 100
 
 # RFC 4648 section 4. Python's own reader takes less or more of it from version to version.
-_BASE64 = re.compile(
-    r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII
-)
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
 
 
 class JSONError(ValueError):

@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
     _log.setLevel(logging.INFO)
+    # uvicorn has handlers of its own while it serves, and raises the signal again afterwards.
+    for stop_signal in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop_signal, lambda *_: sys.exit(0))
     try:
         listener = socket.create_server((_HOST, arguments.port), backlog=1024)
         base_url = f"http://{_HOST}:{listener.getsockname()[1]}"
@@ -50,8 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"broker: {exc}", file=sys.stderr)
         return 1
     _warn_of_orphans(routing, store)
-    names = ", ".join(f"{base_url}/{name}" for name in routing.routes) or "no Broker"
-    print(f"broker: ready: {names}; {len(routing.all_routes())} Triggers", flush=True)
     _serve(listener, routing, store, max_event_bytes=arguments.max_event_bytes)
     return 0
 
@@ -62,6 +63,9 @@ def _serve(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         dispatcher.start()
+        # The listener takes connections already, and from here on a signal stops in order.
+        urls = ", ".join(routing.ingress_url(broker) for broker in routing.routes) or "no Broker"
+        print(f"broker: ready: {urls}; {len(routing.all_routes())} Triggers", flush=True)
         yield
         await dispatcher.stop(_GRACE_S)
         await store.close()
@@ -76,9 +80,6 @@ def _serve(
         lifespan="on",
         timeout_graceful_shutdown=_GRACE_S,
     )
-    # After its shutdown uvicorn raises the signal again, for the handlers that were there before.
-    for stop_signal in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop_signal, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
 
 

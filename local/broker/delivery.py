@@ -71,7 +71,7 @@ def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in headers.items()
-        if name in _PASSED_HEADERS or name.startswith(_PASSED_PREFIXES)
+        if (name in _PASSED_HEADERS or name.startswith(_PASSED_PREFIXES)) and value.isascii()
     }
 
 

@@ -142,7 +142,7 @@ class _TriggerQueue:
         route = self._route
         headers = {
             **delivery.headers,
-            **outgoing_headers(delivery.event),
+            **outgoing_headers(delivery.event, delivery.dead_letter or {}),
             "kn-namespace": route.namespace,
         }
         if delivery.dead_letter is None:
@@ -153,7 +153,6 @@ class _TriggerQueue:
             return
         else:
             url = route.dead_letter_url
-            headers.update({f"ce-{name}": value for name, value in delivery.dead_letter.items()})
         started = time.monotonic()
         outcome = await self.sender.send(
             url,

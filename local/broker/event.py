@@ -189,7 +189,7 @@ def _structured_data(members: Mapping[str, object], attributes: dict[str, str]) 
 
 def _decode_base64(value: object, name: str) -> bytes:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a base64 string")
+        raise ValueError(f"{name} must be a base64 string")  # noqa: TRY004
     return base64.b64decode(value, validate=True)
 
 

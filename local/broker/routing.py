@@ -57,16 +57,6 @@ class Routing:
         routes: dict[str, list[Route]] = {f"{b.namespace}/{b.name}": [] for b in manifests.brokers}
         for trigger in manifests.triggers:
             delivery = manifests.delivery_for(trigger)
-
-            def resolve(destination: Destination, *, of: Trigger = trigger) -> str:
-                try:
-                    return destination.resolve(services, base_url)
-                except KeyError as exc:
-                    raise ManifestError(
-                        f"Trigger {of.namespace}/{of.name}: no URL is known for service"
-                        f" {destination.name!r}: give --service {destination.name}=URL"
-                    ) from exc
-
             sink = delivery.dead_letter_sink
             broker = f"{trigger.namespace}/{trigger.broker}"
             routes[broker].append(
@@ -76,8 +66,8 @@ class Routing:
                     broker=broker,
                     filter=trigger.filter,
                     delivery=delivery,
-                    subscriber_url=resolve(trigger.subscriber),
-                    dead_letter_url=resolve(sink) if sink else None,
+                    subscriber_url=_resolve(trigger.subscriber, trigger, services, base_url),
+                    dead_letter_url=(_resolve(sink, trigger, services, base_url) if sink else None),
                 )
             )
         return cls(base_url=base_url, routes={name: tuple(each) for name, each in routes.items()})
@@ -125,8 +115,23 @@ class Routing:
         return self.admit(broker, Event(attributes=attributes, data=reply.data))
 
 
-def outgoing_headers(event: Event) -> dict[str, str]:
-    """Return the event's headers for a subscriber, which never sees the Broker's hop count."""
-    headers = event.to_headers()
-    headers.pop(f"ce-{_TTL}", None)
-    return headers
+def outgoing_headers(event: Event, extensions: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of an event and more extensions for a subscriber or dead letter sink.
+
+    Neither ever sees the Broker's hop count.
+    """
+    attributes = {**event.attributes, **extensions}
+    del attributes[_TTL]
+    return Event(attributes=attributes, data=event.data).to_headers()
+
+
+def _resolve(
+    destination: Destination, trigger: Trigger, services: Mapping[str, str], base_url: str
+) -> str:
+    try:
+        return destination.resolve(services, base_url)
+    except KeyError as exc:
+        raise ManifestError(
+            f"Trigger {trigger.namespace}/{trigger.name}: no URL is known for service"
+            f" {destination.name!r}: give --service {destination.name}=URL"
+        ) from exc

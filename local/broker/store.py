@@ -93,7 +93,8 @@ class Store:
             StoreError: the folder or the database cannot be used.
         """
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            # Events carry their publishers' credentials.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._writer = _connect(folder / "broker.sqlite3")
             self._writer.executescript(_SCHEMA)
             self._reader = _connect(folder / "broker.sqlite3")

@@ -45,7 +45,7 @@ def manifests(subscriber_url: str) -> str:
     deliveries = {
         "answers": f"{{{RETRY}, timeout: PT{TIMEOUT_S}S, {sink}}}",
         "retry-after": f"{{{RETRY}, retryAfterMax: PT0.5S, {sink}}}",
-        "linear": f"{{retry: 2, backoffPolicy: linear, backoffDelay: PT0.3S, {sink}}}",
+        "linear": f"{{retry: 2, backoffPolicy: linear, backoffDelay: PT1S, {sink}}}",
         "only-sink": f"{{{sink}}}",
         "no-sink": f"{{{RETRY}}}",
         "bad-sink": f"{{{RETRY}, {bad_sink}}}",
@@ -206,9 +206,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
             return
         folder: Path = tmp_path_factory.mktemp("broker")
         with broker(folder, manifests(subscriber.url)) as local:
-            yield Setup(
-                ingress_url=local.url, subscriber_url=subscriber.url, subscriber=subscriber
-            )
+            yield Setup(ingress_url=local.url, subscriber_url=subscriber.url, subscriber=subscriber)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +242,9 @@ def error_extensions(call: Call) -> dict[str, str]:
     """Return the knativeerror extensions of a dead letter by what follows the common prefix."""
     prefix = "ce-knativeerror"
     return {
-        name[len(prefix) :]: value for name, value in call.headers.items() if value and prefix in name
+        name[len(prefix) :]: value
+        for name, value in call.headers.items()
+        if value and prefix in name
     }
 
 
@@ -286,15 +286,12 @@ def test_linear_backoff_begins_without_a_wait(settled: Setup) -> None:
     """A linear backoff waits delay times n from n = 0: the first retry comes at once."""
     first, second, third = settled.subscriber.calls("/linear", event_id=event_id("linear backoff"))
 
-    assert second.at_s - first.at_s < third.at_s - second.at_s
-    assert third.at_s - second.at_s >= 0.3
+    assert second.at_s - first.at_s < 1.0 <= third.at_s - second.at_s
 
 
 def test_exponential_backoff_doubles(settled: Setup) -> None:
     """An exponential backoff waits the delay after the first failure, then twice that."""
-    first, second, third = settled.subscriber.calls(
-        "/answers", event_id=event_id("500 is retried")
-    )
+    first, second, third = settled.subscriber.calls("/answers", event_id=event_id("500 is retried"))
 
     assert second.at_s - first.at_s >= 0.05
     assert third.at_s - second.at_s >= 0.1
@@ -374,7 +371,7 @@ def test_a_connection_that_is_refused_counts_as_500(setup: Setup) -> None:
 
 
 def test_the_subscriber_gets_a_binary_event_and_the_headers_that_pass(setup: Setup) -> None:
-    """Attributes as Ce- headers, Knative's own headers, trace headers; everything else is dropped."""
+    """Attributes as Ce- headers, Knative's own and trace headers; everything else is dropped."""
     passed = {
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "tracestate": "a=b",

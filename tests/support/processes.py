@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,15 +26,30 @@ INHERITED = ("HOME", "LANG", "PATH", "TMPDIR")
 _POLL_INTERVAL_S = 0.02
 _STOP_TIMEOUT_S = 15.0
 
+_named: set[int] = set()
+
 T = TypeVar("T")
 
 
 def free_port() -> int:
-    """Name a port of 127.0.0.1 on which nothing listens at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Name a port of 127.0.0.1 on which nothing listens at the moment, each time another one.
+
+    It is outside the range from which systems take the ports of outgoing connections: one of those
+    could otherwise have it by the time that the server under test starts.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        if port not in _named and not _is_taken(port):
+            _named.add(port)
+            return port
+
+
+def _is_taken(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return True
+    return False
 
 
 def is_listening(port: int) -> bool:

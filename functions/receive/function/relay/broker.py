@@ -24,6 +24,9 @@ from relay.urls import IPAddress, Origin
 # A Broker that restarts is back after this; a longer wait is the caller's, who may have a better
 # use for it.
 _PAUSES_S = (0.2, 0.4, 0.8)
+_SHORTEST_ATTEMPT_S = 0.05
+# A Broker that says these has not taken the event, and may take it in a moment.
+_PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class _OperatorsOwn(Policy):
@@ -40,12 +43,14 @@ class _Failure:
     Args:
         reason: in words.
         maybe_taken: the Broker may have the event all the same.
+        passing: another attempt may do better.
         pause_s: how long it asked to be left alone; None when it did not ask.
         timed_out: it did not answer in time.
     """
 
     reason: str
     maybe_taken: bool
+    passing: bool = False
     pause_s: float | None = None
     timed_out: bool = False
 
@@ -97,8 +102,8 @@ class Broker:
                 return
             # Jitter keeps many publishers from coming back all at once.
             pause_s = failure.pause_s or longest_s * random.uniform(0.5, 1)  # noqa: S311
-            in_time = pause_s <= longest_s and time.monotonic() + pause_s < until
-            if failure.maybe_taken or longest_s == 0.0 or not in_time:
+            in_time = time.monotonic() + pause_s < until - _SHORTEST_ATTEMPT_S
+            if not failure.passing or pause_s > longest_s or not in_time:
                 raise _error(event.id, failure)
             time.sleep(pause_s)
 
@@ -108,20 +113,20 @@ class Broker:
             answer = self._client.call(
                 self._target, method="POST", headers=headers, content=body, timeout_s=timeout_s
             )
-            # An unread body would cost the connection.
-            answer.read(limit_bytes=64 * 1024)
         except TargetUnreachable as exc:
-            return _Failure(reason=exc.detail, maybe_taken=False)
+            return _Failure(reason=exc.detail, maybe_taken=False, passing=True)
         except TargetFailed as exc:
             return _Failure(reason=exc.detail, maybe_taken=True)
         except DeadlineExceeded as exc:
             return _Failure(reason=exc.detail, maybe_taken=True, timed_out=True)
+        answer.close()  # the status says it all
         if 200 <= answer.status < 300:
             return None
         return _Failure(
             reason=f"the Broker answered {answer.status}",
             maybe_taken=answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
             and answer.status != HTTPStatus.SERVICE_UNAVAILABLE,
+            passing=answer.status in _PASSING,
             pause_s=retry_after_s(find(answer.headers, "Retry-After")),
         )
 

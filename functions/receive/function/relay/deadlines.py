@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import os
 import socket
 import threading
 import time
@@ -27,7 +28,7 @@ class Deadline:
     Call `watch` for each socket the call uses and `done` when the call is over.
     """
 
-    __slots__ = ("_lock", "_socket", "_watched", "at", "peer", "seconds")
+    __slots__ = ("_cut", "_lock", "_socket", "_watched", "at", "peer", "seconds")
 
     def __init__(self, seconds: float, peer: str) -> None:
         self.seconds = seconds
@@ -36,6 +37,7 @@ class Deadline:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._watched = False
+        self._cut = False
 
     @property
     def remaining_s(self) -> float:
@@ -51,21 +53,26 @@ class Deadline:
         return DeadlineExceeded(f"{self.peer} did not answer in full within {self.seconds:g} s")
 
     def check(self) -> None:
-        """Raise when the time is up.
+        """Raise when the call was cut off.
 
-        A shutdown inside the header block can look like the end of a complete answer, so this is
-        to be asked after a success too.
+        That can look like the end of a complete answer, so this is to be asked after a success too.
 
         Raises:
-            DeadlineExceeded: the time is up.
+            DeadlineExceeded: the socket was shut down.
         """
-        if self.expired:
+        if self._cut:
             raise self.error()
 
     def watch(self, sock: socket.socket) -> None:
-        """Shut this socket down when the time is up; it takes the place of an earlier one."""
+        """Shut this socket down when the time is up; it takes the place of an earlier one.
+
+        Others may close the socket or hand it on (TLS does, and http.client once it knows that an
+        answer is the last), so the deadline holds on to a second handle of it.
+        """
+        handle = socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
         with self._lock:
-            self._socket = sock
+            self._let_go()
+            self._socket = handle
             first = not self._watched
             self._watched = True
         if first:
@@ -76,18 +83,20 @@ class Deadline:
     def done(self) -> None:
         """Let go of the socket: it goes back to its pool and may serve another call."""
         with self._lock:
-            self._socket = None
+            self._let_go()
 
     def expire(self) -> None:
         """Shut down the socket of a call that is not done."""
         with self._lock:
             if self._socket is not None:
-                _shut_down(self._socket)
+                self._cut = True
+                with contextlib.suppress(OSError):  # the peer was quicker
+                    self._socket.shutdown(socket.SHUT_RDWR)
 
-
-def _shut_down(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # the peer was quicker
-        sock.shutdown(socket.SHUT_RDWR)
+    def _let_go(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 class _Watchdog:

@@ -4,7 +4,8 @@ Public addresses are allowed. Every other address needs an entry in `ALLOWED_TAR
 
     entry                                lifts
     `host[:port]`, `*.suffix[:port]`     private and loopback addresses that this name resolves to
-    `CIDR[:port]`                        addresses in that network, except link-local and metadata
+    `CIDR[:port]`                        addresses in that network, but not link-local, metadata,
+                                         nor those that carry an IPv4 address in disguise
     `address[:port]`, `/32`, `/128`      that one address, whatever it is
 
 The policy judges addresses, not names: the socket goes to the very address that was judged, so
@@ -43,50 +44,59 @@ _LOCKED = _networks(
     "169.254.0.0/16",  # link-local (RFC 3927); AWS, Azure, Google and others: instance metadata
     "fe80::/10",  # link-local (RFC 4291)
     "100.100.100.200/32",  # Alibaba Cloud metadata
+    "fd00:100::100:200/128",  # Alibaba Cloud metadata
     "168.63.129.16/32",  # Azure WireServer, an address that is otherwise public
     "192.0.0.192/32",  # Oracle Cloud metadata
-    "fd00:ec2::/32",  # AWS metadata, DNS and time
+    "fd00:c1::a9fe:a9fe/128",  # Oracle Cloud metadata
+    "fd00:ec2::/32",  # AWS metadata, credentials of EKS pods, DNS and time
     "fd20:ce::254/128",  # Google Cloud metadata
     "fd00:42::42/128",  # Scaleway metadata
+    "fd00:a9fe:a9fe::1/128",  # Akamai metadata
+    # These carry an IPv4 address, any of the above too, which somebody on the way may unpack.
+    "::/96",  # IPv4-compatible, deprecated (RFC 4291)
+    "64:ff9b:1::/48",  # local-use NAT64 (RFC 8215)
+    "2001::/32",  # Teredo (RFC 4380)
+    "2002::/16",  # 6to4 (RFC 3056)
 )
+# So does an ISATAP address (RFC 5214): behind this interface identifier, under any prefix.
+_ISATAP = (0x00005EFE, 0x02005EFE)
 
-# Addresses that clusters and machines number themselves with.
+# Addresses that clusters and machines number themselves with; loopback besides.
 _PRIVATE = _networks(
     "10.0.0.0/8",  # RFC 1918
     "172.16.0.0/12",  # RFC 1918
     "192.168.0.0/16",  # RFC 1918
     "100.64.0.0/10",  # shared address space (RFC 6598); pods of some clusters
-    "127.0.0.0/8",  # loopback (RFC 1122)
-    "::1/128",  # loopback (RFC 4291)
     "fc00::/7",  # unique local (RFC 4193)
 )
 
-# Special-purpose ranges (IANA registries) that `ipaddress` calls global in some Python versions,
-# or that carry an IPv4 address which somebody on the way may unpack.
+# All else in the IANA special-purpose address registries. What `ipaddress` calls global depends on
+# Python's version, so it is not asked.
 _SPECIAL = _networks(
+    "0.0.0.0/8",  # this network (RFC 791); 0.0.0.0 reaches this host
     "192.0.0.0/24",  # IETF protocol assignments (RFC 6890)
+    "192.0.2.0/24",  # documentation (RFC 5737)
     "192.31.196.0/24",  # AS112 (RFC 7535)
     "192.52.193.0/24",  # AMT (RFC 7450)
     "192.88.99.0/24",  # 6to4 relay anycast, deprecated (RFC 7526)
     "192.175.48.0/24",  # AS112 (RFC 7534)
+    "198.18.0.0/15",  # benchmarking (RFC 2544)
+    "198.51.100.0/24",  # documentation (RFC 5737)
+    "203.0.113.0/24",  # documentation (RFC 5737)
     "224.0.0.0/4",  # multicast (RFC 5771)
-    "::/96",  # IPv4-compatible, deprecated (RFC 4291)
-    "64:ff9b:1::/48",  # local-use NAT64 (RFC 8215)
-    "100::/64",  # discard only (RFC 6666)
-    "100:0:0:1::/64",  # dummy prefix (RFC 9780)
-    "2001::/23",  # IETF protocol assignments, Teredo (RFC 4380) among them
+    "240.0.0.0/4",  # reserved (RFC 1112), limited broadcast (RFC 919)
+    # Global unicast is 2000::/3 and nothing else (RFC 4291 section 2.4):
+    "::/3",  # discard only 100::/64 (RFC 6666), dummy prefix 100:0:0:1::/64 (RFC 9780)
+    "4000::/2",  # segment routing 5f00::/16 (RFC 9602)
+    "8000::/1",  # site-local fec0::/10 (RFC 3879), multicast ff00::/8 (RFC 4291)
+    # and within it:
+    "2001::/23",  # IETF protocol assignments (RFC 2928)
     "2001:db8::/32",  # documentation (RFC 3849)
-    "2002::/16",  # 6to4 (RFC 3056)
     "2620:4f:8000::/48",  # AS112 (RFC 7534)
     "3fff::/20",  # documentation (RFC 9637)
-    "5f00::/16",  # segment routing (RFC 9602)
-    "fec0::/10",  # site-local, deprecated (RFC 3879)
-    "ff00::/8",  # multicast (RFC 4291)
 )
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
-# ISATAP (RFC 5214) puts an IPv4 address behind this interface identifier, under any prefix.
-_ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 def unwrapped(address: IPAddress) -> IPAddress:
@@ -106,13 +116,13 @@ def unwrapped(address: IPAddress) -> IPAddress:
 def reach_of(address: IPAddress) -> Reach:
     """Judge an address by the IANA special-purpose registries."""
     address = unwrapped(address)
-    if _in(address, _LOCKED):
+    if address.is_loopback:
+        return Reach.PRIVATE
+    if _in(address, _LOCKED) or _is_isatap(address):
         return Reach.LOCKED
     if _in(address, _PRIVATE):
         return Reach.PRIVATE
-    if _in(address, _SPECIAL) or not address.is_global:
-        return Reach.SPECIAL
-    if isinstance(address, ipaddress.IPv6Address) and int(address) >> 32 & 0xFFFFFFFF in _ISATAP:
+    if _in(address, _SPECIAL):
         return Reach.SPECIAL
     return Reach.PUBLIC
 
@@ -121,7 +131,19 @@ def _in(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
     return any(address in network for network in networks)
 
 
-_CIDR = re.compile(r"\[?([0-9A-Fa-f:.]+/[0-9]{1,3})\]?(?::([1-9][0-9]{0,4}))?", re.ASCII)
+def _is_isatap(address: IPAddress) -> bool:
+    return address.version == 6 and int(address) >> 32 & 0xFFFFFFFF in _ISATAP
+
+
+def _unwrapped_network(network: IPNetwork) -> IPNetwork:
+    """Return the IPv4 network that mapped or NAT64 addresses stand for, else the network."""
+    start = unwrapped(network.network_address)
+    if network.version == 6 and start.version == 4 and network.prefixlen >= 96:
+        return ipaddress.ip_network(f"{start}/{network.prefixlen - 96}")
+    return network
+
+
+_CIDR = re.compile(r"(\[)?([0-9A-Fa-f:.]+/[0-9]{1,3})(?(1)\])(?::([1-9][0-9]{0,4}))?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,10 +170,10 @@ class AllowedTarget:
         form = f"the entry {text!a}; an entry is host[:port], *.suffix[:port] or CIDR[:port]"
         cidr = _CIDR.fullmatch(text)
         try:
-            if cidr is not None and int(cidr[2] or 1) <= 65535:
+            if cidr is not None and int(cidr[3] or 1) <= 65535:
                 # Refuses host bits (10.0.0.1/8): which network was meant is unclear.
-                network = ipaddress.ip_network(cidr[1])
-                return cls(network=network, port=int(cidr[2]) if cidr[2] else None)
+                network = _unwrapped_network(ipaddress.ip_network(cidr[2]))
+                return cls(network=network, port=int(cidr[3]) if cidr[3] else None)
             wildcard = "*." if text.startswith("*.") else ""
             authority = f"[{text}]" if text.count(":") > 1 and text[0] != "[" else text
             host, port, address = parse_authority(authority.removeprefix("*."), field="it")
@@ -161,7 +183,7 @@ class AllowedTarget:
             return cls(name=wildcard + host, port=port)
         if wildcard:
             raise ValueError(form)
-        return cls(network=ipaddress.ip_network(address), port=port)
+        return cls(network=ipaddress.ip_network(unwrapped(address)), port=port)
 
     def covers_name(self, host: str, port: int | None = None) -> bool:
         """Tell whether this is a name entry for the host; without a port, for any port of it."""
@@ -177,7 +199,7 @@ class AllowedTarget:
             return False
         if reach is Reach.LOCKED and self.network.num_addresses > 1:
             return False
-        return address in self.network or unwrapped(address) in self.network
+        return unwrapped(address) in self.network
 
     def _covers_port(self, port: int | None) -> bool:
         return port is None or self.port is None or self.port == port
@@ -190,10 +212,12 @@ class Policy:
     Args:
         allowed: the entries of `ALLOWED_TARGETS`.
         only: public addresses need an entry too.
+        own_service: the name of the Knative Service that the relay runs as, which it never calls.
     """
 
     allowed: tuple[AllowedTarget, ...] = ()
     only: bool = False
+    own_service: str | None = None
 
     def allows(self, origin: Origin, address: IPAddress) -> bool:
         """Tell whether a socket may be opened to this address for this origin."""
@@ -208,8 +232,12 @@ class Policy:
         """Keep the addresses that may be connected to, in their order.
 
         Raises:
-            TargetNotAllowed: none of them may.
+            TargetNotAllowed: none of them may, or the origin is the relay's own service.
         """
+        if self._is_own_service(origin.host):
+            raise TargetNotAllowed(
+                f"the target {origin.authority} is this service itself; that would be a loop"
+            )
         candidates = tuple(addresses)
         permitted = [address for address in candidates if self.allows(origin, address)]
         if not permitted:
@@ -223,13 +251,25 @@ class Policy:
         chooses the target.
 
         Raises:
-            InvalidRequest: no name entry covers it, or it is no `host[:port]`.
+            InvalidRequest: no name entry covers it, it is the relay's own service, or it is no
+                `host[:port]`.
         """
         host, port, _ = parse_authority(value, field=field)
+        if self._is_own_service(host):
+            raise InvalidRequest(field, "is this service itself; that would be a loop")
         if not any(entry.covers_name(host, port) for entry in self.allowed):
             raise InvalidRequest(
                 field, f"is sent only when ALLOWED_TARGETS has an entry for it, such as {host}"
             )
+
+    def _is_own_service(self, host: str) -> bool:
+        """Tell whether this is a name that the cluster's DNS has for the relay's own service.
+
+        They are `service`, `service.namespace` and `service.namespace.svc`, with or without the
+        cluster's domain; which namespace the service is in, Knative does not say.
+        """
+        name, *rest = host.split(".")
+        return name == self.own_service and (len(rest) < 2 or rest[1] == "svc")
 
     def _covers_name(self, origin: Origin) -> bool:
         return any(entry.covers_name(origin.host, origin.port) for entry in self.allowed)
@@ -237,7 +277,7 @@ class Policy:
     def _refusal(self, origin: Origin, addresses: tuple[IPAddress, ...]) -> TargetNotAllowed:
         """Name the entry that would lift the origin, and no address that a look-up has told."""
         refused = f"the target {origin.authority} is not allowed"
-        nameable = all(reach_of(address) in (Reach.PUBLIC, Reach.PRIVATE) for address in addresses)
+        nameable = any(reach_of(address) in (Reach.PUBLIC, Reach.PRIVATE) for address in addresses)
         if origin.address is not None:
             own = unwrapped(origin.address)
             entry = f"[{own}]:{origin.port}" if own.version == 6 else f"{own}:{origin.port}"

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 from dataclasses import dataclass
 from typing import Final
 
 from relay import strict_json
-from relay.headers import Headers, find, is_json, json_type, parse_headers
+from relay.headers import Headers, find, is_json, json_type, parse_headers, wire_value
 from relay.problems import InvalidRequest
 from relay.urls import Target, parse_target
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 _FIELDS: Final = frozenset(
-    {"targetURL", "targetAPI", "headers", "body", "bodyBase64", "method", "timeout"}
+    {"targetURL", "targetAPI", "headers", "body", "bodyBase64", "method", "timeout", "callback"}
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Callback:
+    """Where the outcome of a call is delivered.
+
+    Args:
+        target: the url.
+        headers: what is sent along.
+    """
+
+    target: Target
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +43,7 @@ class Envelope:
         content_type: goes with the content unless `headers` has one.
         method: one of `METHODS`; None when the envelope names none.
         timeout_s: for the whole call; None when the envelope names none.
+        callback: None when the caller wants none.
     """
 
     target: Target
@@ -40,6 +52,7 @@ class Envelope:
     content_type: str = "application/json"
     method: str | None = None
     timeout_s: float | None = None
+    callback: Callback | None = None
 
     @classmethod
     def from_json(cls, raw: bytes) -> Envelope:
@@ -86,6 +99,7 @@ class Envelope:
             content_type=content_type,
             method=_method(value),
             timeout_s=_timeout_s(value),
+            callback=_callback(value),
         )
 
     def header(self, name: str) -> str | None:
@@ -102,7 +116,9 @@ class Envelope:
         if self.content is not None and self.header("Content-Type") is None:
             headers += (("Content-Type", self.content_type),)
         asked_for = {name.lower() for name, _ in headers}
-        return headers + tuple(item for item in relays_own if item[0].lower() not in asked_for)
+        return headers + tuple(
+            (name, wire_value(value)) for name, value in relays_own if name.lower() not in asked_for
+        )
 
 
 def _content(value: dict[str, object], headers: Headers) -> tuple[bytes | None, str]:
@@ -111,9 +127,9 @@ def _content(value: dict[str, object], headers: Headers) -> tuple[bytes | None, 
             raise InvalidRequest("bodyBase64", "must not stand beside body; send one of them")
         text = _string(value["bodyBase64"], "bodyBase64")
         try:
-            return base64.b64decode(text, validate=True), "application/octet-stream"
-        except (binascii.Error, ValueError) as exc:
-            raise InvalidRequest("bodyBase64", "must be base64 (RFC 4648 section 4)") from exc
+            return strict_json.decode_base64(text), "application/octet-stream"
+        except strict_json.JSONError as exc:
+            raise InvalidRequest("bodyBase64", str(exc)) from exc
     if "body" not in value:
         return None, "application/json"
     body = value["body"]
@@ -144,6 +160,26 @@ def _timeout_s(value: dict[str, object]) -> float | None:
     return float(timeout) if timeout < 1e9 else math.inf
 
 
+def _callback(value: dict[str, object]) -> Callback | None:
+    if "callback" not in value:
+        return None
+    callback = value["callback"]
+    if not isinstance(callback, dict):
+        raise InvalidRequest("callback", f"must be an object, not {json_type(callback)}")
+    for name in callback:
+        if name not in ("url", "headers"):
+            raise InvalidRequest(f"callback.{_shown(name)}", "is no field; it has url and headers")
+    if "url" not in callback:
+        raise InvalidRequest("callback.url", "is missing; it says where the outcome goes")
+    url, question_mark, query = _string(callback["url"], "callback.url").partition("?")
+    return Callback(
+        target=parse_target(
+            url, question_mark + query, url_field="callback.url", api_field="callback.url"
+        ),
+        headers=parse_headers(callback.get("headers", {}), field="callback.headers"),
+    )
+
+
 def _string(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(field, f"must be a string, not {json_type(value)}")
@@ -152,4 +188,4 @@ def _string(value: object, field: str) -> str:
 
 def _shown(name: str) -> str:
     """Make a name that the caller made up safe and short enough for an error."""
-    return ascii(name[:64])[1:-1]
+    return ascii(name[:64])[1:-1] or '""'

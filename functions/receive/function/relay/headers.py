@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import email.utils
-import math
 import re
 import time
 from collections.abc import Iterable, Iterator
+from urllib.parse import quote
 
 from relay.problems import InvalidRequest
 
@@ -34,7 +34,7 @@ HOP_BY_HOP = frozenset(
 )
 # The relay frames the message itself, and hands the body on as it came: which encodings may be
 # used is between the caller's own client and the target.
-_RELAYS_OWN = frozenset({"accept-encoding", "content-length", "expect", HOPS})
+_NOT_FOR_CALLERS = HOP_BY_HOP | {"accept-encoding", "content-length", "expect", HOPS}
 
 # gunicorn writes these two into every answer; a second one would make the message malformed,
 # since they are no lists (RFC 9110 section 5.3).
@@ -45,7 +45,14 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 # but legal, its control characters (U+0080 to U+009F) are not worth the doubt.
 _VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e]")
+
+# W3C Trace Context, section 3.2: neither id is all zero, version ff is none, and version 00 ends
+# after 55 characters.
+_TRACEPARENT = re.compile(
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"(?:-[\x21-\x7e]*)?"
+)
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 
 
@@ -71,9 +78,11 @@ def parse_headers(value: object, *, field: str) -> Headers:
     for name, item in value.items():
         if not _TOKEN.fullmatch(name):
             raise InvalidRequest(field, f"has a name that is no HTTP token: {name[:64]!a}")
-        path = f"{field}.{name}"
+        path = f"{field}.{name[:64]}"
         lower = name.lower()
-        if lower in HOP_BY_HOP or lower in _RELAYS_OWN or lower.startswith("ce-"):
+        # CGI and WSGI servers read Transfer_Encoding as Transfer-Encoding.
+        hyphened = lower.replace("_", "-")
+        if hyphened in _NOT_FOR_CALLERS or hyphened.startswith("ce-"):
             raise InvalidRequest(path, "is not for the caller to set; leave it out")
         if lower in seen:
             raise InvalidRequest(path, "is given twice, in upper and lower case")
@@ -90,9 +99,14 @@ def _text(value: object, path: str) -> str:
         if not _VALUE.fullmatch(text):
             raise InvalidRequest(path, "must hold only visible Latin-1 characters, spaces and tabs")
         return text
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(path, "must be a string or a number")
     return str(value)
+
+
+def wire_value(text: str) -> str:
+    """Percent-encode what a header value cannot hold, as a CloudEvent's id may well have."""
+    return _NOT_IN_VALUE.sub(lambda match: quote(match[0]), text.strip(" \t"))
 
 
 def find(headers: Headers, name: str) -> str | None:
@@ -164,6 +178,6 @@ def retry_after_s(value: str | None) -> float | None:
         return float(value)
     try:
         date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, date.timestamp() - time.time())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 import re
 from collections.abc import Mapping
@@ -16,8 +18,22 @@ _ATTRIBUTE_VALUE = re.compile(r"[!#$&-~]{1,128}", re.ASCII)
 _EXTENSION_NAME = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
 # The context attributes of CloudEvents 1.0, which an override must not touch.
 _CONTEXT_ATTRIBUTES = frozenset(
-    {"id", "source", "type", "specversion", "data", "datacontenttype", "dataschema", "subject"}
+    {
+        "data",
+        "datacontenttype",
+        "dataschema",
+        "id",
+        "source",
+        "specversion",
+        "subject",
+        "time",
+        "type",
+    }
 )
+
+
+# Standard Webhooks, "Signature scheme": between 24 and 64 bytes.
+MIN_SECRET_BYTES = 24
 
 
 class InvalidSetting(ValueError):
@@ -41,6 +57,12 @@ class Settings:
         publish_timeout_s: for publishing one event, retries included.
         max_body_bytes: the largest request body.
         max_result_bytes: how much of a target's answer a result event keeps.
+        k_service: the name of the Knative Service that this is, set by Knative.
+        state_url: where what became of requests is kept: `memory://` (this process only),
+            `file:///DIRECTORY` (all processes of one machine) or `redis[s]://…` (all there are).
+        state_ttl_s: for how long, whole seconds.
+        callback_secrets: Standard Webhooks keys from `CALLBACK_SECRET`, the one in use first; what
+            callers are called back with is signed with each.
         log_level: of Python's `logging`.
         threads: how many requests functions-framework serves at once; sizes connection pools.
     """
@@ -57,6 +79,10 @@ class Settings:
     publish_timeout_s: float = 30.0
     max_body_bytes: int = 1_048_576
     max_result_bytes: int = 262_144
+    k_service: str | None = None
+    state_url: str = field(default="memory://", repr=False)
+    state_ttl_s: int = 86_400
+    callback_secrets: tuple[str, ...] = field(default=(), repr=False)
     log_level: str = "INFO"
     threads: int = 8
 
@@ -83,6 +109,10 @@ class Settings:
             publish_timeout_s=_seconds(env, "PUBLISH_TIMEOUT_S", default.publish_timeout_s),
             max_body_bytes=_count(env, "MAX_BODY_BYTES", default.max_body_bytes),
             max_result_bytes=_count(env, "MAX_RESULT_BYTES", default.max_result_bytes),
+            k_service=env.get("K_SERVICE") or None,
+            state_url=_state_url(env, default.state_url),
+            state_ttl_s=_count(env, "STATE_TTL_S", default.state_ttl_s),
+            callback_secrets=_callback_secrets(env),
             log_level=_log_level(env, default.log_level),
             threads=_count(env, "THREADS", default.threads),
         )
@@ -165,6 +195,32 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     if not re.fullmatch(r"[0-9]{1,12}", text, re.ASCII) or int(text) == 0:
         raise InvalidSetting(f"{name} must be a whole number above 0")
     return int(text)
+
+
+def _state_url(env: Mapping[str, str], default: str) -> str:
+    url = env.get("STATE_URL") or default
+    if not re.fullmatch(r"memory://|file:///[^?#]+|rediss?://[^/?#]+(/[0-9]{1,4})?", url, re.ASCII):
+        raise InvalidSetting(
+            "STATE_URL must be memory://, file:///DIRECTORY"
+            " or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE]"
+        )
+    return url
+
+
+def _callback_secrets(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Read one key, or two with a space between them while one takes the place of the other."""
+    secrets = tuple(env.get("CALLBACK_SECRET", "").split())
+    for secret in secrets:
+        try:
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) < MIN_SECRET_BYTES:
+            raise InvalidSetting(
+                f"CALLBACK_SECRET must be whsec_ and base64 of {MIN_SECRET_BYTES} bytes or more,"
+                " or two of these with a space between them"
+            )
+    return secrets
 
 
 def _log_level(env: Mapping[str, str], default: str) -> str:

@@ -6,6 +6,9 @@ from relay.messages import Readable
 from relay.problems import InvalidRequest, TooLarge
 
 _PIECE_BYTES = 64 * 1024
+# Many clients look for the answer only once they have sent all of the body, so what is too large is
+# still read and dropped, up to this many times the limit.
+_DROPPED = 8
 
 
 def read_body(stream: Readable, content_length: int | None, limit_bytes: int) -> bytes:
@@ -22,12 +25,12 @@ def read_body(stream: Readable, content_length: int | None, limit_bytes: int) ->
             come until then as if it were all.
     """
     if content_length is not None and content_length > limit_bytes:
-        raise _too_large(limit_bytes)
+        raise _too_large(stream, limit_bytes)
     body = bytearray()
     while piece := _next_piece(stream, min(_PIECE_BYTES, limit_bytes + 1 - len(body))):
         body += piece
         if len(body) > limit_bytes:
-            raise _too_large(limit_bytes)
+            raise _too_large(stream, limit_bytes)
     if content_length is not None and len(body) < content_length:
         raise InvalidRequest("body", f"has {len(body)} bytes; Content-Length says {content_length}")
     return bytes(body)
@@ -40,5 +43,8 @@ def _next_piece(stream: Readable, size_bytes: int) -> bytes:
         raise InvalidRequest("body", "broke off before its end") from exc
 
 
-def _too_large(limit_bytes: int) -> TooLarge:
+def _too_large(stream: Readable, limit_bytes: int) -> TooLarge:
+    left_bytes = _DROPPED * limit_bytes
+    while left_bytes > 0 and (piece := _next_piece(stream, min(_PIECE_BYTES, left_bytes))):
+        left_bytes -= len(piece)
     return TooLarge(f"the body is larger than {limit_bytes} bytes (MAX_BODY_BYTES)")

@@ -36,7 +36,11 @@ class Caller:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._policy = Policy(allowed=settings.allowed_targets, only=settings.allowed_targets_only)
+        self._policy = Policy(
+            allowed=settings.allowed_targets,
+            only=settings.allowed_targets_only,
+            own_service=settings.k_service,
+        )
         self._timeout_s = settings.target_timeout_s
         self._client = Client(
             self._policy,

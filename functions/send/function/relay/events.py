@@ -6,8 +6,6 @@ attribute, escapes no header value, and takes a batch or bad base64 for somethin
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -20,6 +18,8 @@ from cloudevents.conversion import to_binary
 from cloudevents.http import CloudEvent, from_http
 
 from relay import strict_json
+from relay.headers import wire_value
+from relay.messages import Response
 from relay.problems import InvalidRequest
 
 SPEC_VERSIONS: Final = ("1.0", "0.3")
@@ -35,6 +35,8 @@ RESULTS: Final = (COMPLETED, FAILED)
 # The package keeps its own things under these names.
 _RESERVED: Final = frozenset({"ce-data", "ce-extensions"})
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
+# What no attribute may hold (CloudEvents 1.0, section 3.1 "String").
+_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # CloudEvents HTTP binding 1.0, section 3.1.3.2: these stay, all else is percent-encoded.
 _TO_ESCAPE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
 
@@ -65,9 +67,15 @@ class Event:
         Returns:
             the headers, and the body.
         """
-        escaped = {name: _escaped(value) for name, value in self.attributes.items()}
+        escaped = {name: _escaped(name, value) for name, value in self.attributes.items()}
         headers, body = to_binary(CloudEvent(escaped, self.data), data_marshaller=_unchanged)
         return tuple(headers.items()), body or b""
+
+    def to_response(self) -> Response:
+        """Write the event as the answer to a Broker, which publishes it: a reply."""
+        headers, body = self.to_http()
+        length = ("Content-Length", str(len(body)))
+        return Response(status=200, headers=(*headers, length), body=(body,))
 
     @classmethod
     def from_http(cls, headers: Mapping[str, str], body: bytes) -> Event:
@@ -88,7 +96,10 @@ class Event:
         elif media_type.startswith("application/cloudevents"):
             raise InvalidRequest("Content-Type", f"must be {STRUCTURED} for a structured event")
         elif "ce-specversion" in headers:
-            fields = {name: unquote(value) for name, value in headers.items()}
+            fields = {
+                name: unquote(value) if name.startswith("ce-") else value
+                for name, value in headers.items()
+            }
         else:
             raise InvalidRequest("ce-specversion", "is missing; send a CloudEvent")
         if not _RESERVED.isdisjoint(fields):
@@ -104,8 +115,8 @@ class Event:
         }
         _check_attributes(attributes)
         data = event.data
-        if isinstance(data, str):
-            data = data.encode("utf-8", "surrogatepass")
+        if isinstance(data, str):  # of a structured event; the package has written it in ASCII
+            data = data.encode("ascii")
         return cls(attributes=attributes, data=data or None)
 
 
@@ -113,7 +124,9 @@ def _unchanged(data: bytes | None) -> bytes | None:
     return data
 
 
-def _escaped(value: str) -> str:
+def _escaped(name: str, value: str) -> str:
+    if name == "datacontenttype":  # goes into Content-Type, which has an encoding of its own
+        return wire_value(value)
     return _TO_ESCAPE.sub(
         lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8")), value
     )
@@ -126,17 +139,27 @@ def _check_structured(body: bytes) -> None:
         raise InvalidRequest("event", str(exc)) from exc
     if not isinstance(value, dict):
         raise InvalidRequest("event", "must be one JSON object")
-    encoded = value.get("data_base64")
-    if encoded is not None:
+    if "data_base64" in value:
+        if "data" in value:
+            raise InvalidRequest("data_base64", "must not stand beside data")
         try:
-            base64.b64decode(encoded if isinstance(encoded, str) else "?", validate=True)
-        except (binascii.Error, ValueError) as exc:
-            raise InvalidRequest("data_base64", "must be base64 (RFC 4648 section 4)") from exc
+            strict_json.decode_base64(str(value["data_base64"]))
+        except strict_json.JSONError as exc:
+            raise InvalidRequest("data_base64", str(exc)) from exc
     for name, item in value.items():
-        if name not in ("data", "data_base64") and isinstance(item, dict | list):
+        if name in ("data", "data_base64"):
+            continue
+        # Here, since the package turns upper case into lower: ID would take the place of id.
+        _check_name(name)
+        if isinstance(item, dict | list):
             raise InvalidRequest("event", "has an attribute that is no string, number or boolean")
     if "extensions" in value:
-        raise InvalidRequest("event", "has an attribute called extensions")
+        raise InvalidRequest("event", "has an attribute called data or extensions")
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest("event", "has an attribute name that is not lower-case ASCII")
 
 
 def _check_attributes(attributes: Mapping[str, str]) -> None:
@@ -147,7 +170,11 @@ def _check_attributes(attributes: Mapping[str, str]) -> None:
     if attributes.get("specversion") not in SPEC_VERSIONS:
         raise InvalidRequest("ce-specversion", f"must be one of {', '.join(SPEC_VERSIONS)}")
     for name, value in attributes.items():
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest("event", "has an attribute name that is not lower-case ASCII")
-        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in value):
-            raise InvalidRequest(f"ce-{name}", "must not have a control character")
+        _check_name(name)
+        if _NOT_TEXT.search(value):
+            raise InvalidRequest(
+                f"ce-{name}", "must not have a control character or a lone surrogate"
+            )
+    if attributes.get("datacontenttype", "").lower().lstrip().startswith("application/cloudevents"):
+        # Published in binary mode, the data would take the place of the event.
+        raise InvalidRequest("ce-datacontenttype", "must not be that of an event")

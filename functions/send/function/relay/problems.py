@@ -5,10 +5,12 @@
     ├── TargetNotAllowed   403  the egress policy refuses the target
     ├── NotFound           404  no such route
     ├── MethodNotAllowed   405  the route has no such method
+    ├── Conflict           409  the request is not in the state that the call needs
     ├── TooLarge           413  a body is larger than the setting allows
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
     ├── BrokerUnavailable  503  the Broker did not take the event
+    ├── StateUnavailable   503  the state of requests cannot be read or kept
     ├── DeadlineExceeded   504  the time for a call ran out
     └── LoopDetected       508  the relay called itself too many times
 
@@ -77,6 +79,10 @@ class MethodNotAllowed(RelayError):
         )
 
 
+class Conflict(RelayError):
+    status = HTTPStatus.CONFLICT
+
+
 class TooLarge(RelayError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
@@ -90,6 +96,10 @@ class TargetUnreachable(TargetFailed):
 
 
 class BrokerUnavailable(RelayError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class StateUnavailable(RelayError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 

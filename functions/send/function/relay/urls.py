@@ -28,6 +28,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:", re.ASCII)
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})", re.ASCII)
 _CONTROL_ESCAPE = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])", re.ASCII)
 _SEPARATOR = re.compile(r"/|%2[Ff]|%5[Cc]", re.ASCII)
+_PARAMETERS = re.compile(r"(?:;|%3[Bb]).*", re.ASCII | re.DOTALL)
 # What RFC 3986 wants escaped. Brackets are left as they are: `?filter[a]=b` is everywhere, and
 # every server takes it.
 _TO_ESCAPE = re.compile(r"[^!#$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]", re.ASCII)
@@ -157,7 +158,7 @@ def _clean_path(path: str, *, field: str) -> str:
         raise InvalidRequest(field, "must not have an encoded control character in its path")
     for segment in _SEPARATOR.split(path):
         # Java servers drop `;parameters` before they look at the dots.
-        bare = segment.partition(";")[0].replace("%2e", ".").replace("%2E", ".")
+        bare = _PARAMETERS.sub("", segment).replace("%2e", ".").replace("%2E", ".")
         if bare in (".", ".."):
             raise InvalidRequest(field, "must not have . or .. as a part of its path")
     return path

@@ -1,0 +1,168 @@
+"""Take what comes back about requests: their results, and what became a dead letter."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import json
+import logging
+from typing import cast
+
+from standardwebhooks import Webhook
+
+from relay import strict_json
+from relay.broker import Broker
+from relay.events import CALLBACK, JSON, RESULTS, Event
+from relay.messages import Response
+from relay.problems import InvalidRequest
+from relay.records import Record, Records
+from relay.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Outcomes:
+    """Record outcomes, and tell the callers who asked to be told.
+
+    Args:
+        settings: `event_type`, `event_source` and `callback_secrets` count.
+        records: where outcomes are noted.
+        broker: where a callback for a dead request is published.
+    """
+
+    def __init__(self, settings: Settings, records: Records, broker: Broker) -> None:
+        self._settings = settings
+        self._records = records
+        self._broker = broker
+
+    def is_own(self, event_type: str | None) -> bool:
+        """Tell whether an event is one that the relay made, back from the Broker."""
+        return event_type in [
+            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, CALLBACK)
+        ]
+
+    def take(self, event: Event) -> Response:
+        """Note a result, or a target's callback, that the Broker delivers.
+
+        Returns:
+            what the Broker needs: no body, or the request event of the caller's callback, which it
+            publishes in the same step as it takes the delivery for done.
+
+        Raises:
+            InvalidRequest: the event is not one of the relay's own.
+            StateUnavailable: nothing is noted; the Broker is to try again.
+        """
+        request_id = event.attributes.get("subject")
+        ending = event.type.rpartition(".")[2]
+        if ending == CALLBACK:
+            if request_id is not None:
+                self._records.add_callback(request_id, event)
+            return Response.empty(202)
+        answer = _answer(event)
+        if request_id is None:
+            raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
+        attempts = event.attributes.get("relayattempts", "0")
+        self._records.finish(
+            request_id, ending, answer, int(attempts) if attempts.isdecimal() else 0
+        )
+        log.info("%s is %s", request_id, ending)
+        callback = self._callback(self._records.read(request_id))
+        return Response.empty(202) if callback is None else callback.to_response()
+
+    def bury(self, event: Event) -> None:
+        """Note a dead letter, and publish the callback if one was asked for.
+
+        Raises:
+            StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
+        """
+        reason = reason_of(event)
+        self._records.bury(event, reason)
+        log.error("%s is dead: %s", event.id, reason.get("detail", reason))
+        callback = self._callback(self._records.read(event.id))
+        if callback is not None:
+            self._broker.publish(callback)
+
+    def _callback(self, record: Record | None) -> Event | None:
+        """Make the request event that brings an outcome to the url the caller gave.
+
+        Its id depends on nothing but the request and the outcome: however often the Broker
+        delivers an outcome, the caller sees one `Idempotency-Key` and one `webhook-id`.
+        """
+        accepted = record.accepted if record is not None else None
+        if record is None or accepted is None or not isinstance(accepted.get("callback"), dict):
+            return None
+        asked = cast("dict[str, object]", accepted["callback"])
+        callback_id = f"{record.id}.{record.status}.{CALLBACK}"
+        known = record.document()
+        body = {name: known[name] for name in ("id", "status", "answer", "reason") if name in known}
+        headers = dict(cast("dict[str, str]", asked["headers"]))
+        headers |= self._signature(callback_id, body)
+        envelope = {
+            "targetURL": asked["targetURL"],
+            "targetAPI": asked["targetAPI"],
+            "headers": headers,
+            "body": body,
+        }
+        return Event(
+            attributes={
+                "id": callback_id,
+                "source": self._settings.event_source,
+                "type": self._settings.event_type,
+                "datacontenttype": JSON,
+            },
+            data=json.dumps(envelope).encode("ascii"),
+        )
+
+    def _signature(self, message_id: str, body: object) -> dict[str, str]:
+        """Sign as Standard Webhooks asks, with every key while one takes another's place."""
+        if not self._settings.callback_secrets:
+            return {}
+        moment = datetime.datetime.now(datetime.timezone.utc)
+        content = json.dumps(body, separators=(",", ":"))  # as the envelope's reader writes it
+        return {
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(moment.timestamp())),
+            "webhook-signature": " ".join(
+                Webhook(secret).sign(message_id, moment, content)
+                for secret in self._settings.callback_secrets
+            ),
+        }
+
+
+def reason_of(event: Event) -> dict[str, object]:
+    """Read why the Broker gave an event up.
+
+    Returns:
+        `destination` and `code` as Knative's extensions give them, `data` as the subscriber sent
+        it, and, where that is a problem of Receive's, its `detail` and `attempts`. Empty when the
+        Broker understood nothing of the answer.
+    """
+    reason: dict[str, object] = {}
+    if "knativeerrordest" in event.attributes:
+        reason["destination"] = event.attributes["knativeerrordest"]
+    code = event.attributes.get("knativeerrorcode", "")
+    if code.isascii() and code.isdigit():
+        reason["code"] = int(code)
+    try:
+        raw = base64.b64decode(event.attributes.get("knativeerrordata", ""), validate=True)
+    except (binascii.Error, ValueError):
+        return reason
+    try:
+        data = strict_json.loads(raw)
+    except strict_json.JSONError:
+        return reason | ({"data": raw.decode("utf-8", "replace")} if raw else {})
+    reason["data"] = data
+    if isinstance(data, dict):
+        reason |= {name: data[name] for name in ("detail", "attempts") if name in data}
+    return reason
+
+
+def _answer(event: Event) -> object:
+    try:
+        answer = strict_json.loads(event.data or b"")
+    except strict_json.JSONError as exc:
+        raise InvalidRequest("data", str(exc)) from exc
+    if not isinstance(answer, dict) or not isinstance(answer.get("status"), int):
+        raise InvalidRequest("data", "must be a result: an object with a status")
+    return answer

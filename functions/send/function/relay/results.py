@@ -1,0 +1,87 @@
+"""A target's answer as JSON can carry it, in result events and in what callers are told."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import cast
+
+from relay import strict_json
+from relay.client import Answer
+from relay.headers import find, is_json
+from relay.messages import Response
+
+_FRAMING = ("content-length",)
+
+
+def result_of(answer: Answer, limit_bytes: int) -> dict[str, object]:
+    """Read a target's answer into the data of a result event.
+
+    Args:
+        answer: its body is read, and its connection given back.
+        limit_bytes: how much of the body is kept; if there was more, `truncated` is true.
+
+    Returns:
+        `status`, `headers` (name to the list of its values), and the body as in `readable`.
+    """
+    raw, truncated = answer.read(limit_bytes)
+    headers: dict[str, list[str]] = {}
+    for name, value in answer.headers:
+        headers.setdefault(name, []).append(value)
+    result: dict[str, object] = {"status": answer.status, "headers": headers}
+    if truncated:
+        result["truncated"] = True
+    content_type = find(answer.headers, "Content-Type") or ""
+    return result | readable(raw, content_type, truncated=truncated)
+
+
+def readable(raw: bytes, content_type: str, *, truncated: bool = False) -> dict[str, object]:
+    """Write bytes into JSON so that people can read them and nothing is lost.
+
+    Returns:
+        JSON as the value of `body`, text as a string in `body`, anything else as `bodyBase64`,
+        also what calls itself JSON and is not; nothing for no bytes.
+    """
+    if not raw:
+        return {}
+    try:
+        if is_json(content_type) and not truncated:
+            return {"body": strict_json.loads(raw)}
+        # A cut may go through the middle of a character; what is before it is still text.
+        return {"body": _text_before_cut(raw) if truncated else raw.decode("utf-8")}
+    except ValueError:
+        return {"bodyBase64": base64.b64encode(raw).decode("ascii")}
+
+
+def _text_before_cut(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        if exc.reason != "unexpected end of data":
+            raise
+        return raw[: exc.start].decode("utf-8")
+
+
+def as_response(result: dict[str, object]) -> Response:
+    """Give a caller the target's answer out of a result, as /sync would have given it.
+
+    JSON is written anew, so it may differ in white space.
+    """
+    listed = cast("dict[str, list[str]]", result["headers"])
+    headers = tuple(
+        (name, value)
+        for name, values in listed.items()
+        if name.lower() not in _FRAMING
+        for value in values
+    )
+    body = b""
+    if "bodyBase64" in result:
+        body = base64.b64decode(cast("str", result["bodyBase64"]))
+    elif "body" in result:
+        value = result["body"]
+        if isinstance(value, str) and not is_json(find(headers, "Content-Type") or ""):
+            body = value.encode("utf-8")
+        else:
+            body = json.dumps(value, separators=(",", ":")).encode("ascii")
+    length = (("Content-Length", str(len(body))),)
+    return Response(status=cast("int", result["status"]), headers=headers + length, body=(body,))

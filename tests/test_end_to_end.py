@@ -1,0 +1,176 @@
+"""The whole relay on one machine: the calls that the README shows, from start to Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.support.calls import Answer, call
+from tests.support.processes import (
+    REPOSITORY,
+    Process,
+    free_port,
+    is_listening,
+    python,
+    running,
+    wait_until,
+)
+
+PARTS = ("GATEWAY", "BROKER", "SEND", "RECEIVE", "DISPLAY", "SAMPLE_API")
+HEADERS = {"Host": "send-serving.default.example.com", "Content-Type": "application/json"}
+
+
+class Relay:
+    """The running stack, as a caller and the owner of the target see it."""
+
+    def __init__(self, process: Process, ports: dict[str, int]) -> None:
+        self.process = process
+        self.ports = ports
+
+    def call(self, method: str, path: str, body: str) -> Answer:
+        """Call the relay as the README does."""
+        return call(method, f"http://localhost:{self.ports['GATEWAY']}{path}", body, HEADERS)
+
+    def example(self, name: str) -> str:
+        """Read the body of an example, with the ports of this stack in the place of the usual."""
+        text = (REPOSITORY / "examples" / name).read_text(encoding="utf-8")
+        assert ":30000" in text
+        text = text.replace("localhost:30000", f"localhost:{self.ports['SAMPLE_API']}")
+        return text.replace("localhost:8080", f"localhost:{self.ports['GATEWAY']}")
+
+    def calls_to_target(self, path: str, key: object) -> list[dict[str, object]]:
+        """List the calls to a path of the sample API that carried this Idempotency-Key."""
+        url = f"http://localhost:{self.ports['SAMPLE_API']}/calls?path={path}&key={key}"
+        return cast(list[dict[str, object]], json.loads(call("GET", url).body))
+
+    def displayed(self) -> list[str]:
+        """List the events that the event display has printed, each without the names of parts."""
+        prefix = "event-display | "
+        lines = self.process.output.splitlines(keepends=True)
+        text = "".join(line.removeprefix(prefix) for line in lines if line.startswith(prefix))
+        return text.split("☁️  cloudevents.Event\n")[1:]
+
+    def wait_for_event(self, *parts: str) -> str:
+        """Wait until an event is displayed in which all these lines stand."""
+
+        def shown() -> list[str]:
+            return [event for event in self.displayed() if all(part in event for part in parts)]
+
+        return wait_until(shown, 20, f"an event with {parts}")[0]
+
+
+@contextmanager
+def started(data_dir: Path) -> Iterator[Relay]:
+    """Run `python -m local` on ports of its own, as `./dev up` does."""
+    ports = {part: free_port() for part in PARTS}
+    env = {f"{part}_PORT": str(port) for part, port in ports.items()}
+    env["BROKER_DATA_DIR"] = str(data_dir)
+    command = python("-m", "local")
+    with running(
+        command, env=env, ready_output="Ctrl-C stops everything.", timeout_s=60
+    ) as process:
+        yield Relay(process, ports)
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    """Run one stack for all calls."""
+    with started(tmp_path_factory.mktemp("broker")) as relay:
+        yield relay
+
+
+@pytest.mark.parametrize(
+    ("method", "example", "path"),
+    [
+        ("GET", "get_sync_tasks.json", "/sync_tasks/abcdevflake"),
+        ("POST", "post_sync_tasks.json", "/tasks"),
+    ],
+)
+def test_sync_answers_with_the_answer_of_the_target(
+    relay: Relay, method: str, example: str, path: str
+) -> None:
+    """The target gets the method, headers and body of the envelope; the caller gets its answer."""
+    envelope = relay.example(example)
+
+    answer = relay.call(method, "/sync", envelope)
+
+    echo = answer.json()
+    assert answer.status == 200
+    assert answer.all("Content-Type") == ["application/json"]
+    assert (echo["method"], echo["path"]) == (method, path)
+    assert cast(dict[str, str], echo["headers"])["Header1"] == "Header1"
+    assert json.loads(str(echo["body"])) == json.loads(envelope)["body"]
+
+
+def test_async_ends_in_the_callback_shown_as_an_event(relay: Relay) -> None:
+    """The call is accepted at once, made once, and the target's callback becomes an event."""
+    envelope = relay.example("post_async_tasks.json")
+
+    answer = relay.call("POST", "/async", envelope)
+
+    key = answer.json()["id"]
+    assert answer.status == 202
+    request = relay.wait_for_event("  type: dev.knative.samples.t2\n", f"  id: {key}\n")
+    assert json.loads(request.partition("Data,\n")[2]) == json.loads(envelope)
+    relay.wait_for_event("  type: dev.knative.samples.t2.completed\n", f"  subject: {key}\n")
+    relay.wait_for_event(
+        "Validation: valid\n",
+        "  type: dev.knative.samples.t2.callback\n",
+        f'  "idempotencyKey": "{key}"\n',
+    )
+    (made,) = relay.calls_to_target("/callback_tasks", key)
+    assert made["method"] == "POST"
+
+
+def test_a_callback_becomes_an_event(relay: Relay) -> None:
+    """Whatever JSON a target sends to the callback route is shown as an event."""
+    answer = relay.call("POST", "/event/callback?id=42", relay.example("post_async_tasks.json"))
+
+    assert (answer.status, answer.body) == (202, b"")
+    relay.wait_for_event(
+        "  type: dev.knative.samples.t2.callback\n", "  subject: 42\n", '"/callback_tasks"'
+    )
+
+
+def test_the_old_route_for_events_still_works(relay: Relay) -> None:
+    """`POST /event` is `POST /async`."""
+    answer = relay.call("POST", "/event", relay.example("event.json"))
+
+    key = answer.json()["id"]
+    assert answer.status == 202
+    wait_until(lambda: relay.calls_to_target("/test", key), 20, "the call of the target")
+
+
+@pytest.mark.parametrize("path", ["/sync", "/async", "/event"])
+def test_an_envelope_with_a_string_for_headers_is_explained(relay: Relay, path: str) -> None:
+    """What old callers send by mistake is a 400 that names the field; nothing is published."""
+    envelope = {"targetURL": "http://localhost:1", "targetAPI": "/old", "headers": "headers"}
+
+    answer = relay.call("POST", path, json.dumps({**envelope, "body": "body"}))
+
+    assert answer.status == 400
+    assert answer.all("Content-Type") == ["application/problem+json"]
+    assert answer.json()["detail"] == "headers must be an object, not a string"
+    later = relay.call("POST", "/event", relay.example("event.json")).json()["id"]
+    relay.wait_for_event(f"  id: {later}\n")
+    assert not any('"/old"' in event for event in relay.displayed())
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    """After Ctrl-C nothing listens any more, and an idle stack has nothing to complain about."""
+    with started(tmp_path) as relay:
+        listening = [part for part, port in relay.ports.items() if is_listening(port)]
+        relay.process.send_signal(signal.SIGINT)
+        exit_code = relay.process.wait(30)
+
+    assert listening == list(PARTS)
+    assert exit_code == 0
+    assert not any(is_listening(port) for port in relay.ports.values())
+    assert relay.process.output.endswith("Stopped.\n")
+    assert "Traceback" not in relay.process.output
