@@ -38,14 +38,16 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     """Say what to run, in the order of the start: called before calling.
 
     Args:
-        env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events; the
-            settings of the relay are passed on to the functions.
+        env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events,
+            `MANIFESTS` a folder in the place of knative/; the settings of the relay are passed on
+            to the functions.
         ports: Where each part listens.
 
     Raises:
         FunctionError, ManifestError, OSError: What is to be run cannot be read.
     """
-    declared = manifests.load(MANIFESTS)
+    folder = Path(env.get("MANIFESTS") or MANIFESTS)
+    declared = manifests.load(folder)
     send = Function.load(REPOSITORY / "functions" / "send")
     receive = Function.load(REPOSITORY / "functions" / "receive")
     data_dir = Path(env.get("BROKER_DATA_DIR") or REPOSITORY / ".local").absolute()
@@ -81,7 +83,7 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
         receive.name: ports.receive,
         "event-display": ports.display,
     }
-    broker_arguments = ["--manifests", str(MANIFESTS), "--data", str(data_dir)]
+    broker_arguments = ["--manifests", str(folder), "--data", str(data_dir)]
     for name, port in services.items():
         broker_arguments += ["--service", f"{name}={_url(port)}"]
     route = f"{SEND_HOST}={_url(ports.send)}"

@@ -103,7 +103,7 @@ class Broker:
             # Jitter keeps many publishers from coming back all at once.
             pause_s = failure.pause_s or longest_s * random.uniform(0.5, 1)  # noqa: S311
             in_time = time.monotonic() + pause_s < until - _SHORTEST_ATTEMPT_S
-            if not failure.passing or pause_s > longest_s or not in_time:
+            if not failure.passing or longest_s == 0.0 or pause_s > longest_s or not in_time:
                 raise _error(event.id, failure)
             time.sleep(pause_s)
 

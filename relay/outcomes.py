@@ -26,7 +26,7 @@ class Outcomes:
     """Record outcomes, and tell the callers who asked to be told.
 
     Args:
-        settings: `event_type`, `event_source` and `callback_secrets` count.
+        settings: `event_type`, `event_source` and `callback_secret` count.
         records: where outcomes are noted.
         broker: where a callback for a dead request is published.
     """
@@ -98,12 +98,7 @@ class Outcomes:
         body = {name: known[name] for name in ("id", "status", "answer", "reason") if name in known}
         headers = dict(cast("dict[str, str]", asked["headers"]))
         headers |= self._signature(callback_id, body)
-        envelope = {
-            "targetURL": asked["targetURL"],
-            "targetAPI": asked["targetAPI"],
-            "headers": headers,
-            "body": body,
-        }
+        envelope = asked | {"headers": headers, "body": body}
         return Event(
             attributes={
                 "id": callback_id,
@@ -116,7 +111,7 @@ class Outcomes:
 
     def _signature(self, message_id: str, body: object) -> dict[str, str]:
         """Sign as Standard Webhooks asks, with every key while one takes another's place."""
-        if not self._settings.callback_secrets:
+        if not self._settings.callback_secret:
             return {}
         moment = datetime.datetime.now(datetime.timezone.utc)
         content = json.dumps(body, separators=(",", ":"))  # as the envelope's reader writes it
@@ -125,7 +120,7 @@ class Outcomes:
             "webhook-timestamp": str(int(moment.timestamp())),
             "webhook-signature": " ".join(
                 Webhook(secret).sign(message_id, moment, content)
-                for secret in self._settings.callback_secrets
+                for secret in self._settings.callback_secret
             ),
         }
 

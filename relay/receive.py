@@ -15,7 +15,7 @@ import base64
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from relay import strict_json
@@ -40,13 +40,21 @@ log = logging.getLogger(__name__)
 
 # A longer error body crashes the in-memory dispatcher (more than 768 bytes), and a dead letter
 # keeps no more than 1,024.
-_DETAIL_CHARACTERS = 400
+_ERROR_BYTES = 768
 
 _RETRIED = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_EARLY,
     HTTPStatus.TOO_MANY_REQUESTS,
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """An event that a Broker delivers, and the call that it asks for."""
+
+    event: Event
+    envelope: Envelope
 
 
 class Receive:
@@ -60,29 +68,30 @@ class Receive:
         self._settings = settings
         self._caller = Caller(settings)
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> Event:
+    def read(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """Read the event that a Broker delivers.
 
         The trace context of an event that carries none is the delivery's own.
 
         Raises:
-            InvalidRequest: see `Event.from_http`.
+            InvalidRequest: see `Event.from_http` and `Envelope.from_json`.
         """
         event = Event.from_http(headers, body)
         trace = trace_context(headers.get("traceparent"), headers.get("tracestate"))
-        return replace(event, attributes={**dict(trace), **event.attributes})
+        event = replace(event, attributes={**dict(trace), **event.attributes})
+        return Delivery(event=event, envelope=_envelope(event))
 
-    def handle(self, event: Event) -> Response:
+    def handle(self, delivery: Delivery) -> Response:
         """Make the call that an event asks for and answer the Broker; nothing is raised."""
+        event = delivery.event
         try:
-            response = self._result(event)
+            response = self._result(event, delivery.envelope)
         except RelayError as exc:
             response = refusal(exc)
         log.info("%s %s: %d", event.type, event.id, response.status)
         return response
 
-    def _result(self, event: Event) -> Response:
-        envelope = _envelope(event)
+    def _result(self, event: Event, envelope: Envelope) -> Response:
         trace = trace_context(
             event.attributes.get("traceparent"), event.attributes.get("tracestate")
         )
@@ -174,9 +183,11 @@ def _retry(reason: str, target_headers: Headers = ()) -> Response:
 
 
 def _problem(status: HTTPStatus, detail: str, headers: Headers = ()) -> Response:
-    if len(detail) > _DETAIL_CHARACTERS:
-        detail = detail[: _DETAIL_CHARACTERS - 1] + "…"
-    return problem(status, detail, headers=headers)
+    response = problem(status, detail, headers=headers)
+    while sum(map(len, response.body)) > _ERROR_BYTES:
+        detail = detail[: len(detail) * 3 // 4]
+        response = problem(status, detail + "…", headers=headers)
+    return response
 
 
 def _envelope(event: Event) -> Envelope:

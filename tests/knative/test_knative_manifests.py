@@ -27,7 +27,7 @@ with warnings.catch_warnings():
 
 KNATIVE = REPOSITORY / "knative"
 KAFKA = KNATIVE / "kafka"
-FILES = sorted([*KNATIVE.glob("*.yaml"), *KAFKA.glob("*.yaml")])
+FILES = sorted(KNATIVE.rglob("*.yaml"))
 
 KNATIVE_MODELS: dict[tuple[str, str], type[pydantic.BaseModel]] = {
     ("eventing.knative.dev/v1", "Broker"): Broker,

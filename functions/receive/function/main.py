@@ -25,15 +25,15 @@ web.prepare(APP, SETTINGS.log_level)
 def read_event() -> flask.Response | None:
     """Read the event before functions-framework does.
 
-    It would answer 500, which is retried, to a batch or to very deep JSON, and repeat all request
-    headers, Authorization included, to what is no event.
+    It would answer 500, which is retried, to a batch or to data that is very deep JSON, and repeat
+    all request headers, Authorization included, to what is no event.
     """
     request = web.from_flask(flask.request)
     if request.method != "POST":
         return None
     try:
         body = read_body(request.stream, request.content_length, SETTINGS.max_body_bytes)
-        flask.g.event = RECEIVE.read(request.headers, body)
+        flask.g.delivery = RECEIVE.read(request.headers, body)
     except RelayError as exc:
         return web.to_flask(refusal(exc))
     flask.request.environ["wsgi.input"] = io.BytesIO(body)
@@ -47,5 +47,5 @@ def receive(event: CloudEvent) -> None:
     functions-framework answers every event with a body of "OK", which a Broker takes for a
     failure; the real answer takes its place.
     """
-    answer = web.to_flask(RECEIVE.handle(flask.g.event))
+    answer = web.to_flask(RECEIVE.handle(flask.g.delivery))
     flask.after_this_request(lambda _: answer)

@@ -59,6 +59,23 @@ class Record:
     dead: Fact | None
     callbacks: tuple[Fact, ...]
 
+    @classmethod
+    def accepted_now(cls, request_id: str) -> Record:
+        """Return what is known of a request that has just been accepted."""
+        return cls(
+            id=request_id,
+            status=ACCEPTED,
+            attempts=0,
+            accepted={"at": now()},
+            result=None,
+            dead=None,
+            callbacks=(),
+        )
+
+    def answer(self) -> Fact | None:
+        """Return the data of the result event; None while there is none."""
+        return None if self.result is None else cast("Fact", self.result["answer"])
+
     def document(self) -> dict[str, object]:
         """Return what a caller is told; nothing of the request itself, which holds secrets."""
         document: dict[str, object] = {"id": self.id, "status": self.status}
@@ -92,6 +109,7 @@ class Records:
     def __init__(self, state: State) -> None:
         self._state = state
         self._changed = threading.Condition()
+        self._changes = 0
 
     def accept(self, request_id: str, *, callback: Mapping[str, object] | None) -> None:
         """Note a request before it is published, so that no result can come before it."""
@@ -115,8 +133,7 @@ class Records:
         """
         fact = {"at": now(), "status": status, "answer": answer, "attempts": attempts}
         self._state.set(f"{request_id}:result", fact)
-        with self._changed:
-            self._changed.notify_all()
+        self._tell_waiting()
 
     def bury(self, event: Event, reason: Mapping[str, object]) -> None:
         """Note a dead letter, and keep its event to be published again."""
@@ -133,8 +150,7 @@ class Records:
         self._state.delete(f"{event.id}:retried")  # a request may die again
         place = self._state.count("dead:count") % DEAD_LISTED
         self._state.set(f"dead:{place}", event.id)
-        with self._changed:
-            self._changed.notify_all()
+        self._tell_waiting()
 
     def exhume(self, record: Record) -> Event | None:
         """Take the event of a dead request, once; None for whoever comes second."""
@@ -187,13 +203,15 @@ class Records:
         """Wait until a request is no longer open, or the time is over; then read it."""
         until = time.monotonic() + timeout_s
         while True:
-            # Locked from the look to the wait, so that no result can come between them unheard.
             with self._changed:
-                record = self.read(request_id)
-                left_s = until - time.monotonic()
-                if record is None or record.status != ACCEPTED or left_s <= 0:
-                    return record
-                self._changed.wait(min(left_s, _POLL_S))
+                seen = self._changes
+            record = self.read(request_id)
+            left_s = until - time.monotonic()
+            if record is None or record.status != ACCEPTED or left_s <= 0:
+                return record
+            with self._changed:
+                if self._changes == seen:
+                    self._changed.wait(min(left_s, _POLL_S))
 
     def newest_dead(self) -> list[Record]:
         """Read the requests that are dead now, the newest first, `DEAD_LISTED` at most."""
@@ -204,6 +222,11 @@ class Records:
         # dict: a request that died twice is listed once.
         records = [self.read(item) for item in dict.fromkeys(ids) if isinstance(item, str)]
         return [record for record in records if record is not None and record.status == DEAD]
+
+    def _tell_waiting(self) -> None:
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
 
     def _fact(self, key: str) -> Fact | None:
         value = self._state.get(key)

@@ -55,12 +55,13 @@ class Status:
         body = json.dumps({"requests": requests}).encode()
         return Response.whole(200, body, content_type=JSON)
 
-    def read(self, request_id: str) -> Response:
+    def read(self, request: Request) -> Response:
         """Answer `GET /async/{id}`."""
-        return status_answer(200, self._known(request_id))
+        return status_answer(200, self._known(_id_in(request.path)))
 
-    def retry(self, request_id: str) -> Response:
+    def retry(self, request: Request) -> Response:
         """Answer `POST /async/{id}/retry`: publish the event of a dead request under its id."""
+        request_id = _id_in(request.path)
         record = self._known(request_id)
         event = self._records.exhume(record) if record.status == DEAD else None
         if event is None:
@@ -77,3 +78,7 @@ class Status:
         if record is None:
             raise NotFound("there is no request with this id, or it was too long ago")
         return record
+
+
+def _id_in(path: str) -> str:
+    return path.split("/")[2]

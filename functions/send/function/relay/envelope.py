@@ -31,6 +31,15 @@ class Callback:
     target: Target
     headers: Headers = ()
 
+    def envelope(self) -> dict[str, object]:
+        """Return the envelope of the call that delivers, all but its body."""
+        origin = self.target.origin
+        return {
+            "targetURL": f"{origin.scheme}://{origin.authority}",
+            "targetAPI": self.target.path,
+            "headers": dict(self.headers),
+        }
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Envelope:

@@ -32,6 +32,7 @@ FAILED: Final = "failed"
 CALLBACK: Final = "callback"
 RESULTS: Final = (COMPLETED, FAILED)
 
+_REQUIRED: Final = ("id", "source", "type")
 # The package keeps its own things under these names.
 _RESERVED: Final = frozenset({"ce-data", "ce-extensions"})
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
@@ -96,6 +97,9 @@ class Event:
         elif media_type.startswith("application/cloudevents"):
             raise InvalidRequest("Content-Type", f"must be {STRUCTURED} for a structured event")
         elif "ce-specversion" in headers:
+            for name in _REQUIRED:  # else the package would look for them in the body
+                if f"ce-{name}" not in headers:
+                    raise InvalidRequest(f"ce-{name}", "is missing or empty")
             fields = {
                 name: unquote(value) if name.startswith("ce-") else value
                 for name, value in headers.items()
@@ -106,7 +110,7 @@ class Event:
             raise InvalidRequest("event", "has an attribute called data or extensions")
         try:
             event = from_http(fields, body, data_unmarshaller=_unchanged)
-        except cloudevents.exceptions.GenericException as exc:
+        except (cloudevents.exceptions.GenericException, ValueError) as exc:
             raise InvalidRequest("event", "is not a CloudEvent of version 1.0 or 0.3") from exc
         attributes = {
             name: value if isinstance(value, str) else json.dumps(value)
@@ -164,7 +168,7 @@ def _check_name(name: str) -> None:
 
 def _check_attributes(attributes: Mapping[str, str]) -> None:
     """Check what CloudEvents 1.0, sections 3.1 and 3.2, ask of every event."""
-    for name in ("id", "source", "type"):
+    for name in _REQUIRED:
         if not attributes.get(name):
             raise InvalidRequest(f"ce-{name}", "is missing or empty")
     if attributes.get("specversion") not in SPEC_VERSIONS:

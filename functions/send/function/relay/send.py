@@ -45,7 +45,7 @@ class Send:
         self._caller = Caller(settings)
         self._broker = Broker(settings)
         self._routes: Mapping[str, tuple[tuple[str, ...], Handler]] = {
-            "/": (("GET",), self._index),
+            "/": (("GET", "POST"), self._index),
             "/sync": (METHODS, self._sync),
             "/async": (("POST",), self._async),
             "/event": (("POST",), self._async),
@@ -59,20 +59,25 @@ class Send:
             response = self._handler(request)(request)
         except RelayError as exc:
             response = problem_of(exc)
-            log.warning("%s %s: %d %s", request.method, request.path, exc.status, exc.detail)
+            log.warning("%s %a: %d %s", request.method, request.path, exc.status, exc.detail)
         else:
-            log.info("%s %s: %d", request.method, request.path, response.status)
+            log.info("%s %a: %d", request.method, request.path, response.status)
         return response
 
     def _handler(self, request: Request) -> Handler:
         if request.path not in self._routes:
-            raise NotFound(f"there is no {request.path[:200]}; GET / lists what there is")
+            raise NotFound(f"there is no {request.path[:200]!a}; GET / lists what there is")
         methods, handler = self._routes[request.path]
         if request.method not in methods:
             raise MethodNotAllowed(request.method, request.path, methods)
         return handler
 
     def _index(self, request: Request) -> Response:
+        if request.method == "POST":  # as `func invoke` does
+            raise InvalidRequest(
+                "envelope",
+                'must go to /sync or /async: {"targetURL", "targetAPI", "headers", "body"} as JSON',
+            )
         routes = {path: list(methods) for path, (methods, _) in self._routes.items()}
         document = {"service": "sync/async HTTP relay", "routes": routes}
         return Response.whole(200, json.dumps(document).encode(), content_type=JSON)
@@ -91,6 +96,7 @@ class Send:
                 *_trace(request),
             ),
         )
+        answer.begin()
         return Response(status=answer.status, headers=answer.headers, body=answer)
 
     def _async(self, request: Request) -> Response:

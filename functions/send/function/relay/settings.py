@@ -61,7 +61,7 @@ class Settings:
         state_url: where what became of requests is kept: `memory://` (this process only),
             `file:///DIRECTORY` (all processes of one machine) or `redis[s]://…` (all there are).
         state_ttl_s: for how long, whole seconds.
-        callback_secrets: Standard Webhooks keys from `CALLBACK_SECRET`, the one in use first; what
+        callback_secret: Standard Webhooks keys from `CALLBACK_SECRET`, the one in use first; what
             callers are called back with is signed with each.
         log_level: of Python's `logging`.
         threads: how many requests functions-framework serves at once; sizes connection pools.
@@ -82,7 +82,7 @@ class Settings:
     k_service: str | None = None
     state_url: str = field(default="memory://", repr=False)
     state_ttl_s: int = 86_400
-    callback_secrets: tuple[str, ...] = field(default=(), repr=False)
+    callback_secret: tuple[str, ...] = field(default=(), repr=False)
     log_level: str = "INFO"
     threads: int = 8
 
@@ -112,7 +112,7 @@ class Settings:
             k_service=env.get("K_SERVICE") or None,
             state_url=_state_url(env, default.state_url),
             state_ttl_s=_count(env, "STATE_TTL_S", default.state_ttl_s),
-            callback_secrets=_callback_secrets(env),
+            callback_secret=_callback_secret(env),
             log_level=_log_level(env, default.log_level),
             threads=_count(env, "THREADS", default.threads),
         )
@@ -207,7 +207,7 @@ def _state_url(env: Mapping[str, str], default: str) -> str:
     return url
 
 
-def _callback_secrets(env: Mapping[str, str]) -> tuple[str, ...]:
+def _callback_secret(env: Mapping[str, str]) -> tuple[str, ...]:
     """Read one key, or two with a space between them while one takes the place of the other."""
     secrets = tuple(env.get("CALLBACK_SECRET", "").split())
     for secret in secrets:

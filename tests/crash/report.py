@@ -1,0 +1,116 @@
+"""What a run is judged by: the counts, the bounds, the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MAX_DUPLICATES = 0.01
+MAX_DUPLICATES_KILLED = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The counts of one run; events are counted unless it says otherwise.
+
+    Attributes:
+        kills: processes that were killed.
+        published: what the run set out to publish.
+        accepted: answered with 202.
+        delivered: the target gave a final answer (2xx or 404), and its result event arrived.
+        dead_lettered: a dead letter arrived.
+        lost: accepted, and neither delivered nor dead-lettered.
+        unseen: accepted, and the target was never called for them; poison apart.
+        wrongly_dead: dead-lettered although an attempt that the Triggers allow would have been
+            answered finally, or for another reason than the one planned.
+        duplicates: final answers after the first one for an event; answers are counted.
+        wrong_keys: calls whose Idempotency-Key was not the event's id.
+        poison_retried: poison events that Receive was asked about again after its 400.
+        calls: of the target.
+        failed_calls: of these, the ones that failed, as planned.
+        duration_s: from the first event until the Broker had nothing left to deliver.
+    """
+
+    seed: int
+    kills: int
+    published: int
+    accepted: int
+    delivered: int
+    dead_lettered: int
+    lost: int
+    unseen: int
+    wrongly_dead: int
+    duplicates: int
+    wrong_keys: int
+    poison_retried: int
+    calls: int
+    failed_calls: int
+    duration_s: float
+
+    def broken_bounds(self) -> list[str]:
+        """Say which promises the run broke; empty when it kept them all."""
+        bounds = {
+            "not accepted": (self.published - self.accepted, 0),
+            "lost": (self.lost, 0),
+            "acknowledged but unseen": (self.unseen, 0),
+            "wrongly dead-lettered": (self.wrongly_dead, 0),
+            "with another Idempotency-Key": (self.wrong_keys, 0),
+            "poison retried": (self.poison_retried, 0),
+            "duplicates": (
+                self.duplicates,
+                int(
+                    self.accepted * (MAX_DUPLICATES_KILLED if self.kills else MAX_DUPLICATES)
+                ),
+            ),
+        }
+        return [
+            f"seed {self.seed}, {self.kills} kills: {count} {name}, at most {most} allowed"
+            for name, (count, most) in bounds.items()
+            if count > most
+        ]
+
+
+_HEADINGS = (
+    "seed",
+    "kills",
+    "accepted",
+    "delivered",
+    "dead-lettered",
+    "lost",
+    "unseen",
+    "wrongly dead-lettered",
+    "duplicates",
+    "other key",
+    "poison retried",
+    "calls",
+    "failed calls",
+    "seconds",
+)
+
+
+def table(reports: Iterable[Report]) -> str:
+    """Write the counts as a Markdown table, one run a row."""
+    rows = [
+        _HEADINGS,
+        ("---:",) * len(_HEADINGS),
+        *(
+            (
+                str(each.seed),
+                str(each.kills),
+                str(each.accepted),
+                str(each.delivered),
+                str(each.dead_lettered),
+                str(each.lost),
+                str(each.unseen),
+                str(each.wrongly_dead),
+                f"{each.duplicates} ({each.duplicates / max(each.accepted, 1):.2%})",
+                str(each.wrong_keys),
+                str(each.poison_retried),
+                str(each.calls),
+                f"{each.failed_calls} ({each.failed_calls / max(each.calls, 1):.1%})",
+                f"{each.duration_s:.0f}",
+            )
+            for each in reports
+        ),
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

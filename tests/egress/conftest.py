@@ -1,0 +1,25 @@
+"""One server for all the tests of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.egress.network import OK, Server
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[Server]:
+    """A server whose state is the test's own to reset; hypothesis wants no narrower scope."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(module_server: Server) -> Server:
+    """A server that answers 200 and has received nothing."""
+    module_server.answer = OK
+    module_server.requests.clear()
+    return module_server

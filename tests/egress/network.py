@@ -1,0 +1,146 @@
+"""A small Internet for the tests: names that resolve as told, and addresses that all lead here.
+
+What is not the relay's own is replaced, and nothing else: the resolver, and the step from an address
+to the machine that has it. Every connection that the relay tries is noted, and then goes to a real
+server on loopback, which notes the bytes it receives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
+
+
+class Server:
+    """Accept connections on loopback, IPv4 and IPv6, and answer every request with the same bytes.
+
+    Args:
+        answer: sent for each request; what is received is in `requests`, byte for byte.
+    """
+
+    def __init__(self) -> None:
+        self.answer = OK
+        self.requests: list[bytes] = []
+        self._listeners = {socket.AF_INET: self._listen(socket.AF_INET, "127.0.0.1")}
+        with contextlib.suppress(OSError):  # a machine without IPv6
+            self._listeners[socket.AF_INET6] = self._listen(socket.AF_INET6, "::1")
+
+    def address(self, family: int) -> tuple[str, int]:
+        """Name the address and port for a socket of this family.
+
+        Raises:
+            OSError: this machine does not have the family.
+        """
+        listener = self._listeners.get(socket.AddressFamily(family))
+        if listener is None:
+            raise OSError("no such family here")
+        host, port, *_ = listener.getsockname()
+        return host, port
+
+    def close(self) -> None:
+        for listener in self._listeners.values():
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+
+    def _listen(self, family: socket.AddressFamily, host: str) -> socket.socket:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.bind((host, 0))
+        listener.listen(32)
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        return listener
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while request := _read_request(connection):
+                self.requests.append(request)
+                connection.sendall(self.answer)
+                if b"Connection: close" in self.answer:
+                    return
+
+
+def _read_request(connection: socket.socket) -> bytes:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        piece = connection.recv(65536)
+        if not piece:
+            return received
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = _CONTENT_LENGTH.search(head + b"\r\n")
+    missing = (int(length[1]) if length else 0) - len(body)
+    while missing > 0 and (piece := connection.recv(65536)):
+        received += piece
+        missing -= len(piece)
+    return received
+
+
+@dataclass
+class Network:
+    """What the relay has done on the network.
+
+    Args:
+        connections: the address and port of each connection that it tried, in order.
+        lookups: the names it looked up, in order.
+    """
+
+    connections: list[tuple[str, int]] = field(default_factory=list)
+    lookups: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def network(
+    server: Server, dns: Mapping[str, Sequence[Sequence[str]] | Sequence[str]]
+) -> Iterator[Network]:
+    """Put the relay on a network where these names resolve; any other name does not.
+
+    Args:
+        dns: for each name its addresses, or a list of such answers, one for each look-up; the last
+            one stays.
+    """
+    seen = Network()
+    answers = {
+        name: [list(answer) for answer in found]
+        if found and not isinstance(found[0], str)
+        else [list(map(str, found))]
+        for name, found in {"localhost": ["127.0.0.1"], **dns}.items()
+    }
+    connect = socket.socket.connect
+
+    def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        seen.lookups.append(host)
+        queue = answers.get(host)
+        if not queue:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        found = queue.pop(0) if len(queue) > 1 else queue[0]
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in found
+        ]
+
+    def lead_here(sock: socket.socket, address: tuple[str, int]) -> None:
+        seen.connections.append(address[:2])
+        connect(sock, server.address(sock.family))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", look_up)
+        patch.setattr(socket.socket, "connect", lead_here)
+        yield seen

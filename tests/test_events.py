@@ -1,0 +1,264 @@
+"""`relay.events`: CloudEvents as they are written and read over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.events import Event
+from relay.problems import InvalidRequest
+
+ATTRIBUTES = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
+BINARY = {f"ce-{name}": value for name, value in ATTRIBUTES.items()}
+STRUCTURED = {"content-type": "application/cloudevents+json"}
+JSON_TYPE = {"content-type": "application/json"}
+
+
+def structured(**more: object) -> bytes:
+    return json.dumps({**ATTRIBUTES, **more}).encode()
+
+
+def test_binary_event_is_read() -> None:
+    """In binary mode attributes are headers and the body is the data, byte for byte."""
+    event = Event.from_http({**BINARY, **JSON_TYPE, "ce-subject": "x", "host": "a"}, b' {"a": 1}')
+
+    assert (event.id, event.type) == ("1", "t")
+    assert event.attributes["subject"] == "x"
+    assert event.attributes["datacontenttype"] == "application/json"
+    assert "host" not in event.attributes
+    assert event.data == b' {"a": 1}'
+
+
+def test_attributes_are_percent_decoded() -> None:
+    """What the binding has senders encode is decoded; a Content-Type is not encoded at all."""
+    event = Event.from_http({**BINARY, "ce-subject": "%C3%A9%20%25", "content-type": "a/b%20"}, b"")
+
+    assert event.attributes["subject"] == "é %"
+    assert event.attributes["datacontenttype"] == "a/b%20"
+    assert event.data is None
+
+
+@pytest.mark.parametrize(
+    ("more", "data"),
+    [
+        pytest.param({"data": {"a": 1}}, b'{"a": 1}', id="JSON"),
+        pytest.param({"data": "ü"}, b'"\\u00fc"', id="string"),
+        pytest.param({"data_base64": "AP8="}, b"\x00\xff", id="binary"),
+        pytest.param({}, None, id="none"),
+    ],
+)
+def test_structured_event_is_read(more: dict[str, object], data: bytes | None) -> None:
+    """In structured mode the body is the event; headers of the other mode count for nothing."""
+    headers = {**STRUCTURED, **BINARY, "ce-id": "2"}
+
+    event = Event.from_http(headers, structured(count=1, flag=True, none=None, **more))
+
+    assert event.id == "1"
+    assert event.attributes["count"] == "1"
+    assert event.attributes["flag"] == "true"
+    assert "none" not in event.attributes
+    assert event.data == data
+
+
+def test_version_03_is_read() -> None:
+    """Version 0.3 is still around."""
+    assert Event.from_http({**BINARY, "ce-specversion": "0.3"}, b"").id == "1"
+
+
+LOWER = "event has an attribute name that is not lower-case ASCII"
+CONTROL = "must not have a control character or a lone surrogate"
+NO_DATA = "event has an attribute called data or extensions"
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        pytest.param({}, "ce-specversion is missing; send a CloudEvent", id="no event"),
+        pytest.param(
+            {**BINARY, "ce-specversion": "2.0"},
+            "event is not a CloudEvent of version 1.0 or 0.3",
+            id="version",
+        ),
+        pytest.param(
+            {"ce-specversion": "1.0", "ce-id": "1", "ce-type": "t"},
+            "ce-source is missing or empty",
+            id="no source",
+        ),
+        pytest.param({**BINARY, "ce-id": ""}, "ce-id is missing or empty", id="empty id"),
+        pytest.param({**BINARY, "ce-type": ""}, "ce-type is missing or empty", id="empty type"),
+        pytest.param({**BINARY, "ce-a_b": "1"}, LOWER, id="name with _"),
+        pytest.param({**BINARY, "ce-a-b": "1"}, LOWER, id="name with -"),
+        pytest.param({**BINARY, "ce-": "1"}, LOWER, id="no name"),
+        pytest.param({**BINARY, "ce-data": "1"}, NO_DATA, id="data"),
+        pytest.param({**BINARY, "ce-extensions": "1"}, NO_DATA, id="extensions"),
+        pytest.param({**BINARY, "ce-a": "%0D%0AX: 1"}, f"ce-a {CONTROL}", id="newline"),
+        pytest.param({**BINARY, "ce-id": "%00"}, f"ce-id {CONTROL}", id="NUL"),
+        pytest.param({**BINARY, "ce-id": "%C2%85"}, f"ce-id {CONTROL}", id="NEL"),
+        pytest.param(
+            {**BINARY, "ce-datacontenttype": " Application/CloudEvents+json"},
+            "ce-datacontenttype must not be that of an event",
+            id="event as the data of an event",
+        ),
+        pytest.param(
+            {**BINARY, "content-type": "application/cloudevents-batch+json"},
+            "Content-Type must be application/cloudevents+json for a structured event",
+            id="batch",
+        ),
+        pytest.param(
+            {**BINARY, "content-type": "application/cloudevents+avro"},
+            "Content-Type must be application/cloudevents+json for a structured event",
+            id="Avro",
+        ),
+    ],
+)
+def test_what_is_no_binary_event_is_refused(headers: dict[str, str], message: str) -> None:
+    """An event that breaks the specification is refused, and says by what."""
+    with pytest.raises(InvalidRequest) as caught:
+        Event.from_http(headers, b"")
+
+    assert caught.value.detail == message
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        pytest.param(b"", "event is not JSON: Expecting value at line 1 column 1", id="empty"),
+        pytest.param(b"[]", "event must be one JSON object", id="array"),
+        pytest.param(b"{}", "event is not a CloudEvent of version 1.0 or 0.3", id="no attributes"),
+        pytest.param(structured(id=""), "ce-id is missing or empty", id="empty id"),
+        pytest.param(
+            structured(id=None), "event is not a CloudEvent of version 1.0 or 0.3", id="null id"
+        ),
+        pytest.param(structured(ID="2"), LOWER, id="id in upper case"),
+        pytest.param(structured(a_b="2"), LOWER, id="name with _"),
+        pytest.param(structured(extensions="a"), NO_DATA, id="extensions"),
+        pytest.param(
+            structured(a={"b": 1}),
+            "event has an attribute that is no string, number or boolean",
+            id="object as attribute",
+        ),
+        pytest.param(structured(a="\ud800"), f"ce-a {CONTROL}", id="lone surrogate"),
+        pytest.param(
+            structured(data_base64="%"),
+            "data_base64 must be base64 (RFC 4648 section 4)",
+            id="no base64",
+        ),
+        pytest.param(
+            structured(data_base64=None),
+            "event is not a CloudEvent of version 1.0 or 0.3",
+            id="null base64",
+        ),
+        pytest.param(
+            structured(data=1, data_base64="YQ=="),
+            "data_base64 must not stand beside data",
+            id="data twice",
+        ),
+        pytest.param(
+            structured(datacontenttype="application/cloudevents+json", data={"id": "2"}),
+            "ce-datacontenttype must not be that of an event",
+            id="event as the data of an event",
+        ),
+        pytest.param(
+            b"[" * 200,
+            "event is nested deeper than 100 levels",
+            id="deep",
+        ),
+    ],
+)
+def test_what_is_no_structured_event_is_refused(body: bytes, message: str) -> None:
+    """An event that breaks the specification is refused, and says by what."""
+    with pytest.raises(InvalidRequest) as caught:
+        Event.from_http(STRUCTURED, body)
+
+    assert caught.value.detail == message
+
+
+def test_event_is_written() -> None:
+    """Attributes are percent-encoded as the binding asks; a Content-Type stays as it is."""
+    event = Event(
+        attributes={
+            **ATTRIBUTES,
+            "time": "2026-01-01T00:00:00Z",
+            "subject": 'é "%\n',
+            "datacontenttype": "text/plain; charset=utf-8",
+        },
+        data=b"\x00",
+    )
+
+    headers, body = event.to_http()
+
+    assert dict(headers) == {
+        **BINARY,
+        "ce-time": "2026-01-01T00:00:00Z",
+        "ce-subject": "%C3%A9%20%22%25%0A",
+        "content-type": "text/plain; charset=utf-8",
+    }
+    assert body == b"\x00"
+
+
+def test_event_answers_a_broker() -> None:
+    """As a reply, an event is a whole answer, which the Broker publishes."""
+    response = Event(attributes=ATTRIBUTES, data=b"{}").to_response()
+
+    assert response.status == 200
+    assert dict(response.headers)["Content-Length"] == "2"
+    assert dict(response.headers)["ce-id"] == "1"
+    assert b"".join(response.body) == b"{}"
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
+NAMES = st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True).filter(
+    lambda name: name not in ("data", "extensions", "specversion", "datacontenttype")
+)
+
+
+@given(TEXT, TEXT, TEXT, st.dictionaries(NAMES, TEXT, max_size=3), st.binary(min_size=1))
+def test_what_is_written_is_read_back(
+    id_: str, source: str, type_: str, more: dict[str, str], data: bytes
+) -> None:
+    """Any event comes out as it went in, and its headers are visible ASCII."""
+    attributes = {**more, "specversion": "1.0", "id": id_, "source": source, "type": type_}
+    headers, body = Event(attributes=attributes, data=data).to_http()
+
+    event = Event.from_http(dict(headers), body)
+
+    assert all(value.isascii() and value.isprintable() for _, value in headers)
+    assert {name: event.attributes[name] for name in attributes} == attributes
+    assert event.data == data
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text(), max_size=2)
+KEYS = st.sampled_from([*ATTRIBUTES, "data", "data_base64", "ID", "time", "subject"]) | st.text()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*BINARY, "ce-data", "ce-time", "ce-datacontenttype", "content-type"])
+        | st.text().map("ce-{}".format),
+        st.sampled_from(["1.0", "0.3", "%", "%ff", "application/cloudevents+json"]) | st.text(),
+    ),
+    st.binary()
+    | st.dictionaries(KEYS, VALUES).map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(KEYS, VALUES).map(lambda value: structured(**value)),
+)
+def test_any_message_is_an_event_or_a_named_error(headers: dict[str, str], body: bytes) -> None:
+    """No message at all brings about another error than `InvalidRequest`; an event can be sent."""
+    for fields in (headers, {**BINARY, **headers}, STRUCTURED):
+        try:
+            event = Event.from_http(fields, body)
+        except InvalidRequest:
+            continue
+        for _, value in event.to_http()[0]:
+            assert value.isascii()
+            assert value.isprintable()
+
+
+def test_base64_of_a_structured_event_is_data() -> None:
+    """The bytes that the base64 stands for are the data."""
+    body = structured(data_base64=base64.b64encode(b"{}").decode())
+
+    assert Event.from_http(STRUCTURED, body).data == b"{}"
