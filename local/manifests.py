@@ -6,33 +6,20 @@ error that names file, resource and field.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
-import yaml
-
 from local.broker.filters import Filter, FilterError, parse_filter
+from local.resources import ManifestError as ManifestError  # a part of this module's interface
+from local.resources import Resource, read_resources
 
 BackoffPolicy = Literal["linear", "exponential"]
-_Resource = TypeVar("_Resource", "Broker", "Trigger", "SinkBinding")
+_Parsed = TypeVar("_Parsed", "Broker", "Trigger", "SinkBinding")
 
-_DURATION = re.compile(
-    r"P(?=.)(?:(?P<weeks>N)W)?(?:(?P<days>N)D)?"
-    r"(?:T(?=.)(?:(?P<hours>N)H)?(?:(?P<minutes>N)M)?(?:(?P<seconds>N)S)?)?".replace(
-        "N", r"\d+(?:[.,]\d+)?"
-    ),
-    re.ASCII,
-)
-_UNIT_S = {"weeks": 604800, "days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 _MAX_EXPONENT = 32
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be used; the message names file, resource and field."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,18 +159,18 @@ def load(folder: Path) -> Manifests:
     brokers: dict[tuple[str, str], Broker] = {}
     triggers: dict[tuple[str, str], Trigger] = {}
     sink_bindings: dict[tuple[str, str], SinkBinding] = {}
-    trigger_readers: list[_Reader] = []
-    for reader in _read_resources(folder):
-        if reader.kind == "Broker":
-            _add(brokers, reader, _parse_broker)
-        elif reader.kind == "Trigger":
-            _add(triggers, reader, _parse_trigger)
-            trigger_readers.append(reader)
-        elif reader.kind == "SinkBinding":
-            _add(sink_bindings, reader, _parse_sink_binding)
-    for reader, trigger in zip(trigger_readers, triggers.values(), strict=True):
+    trigger_resources: list[Resource] = []
+    for resource in read_resources(folder):
+        if resource.kind == "Broker":
+            _add(brokers, resource, _parse_broker)
+        elif resource.kind == "Trigger":
+            _add(triggers, resource, _parse_trigger)
+            trigger_resources.append(resource)
+        elif resource.kind == "SinkBinding":
+            _add(sink_bindings, resource, _parse_sink_binding)
+    for resource, trigger in zip(trigger_resources, triggers.values(), strict=True):
         if (trigger.namespace, trigger.broker) not in brokers:
-            raise reader.error("spec.broker", f"must name a Broker in {folder}")
+            raise resource.error("spec.broker", f"must name a Broker in {folder}")
     return Manifests(
         brokers=tuple(brokers.values()),
         triggers=tuple(triggers.values()),
@@ -191,185 +178,94 @@ def load(folder: Path) -> Manifests:
     )
 
 
-def parse_duration(text: str) -> float:
-    """Return the seconds of an ISO 8601 duration in weeks, days, hours, minutes and seconds.
-
-    Raises:
-        ValueError: the text is none; years and months have no fixed length.
-    """
-    match = _DURATION.fullmatch(text)
-    if not match:
-        raise ValueError("must be an ISO 8601 duration such as PT0.2S")
-    return sum(
-        float(number.replace(",", ".")) * _UNIT_S[unit]
-        for unit, number in match.groupdict().items()
-        if number is not None
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Reader:
-    """One resource of a file, read field by field with errors that say where."""
-
-    file: Path
-    kind: str
-    namespace: str
-    name: str
-    spec: Mapping[str, object]
-
-    def error(self, path: str, problem: str) -> ManifestError:
-        return ManifestError(
-            f"{self.file}: {self.kind} {self.namespace}/{self.name}: {path} {problem}"
-        )
-
-    def mapping(self, parent: Mapping[str, object], path: str) -> Mapping[str, object]:
-        value = parent.get(_last(path))
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise self.error(path, "must be an object")
-        return cast("dict[str, object]", value)
-
-    def text(self, parent: Mapping[str, object], path: str) -> str:
-        value = parent.get(_last(path), "")
-        if not isinstance(value, str):
-            raise self.error(path, "must be a string")
-        return value
-
-    def required_text(self, parent: Mapping[str, object], path: str) -> str:
-        value = self.text(parent, path)
-        if not value:
-            raise self.error(path, "must be given")
-        return value
-
-    def duration_s(self, parent: Mapping[str, object], path: str) -> float | None:
-        text = self.text(parent, path)
-        try:
-            return parse_duration(text) if text else None
-        except ValueError as exc:
-            raise self.error(path, f"{exc}, not {text!r}") from exc
-
-
-def _last(path: str) -> str:
-    return path.rpartition(".")[2]
-
-
-def _read_resources(folder: Path) -> Iterator[_Reader]:
-    for file in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
-        try:
-            documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, UnicodeDecodeError) as exc:
-            raise ManifestError(f"{file}: must be YAML: {exc}") from exc
-        for document in documents:
-            if not isinstance(document, dict):
-                continue
-            api_version = document.get("apiVersion")
-            if not isinstance(api_version, str) or not api_version.startswith(
-                ("eventing.knative.dev/", "sources.knative.dev/")
-            ):
-                continue
-            yield _reader(file, document)
-
-
-def _reader(file: Path, document: Mapping[str, object]) -> _Reader:
-    draft = _Reader(
-        file=file, kind=str(document.get("kind")), namespace="default", name="?", spec={}
-    )
-    metadata = draft.mapping(document, "metadata")
-    named = replace(
-        draft,
-        namespace=draft.text(metadata, "metadata.namespace") or "default",
-        name=draft.required_text(metadata, "metadata.name"),
-    )
-    return replace(named, spec=named.mapping(document, "spec"))
-
-
 def _add(
-    resources: dict[tuple[str, str], _Resource],
-    reader: _Reader,
-    parse: Callable[[_Reader], _Resource],
+    resources: dict[tuple[str, str], _Parsed],
+    resource: Resource,
+    parse: Callable[[Resource], _Parsed],
 ) -> None:
-    key = (reader.namespace, reader.name)
+    key = (resource.namespace, resource.name)
     if key in resources:
-        raise reader.error("metadata.name", "must be given to one resource only")
-    resources[key] = parse(reader)
+        raise resource.error("metadata.name", "must be given to one resource only")
+    resources[key] = parse(resource)
 
 
-def _parse_broker(reader: _Reader) -> Broker:
-    return Broker(namespace=reader.namespace, name=reader.name, delivery=_parse_delivery(reader))
+def _parse_broker(resource: Resource) -> Broker:
+    return Broker(
+        namespace=resource.namespace, name=resource.name, delivery=_parse_delivery(resource)
+    )
 
 
-def _parse_trigger(reader: _Reader) -> Trigger:
+def _parse_trigger(resource: Resource) -> Trigger:
     try:
-        event_filter = parse_filter(reader.spec)
+        event_filter = parse_filter(resource.spec)
     except FilterError as exc:
         path, _, problem = str(exc).partition(" ")
-        raise reader.error(path, problem) from exc
+        raise resource.error(path, problem) from exc
     return Trigger(
-        namespace=reader.namespace,
-        name=reader.name,
-        broker=reader.required_text(reader.spec, "spec.broker"),
+        namespace=resource.namespace,
+        name=resource.name,
+        broker=resource.required_text(resource.spec, "spec.broker"),
         filter=event_filter,
-        subscriber=_parse_destination(reader, reader.spec, "spec.subscriber"),
-        delivery=_parse_delivery(reader),
+        subscriber=_parse_destination(resource, resource.spec, "spec.subscriber"),
+        delivery=_parse_delivery(resource),
     )
 
 
-def _parse_sink_binding(reader: _Reader) -> SinkBinding:
-    overrides = reader.mapping(reader.spec, "spec.ceOverrides")
-    extensions = reader.mapping(overrides, "spec.ceOverrides.extensions")
-    subject = reader.mapping(reader.spec, "spec.subject")
+def _parse_sink_binding(resource: Resource) -> SinkBinding:
+    overrides = resource.mapping(resource.spec, "spec.ceOverrides")
+    extensions = resource.mapping(overrides, "spec.ceOverrides.extensions")
+    subject = resource.mapping(resource.spec, "spec.subject")
     return SinkBinding(
-        namespace=reader.namespace,
-        name=reader.name,
-        subject_name=reader.required_text(subject, "spec.subject.name"),
-        sink=_parse_destination(reader, reader.spec, "spec.sink"),
+        namespace=resource.namespace,
+        name=resource.name,
+        subject_name=resource.required_text(subject, "spec.subject.name"),
+        sink=_parse_destination(resource, resource.spec, "spec.sink"),
         ce_overrides={
-            name: reader.text(extensions, f"spec.ceOverrides.extensions.{name}")
+            name: resource.text(extensions, f"spec.ceOverrides.extensions.{name}")
             for name in extensions
         },
     )
 
 
-def _parse_delivery(reader: _Reader) -> DeliverySpec | None:
-    if reader.spec.get("delivery") is None:
+def _parse_delivery(resource: Resource) -> DeliverySpec | None:
+    if resource.spec.get("delivery") is None:
         return None
     path = "spec.delivery"
-    delivery = reader.mapping(reader.spec, path)
+    delivery = resource.mapping(resource.spec, path)
     retry = delivery.get("retry", 0)
     if not isinstance(retry, int) or isinstance(retry, bool) or retry < 0:
-        raise reader.error(f"{path}.retry", "must be an integer of at least 0")
-    policy = reader.text(delivery, f"{path}.backoffPolicy") or None
+        raise resource.error(f"{path}.retry", "must be an integer of at least 0")
+    policy = resource.text(delivery, f"{path}.backoffPolicy") or None
     if policy not in ("linear", "exponential", None):
-        raise reader.error(f"{path}.backoffPolicy", "must be linear or exponential")
-    delay_s = reader.duration_s(delivery, f"{path}.backoffDelay")
+        raise resource.error(f"{path}.backoffPolicy", "must be linear or exponential")
+    delay_s = resource.duration_s(delivery, f"{path}.backoffDelay")
     has_sink = delivery.get("deadLetterSink") is not None
     return DeliverySpec(
         retry=retry,
         backoff_policy=cast("BackoffPolicy | None", policy),
         backoff_delay_s=delay_s or 0.0,
-        timeout_s=reader.duration_s(delivery, f"{path}.timeout") or None,
-        retry_after_max_s=reader.duration_s(delivery, f"{path}.retryAfterMax"),
+        timeout_s=resource.duration_s(delivery, f"{path}.timeout") or None,
+        retry_after_max_s=resource.duration_s(delivery, f"{path}.retryAfterMax"),
         dead_letter_sink=(
-            _parse_destination(reader, delivery, f"{path}.deadLetterSink") if has_sink else None
+            _parse_destination(resource, delivery, f"{path}.deadLetterSink") if has_sink else None
         ),
     )
 
 
-def _parse_destination(reader: _Reader, parent: Mapping[str, object], path: str) -> Destination:
-    value = reader.mapping(parent, path)
-    uri = reader.text(value, f"{path}.uri")
+def _parse_destination(resource: Resource, parent: Mapping[str, object], path: str) -> Destination:
+    value = resource.mapping(parent, path)
+    uri = resource.text(value, f"{path}.uri")
     if value.get("ref") is None:
         if urlsplit(uri).scheme not in ("http", "https"):
-            raise reader.error(path, "must have a ref, or an absolute http(s) uri")
+            raise resource.error(path, "must have a ref, or an absolute http(s) uri")
         return Destination(kind=None, namespace="", name="", uri=uri)
-    ref = reader.mapping(value, f"{path}.ref")
-    kind = reader.required_text(ref, f"{path}.ref.kind")
+    ref = resource.mapping(value, f"{path}.ref")
+    kind = resource.required_text(ref, f"{path}.ref.kind")
     if kind not in ("Service", "Broker"):
-        raise reader.error(f"{path}.ref.kind", f"must be Service or Broker, not {kind!r}")
+        raise resource.error(f"{path}.ref.kind", f"must be Service or Broker, not {kind!r}")
     return Destination(
         kind=cast("Literal['Service', 'Broker']", kind),
-        namespace=reader.text(ref, f"{path}.ref.namespace") or reader.namespace,
-        name=reader.required_text(ref, f"{path}.ref.name"),
+        namespace=resource.text(ref, f"{path}.ref.namespace") or resource.namespace,
+        name=resource.required_text(ref, f"{path}.ref.name"),
         uri=uri,
     )

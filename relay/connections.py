@@ -14,7 +14,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from io import BufferedReader
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import certifi
 import requests
@@ -55,12 +56,41 @@ class _Calls(threading.local):
 calls = _Calls()
 
 
+class _HeaderLines:
+    """Read the lines of a header block, none of them cut short."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        self._stream = stream
+        self.close = stream.close
+        self.flush = stream.flush
+
+    def readline(self, limit_bytes: int) -> bytes:
+        line = self._stream.readline(limit_bytes)
+        if not line.endswith(b"\n"):
+            raise http.client.HTTPException("the headers broke off")
+        return line
+
+
+class _WholeHeaders(http.client.HTTPResponse):
+    """Refuse headers that end with the connection; http.client would take them for all."""
+
+    def begin(self) -> None:
+        stream = self.fp
+        self.fp = cast("BufferedReader", _HeaderLines(stream))
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:  # it was not closed
+                self.fp = stream
+
+
 class _GuardedConnection(HTTPConnection):
     """Open the socket to an address the policy has judged, and put it under the call's deadline."""
 
     _deadline: Deadline | None = None
     _idle_since = 0.0
 
+    response_class = _WholeHeaders
     # urllib3's own gives one value a meaning (SKIP_HEADER).
     putheader = http.client.HTTPConnection.putheader
 
@@ -168,19 +198,27 @@ def _connect(call: Call) -> socket.socket:
     permitted = call.policy.permitted(origin, addresses(origin, budget))
     reason = "no address"
     for left, address in zip(range(len(permitted), 0, -1), permitted, strict=True):
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            sock.settimeout(max(budget.remaining_s / left, 0.001))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.connect((str(address), origin.port))
+            sock = _open(address, origin.port, max(budget.remaining_s / left, 0.001))
         except OSError as exc:
-            sock.close()
             reason = "timed out" if isinstance(exc, TimeoutError) else (exc.strerror or "failed")
             continue
         sock.settimeout(call.deadline.remaining_s or 0.001)
         return sock
     raise TargetUnreachable(f"{budget.peer} cannot be reached: {reason}")
+
+
+def _open(address: IPAddress, port: int, timeout_s: float) -> socket.socket:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect((str(address), port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 _lookups = threading.BoundedSemaphore(_MAX_LOOKUPS)

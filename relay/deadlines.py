@@ -50,7 +50,7 @@ class Deadline:
 
     def error(self) -> DeadlineExceeded:
         """Make the error that says the time ran out."""
-        return DeadlineExceeded(f"{self.peer} did not answer in full within {self.seconds:g} s")
+        return DeadlineExceeded(f"{self.peer} did not answer in full within {round(self.seconds, 3):g} s")
 
     def check(self) -> None:
         """Raise when the call was cut off.
@@ -92,6 +92,7 @@ class Deadline:
                 self._cut = True
                 with contextlib.suppress(OSError):  # the peer was quicker
                     self._socket.shutdown(socket.SHUT_RDWR)
+                self._let_go()
 
     def _let_go(self) -> None:
         if self._socket is not None:

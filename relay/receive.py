@@ -11,16 +11,13 @@ The answer steers the Broker, so it is chosen by what the Broker does with it:
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-from relay import strict_json
 from relay.calls import Caller, next_hop
-from relay.client import Answer
 from relay.envelope import Envelope
 from relay.events import COMPLETED, FAILED, JSON, Event
 from relay.headers import Headers, find, is_json, trace_context
@@ -30,11 +27,15 @@ from relay.problems import (
     InvalidRequest,
     LoopDetected,
     RelayError,
+    StateUnavailable,
     TargetFailed,
     TargetNotAllowed,
     problem,
 )
+from relay.records import Records
+from relay.results import result_of
 from relay.settings import Settings
+from relay.state import State
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +62,13 @@ class Receive:
     """The CloudEvent function.
 
     Args:
-        settings: those of the target and of events, and `max_result_bytes`, count.
+        settings: those of the target, of events and of the state, and `max_result_bytes`, count.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._caller = Caller(settings)
+        self._records = Records(State(settings.state_url, settings.state_ttl_s))
 
     def read(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """Read the event that a Broker delivers.
@@ -84,14 +86,15 @@ class Receive:
     def handle(self, delivery: Delivery) -> Response:
         """Make the call that an event asks for and answer the Broker; nothing is raised."""
         event = delivery.event
+        attempts = self._count_attempt(event.id)
         try:
-            response = self._result(event, delivery.envelope)
+            response = self._call(event, delivery.envelope, attempts)
         except RelayError as exc:
-            response = refusal(exc)
+            response = refusal(exc, attempts)
         log.info("%s %s: %d", event.type, event.id, response.status)
         return response
 
-    def _result(self, event: Event, envelope: Envelope) -> Response:
+    def _call(self, event: Event, envelope: Envelope, attempts: int) -> Response:
         trace = trace_context(
             event.attributes.get("traceparent"), event.attributes.get("tracestate")
         )
@@ -103,90 +106,53 @@ class Receive:
         )
         if answer.status in _RETRIED or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             answer.close()
-            return _retry(f"the target answered {answer.status}", answer.headers)
-        data = json.dumps(result_of(answer, self._settings.max_result_bytes)).encode()
+            retry_after = find(answer.headers, "Retry-After")
+            headers = (("Retry-After", retry_after),) if retry_after else ()
+            reason = f"the target answered {answer.status}"
+            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, attempts, headers)
+        result = result_of(answer, self._settings.max_result_bytes)
         ending = COMPLETED if 200 <= answer.status < 300 else FAILED
-        return _reply(
-            Event(
-                attributes={
-                    # The same for every delivery of the same event, so that whoever counts results
-                    # can tell a repeated one.
-                    "id": f"{event.id}.{ending}",
-                    "source": self._settings.event_source,
-                    "type": f"{self._settings.event_type}.{ending}",
-                    "subject": event.id,
-                    "datacontenttype": JSON,
-                    **dict(trace),
-                },
-                data=data,
-            )
-        )
+        attributes = {
+            # The same for every delivery of the same event, so that whoever counts results can tell
+            # a repeated one.
+            "id": f"{event.id}.{ending}",
+            "source": self._settings.event_source,
+            "type": f"{self._settings.event_type}.{ending}",
+            "subject": event.id,
+            "datacontenttype": JSON,
+            **dict(trace),
+        }
+        if attempts:
+            attributes["relayattempts"] = str(attempts)
+        return Event(attributes=attributes, data=json.dumps(result).encode()).to_response()
 
-
-def result_of(answer: Answer, limit_bytes: int) -> dict[str, object]:
-    """Read a target's answer into the data of a result event.
-
-    Args:
-        limit_bytes: how much of the body is kept; if there was more, `truncated` is true.
-
-    Returns:
-        `status`, `headers` (name to the list of its values), and the body: JSON as `body`, text as
-        a string in `body`, anything else as `bodyBase64`.
-    """
-    raw, truncated = answer.read(limit_bytes)
-    headers: dict[str, list[str]] = {}
-    for name, value in answer.headers:
-        headers.setdefault(name, []).append(value)
-    result: dict[str, object] = {"status": answer.status, "headers": headers}
-    if truncated:
-        result["truncated"] = True
-    if raw:
-        result.update(_body(raw, find(answer.headers, "Content-Type") or "", truncated))
-    return result
-
-
-def _body(raw: bytes, content_type: str, truncated: bool) -> dict[str, object]:
-    if is_json(content_type) and not truncated:
+    def _count_attempt(self, event_id: str) -> int:
+        """Count; 0 when the state is away, which is no reason to let a call wait."""
         try:
-            return {"body": strict_json.loads(raw)}
-        except strict_json.JSONError:
-            pass  # what calls itself JSON and is not is kept as text, or as bytes
-    try:
-        # A cut may go through the middle of a character; what is before it is still text.
-        return {"body": raw.decode("utf-8") if not truncated else _text_before_cut(raw)}
-    except UnicodeDecodeError:
-        return {"bodyBase64": base64.b64encode(raw).decode("ascii")}
+            return self._records.count_attempt(event_id)
+        except StateUnavailable as exc:
+            log.warning("the attempts of %s are not counted: %s", event_id, exc.detail)
+            return 0
 
 
-def _text_before_cut(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        if exc.reason != "unexpected end of data":
-            raise
-        return raw[: exc.start].decode("utf-8")
-
-
-def refusal(error: RelayError) -> Response:
+def refusal(error: RelayError, attempts: int = 0) -> Response:
     """Answer the Broker for a call that could not be made or had no answer."""
     if isinstance(error, TargetFailed | DeadlineExceeded):
-        return _retry(error.detail)
-    if isinstance(error, TargetNotAllowed | LoopDetected):
-        return _problem(HTTPStatus.FORBIDDEN, error.detail)
-    return _problem(HTTPStatus.BAD_REQUEST, error.detail)
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+    elif isinstance(error, TargetNotAllowed | LoopDetected):
+        status = HTTPStatus.FORBIDDEN
+    else:
+        status = HTTPStatus.BAD_REQUEST
+    return _problem(status, error.detail, attempts)
 
 
-def _retry(reason: str, target_headers: Headers = ()) -> Response:
-    retry_after = find(target_headers, "Retry-After")
-    headers = (("Retry-After", retry_after),) if retry_after else ()
-    return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers)
-
-
-def _problem(status: HTTPStatus, detail: str, headers: Headers = ()) -> Response:
-    response = problem(status, detail, headers=headers)
+def _problem(status: HTTPStatus, detail: str, attempts: int, headers: Headers = ()) -> Response:
+    """Answer with a problem short enough for any Broker; a dead letter keeps it."""
+    members: dict[str, str | int | float] = {"attempts": attempts} if attempts else {}
+    response = problem(status, detail, headers=headers, members=members)
     while sum(map(len, response.body)) > _ERROR_BYTES:
         detail = detail[: len(detail) * 3 // 4]
-        response = problem(status, detail + "…", headers=headers)
+        response = problem(status, detail + "…", headers=headers, members=members)
     return response
 
 
@@ -194,9 +160,3 @@ def _envelope(event: Event) -> Envelope:
     if not is_json(event.attributes.get("datacontenttype", JSON)):
         raise InvalidRequest("Content-Type", "must be application/json: the data is an envelope")
     return Envelope.from_json(event.data or b"")
-
-
-def _reply(event: Event) -> Response:
-    headers, body = event.to_http()
-    length = ("Content-Length", str(len(body)))
-    return Response(status=HTTPStatus.OK, headers=(*headers, length), body=(body,))

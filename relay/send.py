@@ -5,30 +5,42 @@ from __future__ import annotations
 import json
 import logging
 import re
-import uuid
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
-from urllib.parse import parse_qsl, urlencode
 
 from relay import strict_json
 from relay.bodies import read_body
 from relay.broker import Broker
+from relay.callbacks import callback_event
 from relay.calls import Caller, next_hop
-from relay.envelope import METHODS, Envelope
-from relay.events import CALLBACK, JSON, RESULTS, Event
-from relay.headers import HOPS, Headers, hops_of, is_json, trace_context
+from relay.envelope import METHODS, Callback, Envelope
+from relay.events import CALLBACK, JSON, Event
+from relay.headers import HOPS, Headers, hops_of, trace_context
+from relay.ids import new_id, parse_id
 from relay.messages import Request, Response
-from relay.problems import InvalidRequest, MethodNotAllowed, NotFound, RelayError, problem_of
+from relay.outcomes import Outcomes
+from relay.prefer import Preferences
+from relay.problems import (
+    BrokerUnavailable,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RelayError,
+    StateUnavailable,
+    problem_of,
+)
+from relay.records import Record, Records
+from relay.results import as_response
 from relay.settings import Settings
+from relay.state import State
+from relay.status import Status, status_answer
 
 log = logging.getLogger(__name__)
 
-FORM: Final = "application/x-www-form-urlencoded"
-
-# Fit for an event's id, a header and a path segment alike; with or without the quotes of
-# draft-ietf-httpapi-idempotency-key-header.
-_ID = re.compile(r'("?)([A-Za-z0-9._~:+=@-]{1,128})\1', re.ASCII)
-_ID_RULE = "must be 1 to 128 letters, digits or . _ ~ : + = @ -"
+_INDEX: Final = "GET / lists what there is"
 
 Handler = Callable[[Request], Response]
 
@@ -44,13 +56,20 @@ class Send:
         self._settings = settings
         self._caller = Caller(settings)
         self._broker = Broker(settings)
-        self._routes: Mapping[str, tuple[tuple[str, ...], Handler]] = {
-            "/": (("GET", "POST"), self._index),
-            "/sync": (METHODS, self._sync),
-            "/async": (("POST",), self._async),
-            "/event": (("POST",), self._async),
-            "/event/callback": (("GET", "POST"), self._callback),
-            "/event/dead-letter": (("POST",), self._dead_letter),
+        self._records = Records(State(settings.state_url, settings.state_ttl_s))
+        self._outcomes = Outcomes(settings, self._records, self._broker)
+        self._status = Status(self._records, self._broker)
+        # Who waits holds a thread; most of them stay free for everybody else.
+        self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
+        self._routes: dict[str, dict[str, Handler]] = {
+            "/": {"GET": self._index, "POST": self._misdirected},
+            "/sync": dict.fromkeys(METHODS, self._sync),
+            "/async": {"POST": self._async, "GET": self._status.list},
+            "/event": {"POST": self._async},
+            "/event/callback": {"GET": self._callback, "POST": self._callback},
+            "/event/dead-letter": {"POST": self._dead_letter},
+            "/async/{id}": {"GET": self._status.read},
+            "/async/{id}/retry": {"POST": self._status.retry},
         }
 
     def handle(self, request: Request) -> Response:
@@ -65,27 +84,35 @@ class Send:
         return response
 
     def _handler(self, request: Request) -> Handler:
-        if request.path not in self._routes:
-            raise NotFound(f"there is no {request.path[:200]!a}; GET / lists what there is")
-        methods, handler = self._routes[request.path]
-        if request.method not in methods:
-            raise MethodNotAllowed(request.method, request.path, methods)
-        return handler
+        path = re.sub(r"^/async/[^/]+", "/async/{id}", request.path)
+        handlers = self._routes.get(path)
+        if handlers is None:
+            raise NotFound(f"there is no {request.path[:200]!a}; {_INDEX}")
+        if request.method not in handlers:
+            raise MethodNotAllowed(request.method, request.path[:200], tuple(handlers))
+        return handlers[request.method]
 
     def _index(self, request: Request) -> Response:
-        if request.method == "POST":  # as `func invoke` does
-            raise InvalidRequest(
-                "envelope",
-                'must go to /sync or /async: {"targetURL", "targetAPI", "headers", "body"} as JSON',
-            )
-        routes = {path: list(methods) for path, (methods, _) in self._routes.items()}
+        routes = {path: list(handlers) for path, handlers in self._routes.items()}
         document = {"service": "sync/async HTTP relay", "routes": routes}
         return Response.whole(200, json.dumps(document).encode(), content_type=JSON)
 
+    def _misdirected(self, request: Request) -> Response:
+        """Tell what a call looks like: `func invoke` posts here."""
+        raise InvalidRequest(
+            "envelope",
+            'must go to /sync or /async: {"targetURL", "targetAPI", "headers", "body"} as JSON',
+        )
+
     def _sync(self, request: Request) -> Response:
-        envelope = self._envelope(self._body(request))
+        data = self._body(request)
+        envelope = self._envelope(data)
         if envelope.method is not None:
             raise InvalidRequest("method", "is for /async; /sync relays the method it is called by")
+        if Preferences.from_header(request.headers.get("prefer")).respond_async:
+            return self._respond_async(request, data)
+        if envelope.callback is not None:
+            raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
         answer = self._caller.call(
             envelope,
             method=request.method,
@@ -99,64 +126,91 @@ class Send:
         answer.begin()
         return Response(status=answer.status, headers=answer.headers, body=answer)
 
+    def _respond_async(self, request: Request, data: bytes) -> Response:
+        """Do for /sync what /async does; the method goes into the envelope."""
+        value = strict_json.loads(data)
+        assert isinstance(value, dict)  # noqa: S101 - it has been read as an envelope
+        data = json.dumps(value | {"method": request.method}).encode("ascii")
+        record = self._accept(request, data, self._envelope(data))
+        return status_answer(202, record, ("Preference-Applied", "respond-async"))
+
     def _async(self, request: Request) -> Response:
         data = self._body(request)
-        envelope = self._envelope(data)
-        event_id = _idempotency_key(request)
+        record = self._accept(request, data, self._envelope(data))
+        wait_s = Preferences.from_header(request.headers.get("prefer")).wait_s
+        if wait_s is None or not self._waiting.acquire(blocking=False):
+            return status_answer(202, record)
+        applied = ("Preference-Applied", f"wait={wait_s}")
+        try:
+            known = self._records.wait(record.id, wait_s) or record
+        except StateUnavailable:
+            known = record
+        finally:
+            self._waiting.release()
+        answer = known.answer()
+        if answer is None or "truncated" in answer:
+            return status_answer(202, known, applied)
+        response = as_response(answer)
+        return replace(response, headers=(*response.headers, applied))
+
+    def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Record:
+        """Publish a request; return when the Broker has it."""
+        key = request.headers.get("idempotency-key")
+        request_id = new_id() if key is None else parse_id(key, field="Idempotency-Key")
         hops = request.headers.get(HOPS)
         next_hop(hops)  # refused here, where somebody hears of it; Receive counts
         self._caller.check(envelope)
-        self._publish(
-            request,
-            {
-                "id": event_id,
-                "type": self._settings.event_type,
-                "datacontenttype": JSON,
-                "relayhops": str(hops_of(hops)),
-            },
-            data,
-        )
-        document = {"id": event_id, "status": "accepted"}
-        return Response.whole(202, json.dumps(document).encode(), content_type=JSON)
+        self._note(request_id, envelope.callback)
+        attributes = {
+            "id": request_id,
+            "source": self._settings.event_source,
+            "type": self._settings.event_type,
+            "datacontenttype": JSON,
+            "relayhops": str(hops_of(hops)),
+        }
+        try:
+            self._publish(request, Event(attributes=attributes, data=data))
+        except BrokerUnavailable as exc:
+            if exc.members.get("published") == "no":
+                with suppress(StateUnavailable):
+                    self._records.forget(request_id)
+            raise
+        return Record.accepted_now(request_id)
+
+    def _note(self, request_id: str, callback: Callback | None) -> None:
+        """Note a request before it is published; nothing can overtake that.
+
+        Without the state a request is accepted all the same, unless it asks for a callback: that
+        promise could not be kept.
+        """
+        asked = None if callback is None else callback.envelope()
+        try:
+            self._records.accept(request_id, callback=asked)
+        except StateUnavailable as exc:
+            if callback is not None:
+                raise
+            log.warning("%s is accepted without a record: %s", request_id, exc.detail)
 
     def _callback(self, request: Request) -> Response:
-        """Republish what a target calls back with, so that any Trigger can have it.
+        """Take a target's callback, or what the Broker has of the relay's own events.
 
-        The answer has no body: the Broker delivers results here too, and takes any body that is no
-        event for a failure.
+        The answer has no body, or is an event: the Broker takes any other for a failure.
         """
         body = self._body(request)
-        if request.headers.get("ce-type") in self._own_types():
-            event = Event.from_http(request.headers, body)
-            log.info("%s: %s", event.type, event.attributes.get("subject", event.id))
-            return Response.empty(202)
-        attributes = {"id": str(uuid.uuid4()), "type": f"{self._settings.event_type}.{CALLBACK}"}
-        query = parse_qsl(request.query, keep_blank_values=True)
-        for subject in (value for name, value in query if name == "id"):
-            if not _ID.fullmatch(subject):
-                raise InvalidRequest("id", f"in the query {_ID_RULE}")
-            attributes["subject"] = subject
-        parameters = [(name, value) for name, value in query if name != "id"]
-        if body:
-            attributes["datacontenttype"], body = _callback_data(request, body)
-        elif parameters:
-            # A callback by GET has its data in the query.
-            attributes["datacontenttype"], body = FORM, urlencode(parameters).encode("ascii")
-        self._publish(request, attributes, body or None)
+        if self._outcomes.is_own(request.headers.get("ce-type")):
+            return self._outcomes.take(Event.from_http(request.headers, body))
+        event = callback_event(
+            request,
+            body,
+            event_type=f"{self._settings.event_type}.{CALLBACK}",
+            source=self._settings.event_source,
+        )
+        self._publish(request, event)
         return Response.empty(202)
 
     def _dead_letter(self, request: Request) -> Response:
-        event = Event.from_http(request.headers, self._body(request))
-        log.error(
-            "dead letter %s: %s answered %s",
-            event.id,
-            event.attributes.get("knativeerrordest", "its subscriber"),
-            event.attributes.get("knativeerrorcode", "nothing the Broker understood"),
-        )
+        self._outcomes.bury(Event.from_http(request.headers, self._body(request)))
         return Response.empty(202)
-
-    def _own_types(self) -> tuple[str, ...]:
-        return tuple(f"{self._settings.event_type}.{end}" for end in (*RESULTS, CALLBACK))
 
     def _body(self, request: Request) -> bytes:
         return read_body(request.stream, request.content_length, self._settings.max_body_bytes)
@@ -168,41 +222,11 @@ class Send:
             raise InvalidRequest("timeout", f"must be at most {longest_s:g} s (TARGET_TIMEOUT_S)")
         return envelope
 
-    def _publish(self, request: Request, attributes: dict[str, str], data: bytes | None) -> None:
+    def _publish(self, request: Request, event: Event) -> None:
         trace = _trace(request)
-        attributes = {"source": self._settings.event_source, **attributes, **dict(trace)}
-        self._broker.publish(Event(attributes=attributes, data=data), trace=trace)
+        attributes = {**event.attributes, **dict(trace)}
+        self._broker.publish(replace(event, attributes=attributes), trace=trace)
 
 
 def _trace(request: Request) -> Headers:
     return trace_context(request.headers.get("traceparent"), request.headers.get("tracestate"))
-
-
-def _idempotency_key(request: Request) -> str:
-    """Return the caller's own id for this request, or a new one."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return str(uuid.uuid4())
-    match = _ID.fullmatch(key)
-    if match is None:
-        raise InvalidRequest("Idempotency-Key", _ID_RULE)
-    return match[2]
-
-
-def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:
-    """Return the media type and bytes of a callback, as they go into an event.
-
-    Raises:
-        InvalidRequest: it is called JSON, or a CloudEvent, and is none.
-    """
-    content_type = request.headers.get("content-type", "application/octet-stream")
-    if content_type.lower().startswith("application/cloudevents"):
-        # In binary mode this Content-Type would turn the data into the event itself.
-        event = Event.from_http(request.headers, body)
-        return event.attributes.get("datacontenttype", JSON), event.data or b"null"
-    if is_json(content_type):
-        try:
-            strict_json.loads(body)
-        except strict_json.JSONError as exc:
-            raise InvalidRequest("body", str(exc)) from exc
-    return content_type, body

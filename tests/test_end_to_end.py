@@ -13,6 +13,7 @@ import pytest
 from tests.support.processes import is_listening, wait_until
 from tests.support.stack import PARTS, Relay, started
 
+
 @pytest.fixture(scope="module")
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     """Run one stack for all calls."""

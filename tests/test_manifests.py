@@ -15,8 +15,8 @@ from local.manifests import (
     ManifestError,
     Manifests,
     load,
-    parse_duration,
 )
+from local.resources import parse_duration
 from tests.support.processes import REPOSITORY
 
 SUBSCRIBER = {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "s"}}

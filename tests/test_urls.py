@@ -114,6 +114,7 @@ def test_origin_is_complete(url: str, host: str, port: int, is_address: bool) ->
         pytest.param(f"http://{'a.' * 126}aa", HOST, id="name of 254"),
         pytest.param("http://bücher.test", HOST, id="not ASCII"),
         pytest.param("http://ⓐ.test", HOST, id="circled letter"),
+        pytest.param("http://\u212aubernetes.default", HOST, id="Kelvin sign"),
         pytest.param("http://a\uff0etest", HOST, id="full-width dot"),
         pytest.param("http://a\u3002test", HOST, id="ideographic dot"),
         pytest.param("http://a\u200b.test", HOST, id="zero width space"),

@@ -16,10 +16,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from local import manifests
+from local.broker.database import StoreError
 from local.broker.dispatch import Dispatcher
 from local.broker.ingress import Ingress
 from local.broker.routing import Routing
-from local.broker.store import Store, StoreError
+from local.broker.store import Store
 
 _HOST = "127.0.0.1"
 _GRACE_S = 5

@@ -145,11 +145,14 @@ class Sender:
                     body += chunk
                     if len(body) > _MAX_ANSWER_BYTES:
                         break
-                return response.status_code, response.headers, bytes(body)
             finally:
                 await response.aclose()
-        finally:
-            self._idle.append(client)
+        except BaseException:
+            # What was broken off in the middle could hold up the next delivery.
+            await client.aclose()
+            raise
+        self._idle.append(client)
+        return response.status_code, response.headers, bytes(body)
 
     def _new_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import httpx
 
+from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
 from local.broker.event import InvalidEvent
 from local.broker.routing import Route, Routing, outgoing_headers
-from local.broker.store import Delivery, Publication, Store, StoreError
+from local.broker.store import Delivery, Publication, Store
 
 _MAX_IN_FLIGHT_PER_TRIGGER = 32
 _STORE_RETRY_S = 1.0
@@ -92,8 +92,9 @@ class _TriggerQueue:
             self._woken.clear()
             try:
                 wait_s = self._start_due()
-            except sqlite3.Error as exc:
-                _log.error("trigger=%s the store cannot be read: %s", self._route.name, exc)
+            # Whatever cannot be read now: a queue that ends would hold its events up for ever.
+            except Exception:
+                _log.exception("trigger=%s the store cannot be read", self._route.name)
                 wait_s = _STORE_RETRY_S
             timer = None if wait_s is None else loop.call_later(wait_s, self.wake)
             await self._woken.wait()

@@ -16,11 +16,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
+from local.broker.database import StoreError
 from local.broker.delivery import passed_on
 from local.broker.dispatch import Dispatcher
 from local.broker.event import Event, EventError
 from local.broker.routing import Routing
-from local.broker.store import Publication, Store, StoreError
+from local.broker.store import Publication, Store
 
 _RETRY_AFTER_S = "1"
 _log = logging.getLogger("local.broker")

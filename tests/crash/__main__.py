@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.crash.plan import Plan
-from tests.crash.report import Report, table
+from tests.crash.report import table
 from tests.crash.run import run
 
 _EVENTS = 7000
 _KILLS = 24
-_QUICK_EVENTS = 400
+_QUICK_EVENTS = 800
 _QUICK_KILLS = 4
 _SHOW_INTERVAL_S = 5.0
 

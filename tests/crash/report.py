@@ -58,9 +58,7 @@ class Report:
             "poison retried": (self.poison_retried, 0),
             "duplicates": (
                 self.duplicates,
-                int(
-                    self.accepted * (MAX_DUPLICATES_KILLED if self.kills else MAX_DUPLICATES)
-                ),
+                int(self.accepted * (MAX_DUPLICATES_KILLED if self.kills else MAX_DUPLICATES)),
             ),
         }
         return [

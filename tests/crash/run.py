@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tests.crash.plan import Plan, is_poison
@@ -26,6 +26,8 @@ _POLL_S = 0.1
 # Longer than any backoff of the run: nothing at all for so long means that nothing comes any more.
 _STALL_TIMEOUT_S = 60.0
 
+_REFUSED = re.compile(r"id='(poison-[^']*)' type='[^']*' attempt=\d+ result='400'")
+
 
 def run(plan: Plan, kills: int, folder: Path, show: Callable[[str], None]) -> Report:
     """Publish the events of a plan and count what became of them.
@@ -36,31 +38,30 @@ def run(plan: Plan, kills: int, folder: Path, show: Callable[[str], None]) -> Re
         show: is told how far it is, several times a second.
     """
     victims = _victims(plan, kills)
+    victims = _victims(plan, kills)
     with Target(plan) as target, System(folder, target.authority) as system:
-        started = time.monotonic()
-        publisher = _Publisher(plan, system, target)
-        killed = 0
-        last_change, last_state = started, (-1, -1)
-        pending = 0
-        while publisher.is_busy or pending:
-            if killed < kills and target.settled >= victims[killed][0]:
-                system.kill(victims[killed][1])
-                killed += 1
-            time.sleep(_POLL_S)
-            with suppress(sqlite3.OperationalError):  # at the moment of a restart
-                pending = system.pending()
-            state = (len(publisher.accepted), target.settled)
-            now = time.monotonic()
-            if state != last_state:
-                last_change, last_state = now, state
-            elif now - last_change > _STALL_TIMEOUT_S:
-                break
-            show(
-                f"seed {plan.seed}: {now - started:3.0f} s, accepted {state[0]}/{plan.events},"
-                f" settled {state[1]}, pending {pending}, killed {killed}/{kills}"
-            )
-        publisher.stop()
-        duration_s = time.monotonic() - started
+        started_s = changed_s = time.monotonic()
+        with closing(_Publisher(plan, system, target)) as publisher:
+            killed = 0
+            state = (0, 0, 0)
+            while publisher.is_busy or state[2] or killed < kills:
+                if killed < kills and target.settled >= victims[killed][0]:
+                    system.kill(victims[killed][1])
+                    killed += 1
+                time.sleep(_POLL_S)
+                before = state
+                with suppress(sqlite3.OperationalError):  # at the moment of a restart
+                    state = (len(publisher.accepted), target.settled, system.pending())
+                now_s = time.monotonic()
+                changed_s = now_s if state != before else changed_s
+                if now_s - changed_s > _STALL_TIMEOUT_S:
+                    break
+                show(
+                    f"seed {plan.seed}: {now_s - started_s:3.0f} s,"
+                    f" accepted {state[0]}/{plan.events}, settled {state[1]},"
+                    f" pending {state[2]}, killed {killed}/{kills}"
+                )
+            duration_s = time.monotonic() - started_s
         broker_log = system.broker_log()
     return _count(plan, killed, set(publisher.accepted), target, broker_log, duration_s)
 
@@ -92,15 +93,17 @@ class _Publisher:
     def is_busy(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._stopping.set()
         for thread in self._threads:
             thread.join()
 
     def _publish_all(self) -> None:
-        send = http.client.HTTPConnection(self._system.send_authority, timeout=_PUBLISH_TIMEOUT_S)
+        send = http.client.HTTPConnection(
+            self._system.authority("send"), timeout=_PUBLISH_TIMEOUT_S
+        )
         broker = http.client.HTTPConnection(
-            self._system.broker_authority, timeout=_PUBLISH_TIMEOUT_S
+            self._system.authority("broker"), timeout=_PUBLISH_TIMEOUT_S
         )
         for event_id in self._taken_ids():
             publish, connection = (
@@ -166,7 +169,7 @@ def _count(
         for event_id, codes in target.dead_letters.items()
         if plan.must_die(event_id) and set(codes) == {"400" if is_poison(event_id) else "503"}
     }
-    refused = Counter(re.findall(r"id='(poison-[^']*)' type='\S+' attempt=\d+ result='400'", broker_log))
+    refused = Counter(_REFUSED.findall(broker_log))
     return Report(
         seed=plan.seed,
         kills=kills,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
@@ -18,10 +19,16 @@ from local.functions import Function, clean_environment, function_environment
 from local.serving import HOST
 from tests.crash.plan import RETRY
 from tests.crash.target import DEAD_LETTERS, RESULTS
-from tests.support.processes import REPOSITORY, free_port, is_listening, wait_until
+from tests.support.processes import REPOSITORY, free_port, wait_until
 
 VICTIMS = ("receive worker", "receive master", "send", "broker")
 
+_READY = {
+    "broker": "/healthz",
+    "send": "/health/readiness",
+    "receive": "/health/readiness",
+}
+_SERVICES = {"send": "send-serving", "receive": "receive-cloudevent-service"}
 _RESTART_POLL_S = 0.05
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
@@ -79,7 +86,6 @@ class _Part:
         self._command = command
         self._cwd = cwd
         self._env = env
-        self.start()
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -95,9 +101,9 @@ class _Part:
 
     def kill_worker(self) -> None:
         """Kill the process that serves, which its master starts again."""
-        *_, pid = re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())
-        with suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+        pids = re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())
+        with suppress(ProcessLookupError):  # killed already, and not started again yet
+            os.kill(int(pids[-1]), signal.SIGKILL)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -119,41 +125,32 @@ class System:
     def __init__(self, folder: Path, target: str) -> None:
         self._folder = folder
         self._target = target
-        self._ports = {name: free_port() for name in ("broker", "send", "receive")}
-        self._parts: dict[str, _Part] = {}
+        self._authorities = {name: f"{HOST}:{free_port()}" for name in _READY}
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise)
-        self.send_authority = f"{HOST}:{self._ports['send']}"
-        self.broker_authority = f"{HOST}:{self._ports['broker']}"
+        self._watchdog: subprocess.Popen[bytes]
+        self._parts = {
+            "broker": self._broker(),
+            **{name: self._function(name) for name in _SERVICES},
+        }
+
+    def authority(self, part: str) -> str:
+        """Return the `host:port` of `broker`, `send` or `receive`."""
+        return self._authorities[part]
 
     def __enter__(self) -> System:
-        declared = self._folder / "manifests"
-        declared.mkdir()
-        text = _MANIFESTS.format(
-            retry=RETRY,
-            type=REQUEST_TYPE,
-            observer=f"http://{self._target}",
-            results=RESULTS,
-            dead_letters=DEAD_LETTERS,
+        # Ends the parts should this process be killed itself.
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-m", "local.watchdog"],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
-        (declared / "eventing.yaml").write_text(text, encoding="utf-8")
-        services = {"send-serving": "send", "receive-cloudevent-service": "receive"}
-        urls = [f"{name}=http://{HOST}:{self._ports[part]}" for name, part in services.items()]
-        self._start(
-            "broker",
-            [
-                *(sys.executable, "-m", "local.broker", "--port", str(self._ports["broker"])),
-                *("--manifests", str(declared), "--data", str(self._folder / "data")),
-                *(argument for url in urls for argument in ("--service", url)),
-            ],
-            REPOSITORY,
-            clean_environment(os.environ),
-        )
-        for name in ("send", "receive"):
-            self._start_function(name)
+        for part in self._parts.values():
+            self._start(part)
         self._supervisor.start()
-        for name, port in self._ports.items():
-            wait_until(lambda: is_listening(port), _START_TIMEOUT_S, name)  # noqa: B023
+        for name in self._parts:
+            wait_until(lambda: self._is_ready(name), _START_TIMEOUT_S, name)  # noqa: B023
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,6 +158,8 @@ class System:
         self._supervisor.join()
         for part in self._parts.values():
             part.stop()
+        self._watchdog.kill()
+        self._watchdog.communicate()
 
     def kill(self, victim: str) -> None:
         """Kill one of `VICTIMS` with SIGKILL; it is started again at once."""
@@ -179,26 +178,61 @@ class System:
         """Return what the Broker has logged, in all its lives."""
         return self._parts["broker"].log.read_text(encoding="utf-8")
 
-    def _start_function(self, name: str) -> None:
+    def _broker(self) -> _Part:
+        folder = self._folder / "manifests"
+        folder.mkdir()
+        text = _MANIFESTS.format(
+            retry=RETRY,
+            type=REQUEST_TYPE,
+            observer=f"http://{self._target}",
+            results=RESULTS,
+            dead_letters=DEAD_LETTERS,
+        )
+        (folder / "eventing.yaml").write_text(text, encoding="utf-8")
+        command = [
+            *(sys.executable, "-m", "local.broker"),
+            *("--port", self._authorities["broker"].rpartition(":")[2]),
+            *("--manifests", str(folder), "--data", str(self._folder / "data")),
+        ]
+        for part, service in _SERVICES.items():
+            command += ["--service", f"{service}=http://{self._authorities[part]}"]
+        env = clean_environment(os.environ)
+        return _Part(command, REPOSITORY, env, self._folder / "broker.log")
+
+    def _function(self, name: str) -> _Part:
         function = Function.load(REPOSITORY / "functions" / name)
         settings = {"TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S, "LOG_LEVEL": "WARNING"}
         env = function_environment(
             function,
             {**clean_environment(os.environ), **settings},
             manifests.load(REPOSITORY / "knative"),
-            broker_url=f"http://{self.broker_authority}",
+            broker_url=f"http://{self._authorities['broker']}",
             sample_api=self._target,
         )
-        command = function.command(sys.executable, HOST, self._ports[name])
-        self._start(name, command, function.source_folder, env)
+        # The log then tells the workers' pids.
+        env["GUNICORN_LOG_LEVEL"] = "info"
+        port = int(self._authorities[name].rpartition(":")[2])
+        command = function.command(sys.executable, HOST, port)
+        return _Part(command, function.source_folder, env, self._folder / f"{name}.log")
 
-    def _start(
-        self, name: str, command: Sequence[str], cwd: Path, env: Mapping[str, str]
-    ) -> None:
-        self._parts[name] = _Part(command, cwd, env, self._folder / f"{name}.log")
+    def _start(self, part: _Part) -> None:
+        part.start()
+        assert self._watchdog.stdin is not None
+        self._watchdog.stdin.write(f"{part.process.pid}\n".encode())
+        self._watchdog.stdin.flush()
 
     def _supervise(self) -> None:
         while not self._stopping.wait(_RESTART_POLL_S):
             for part in self._parts.values():
                 if part.process.poll() is not None:
-                    part.start()
+                    self._start(part)
+
+    def _is_ready(self, name: str) -> bool:
+        connection = http.client.HTTPConnection(self._authorities[name], timeout=5)
+        try:
+            connection.request("GET", _READY[name])
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()

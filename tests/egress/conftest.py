@@ -11,7 +11,7 @@ from tests.egress.network import OK, Server
 
 @pytest.fixture(scope="module")
 def module_server() -> Iterator[Server]:
-    """A server whose state is the test's own to reset; hypothesis wants no narrower scope."""
+    """Start a server; a test by hypothesis can use no narrower scope, and resets it itself."""
     server = Server()
     yield server
     server.close()
@@ -19,7 +19,7 @@ def module_server() -> Iterator[Server]:
 
 @pytest.fixture
 def server(module_server: Server) -> Server:
-    """A server that answers 200 and has received nothing."""
+    """Give a test a server that answers 200 and has received nothing."""
     module_server.answer = OK
     module_server.requests.clear()
     return module_server

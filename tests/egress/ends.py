@@ -6,9 +6,9 @@ import io
 import json
 from collections.abc import Callable
 
-from relay.events import Event
 from relay.messages import Request, Response
-from relay.receive import Receive
+from relay.problems import RelayError
+from relay.receive import Receive, refusal
 from relay.send import Send
 from relay.settings import Settings
 
@@ -25,15 +25,19 @@ def asynchronous(settings: Settings, envelope: object) -> Response:
 
 def receive(settings: Settings, envelope: object) -> Response:
     """Deliver the envelope in an event."""
-    attributes = {
-        "specversion": "1.0",
-        "id": "1",
-        "source": "/tests",
-        "type": settings.event_type,
-        "datacontenttype": "application/json",
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": "1",
+        "ce-source": "/tests",
+        "ce-type": settings.event_type,
+        "content-type": "application/json",
     }
-    event = Event(attributes=attributes, data=json.dumps(envelope).encode())
-    return Receive(settings).handle(event)
+    function = Receive(settings)
+    try:
+        delivery = function.read(headers, json.dumps(envelope).encode())
+    except RelayError as exc:
+        return refusal(exc)
+    return function.handle(delivery)
 
 
 def _send(settings: Settings, path: str, envelope: object) -> Response:
@@ -49,5 +53,7 @@ def _send(settings: Settings, path: str, envelope: object) -> Response:
     return Send(settings).handle(request)
 
 
-ENDS: tuple[Callable[[Settings, object], Response], ...] = (sync, asynchronous, receive)
-CALLING_ENDS: tuple[Callable[[Settings, object], Response], ...] = (sync, receive)
+End = Callable[[Settings, object], Response]
+
+ENDS: tuple[End, ...] = (sync, asynchronous, receive)
+CALLING_ENDS: tuple[End, ...] = (sync, receive)

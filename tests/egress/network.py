@@ -1,13 +1,15 @@
 """A small Internet for the tests: names that resolve as told, and addresses that all lead here.
 
-What is not the relay's own is replaced, and nothing else: the resolver, and the step from an address
-to the machine that has it. Every connection that the relay tries is noted, and then goes to a real
-server on loopback, which notes the bytes it receives.
+Only what is not the relay's own is replaced: the resolver, and the step from an address to the
+machine that has it. Every connection that the relay tries is noted, and then goes to a real server
+on loopback, which notes the bytes it receives.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import ipaddress
 import re
 import socket
 import threading
@@ -106,13 +108,17 @@ class Network:
 
 @contextlib.contextmanager
 def network(
-    server: Server, dns: Mapping[str, Sequence[Sequence[str]] | Sequence[str]]
+    server: Server,
+    dns: Mapping[str, Sequence[Sequence[str]] | Sequence[str]],
+    *,
+    reachable: bool = True,
 ) -> Iterator[Network]:
     """Put the relay on a network where these names resolve; any other name does not.
 
     Args:
         dns: for each name its addresses, or a list of such answers, one for each look-up; the last
             one stays.
+        reachable: whether the addresses lead to the server, or nowhere.
     """
     seen = Network()
     answers = {
@@ -137,7 +143,10 @@ def network(
         ]
 
     def lead_here(sock: socket.socket, address: tuple[str, int]) -> None:
-        seen.connections.append(address[:2])
+        # Versions of Python write ::ffff:10.0.0.1 in different ways.
+        seen.connections.append((str(ipaddress.ip_address(address[0])), address[1]))
+        if not reachable:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
         connect(sock, server.address(sock.family))
 
     with pytest.MonkeyPatch.context() as patch:

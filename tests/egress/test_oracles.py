@@ -8,8 +8,14 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
-from AntiSSRF.antissrf_policy import AntiSSRFPolicy, PolicyConfigOptions
-from requests_hardened.ip_filter import InvalidIPAddress, get_ip_address
+from AntiSSRF.antissrf_policy import (  # type: ignore[import-untyped]
+    AntiSSRFPolicy,
+    PolicyConfigOptions,
+)
+from requests_hardened.ip_filter import (  # type: ignore[import-untyped]
+    InvalidIPAddress,
+    get_ip_address,
+)
 from ssrfguard import DEFAULT_DENIED
 
 from relay.egress import Reach, reach_of, unwrapped
@@ -75,11 +81,11 @@ def test_what_an_oracle_blocks_the_relay_blocks(blocks: Callable[[IPAddress], bo
     an address is judged by the IPv4 address it stands for; two of the oracles block them all.
     """
     logging.getLogger("requests_hardened").setLevel(logging.ERROR)
-    passed = [
+    blocked = [
         address
         for address in generated()
-        if reach_of(address) is Reach.PUBLIC
-        and blocks(unwrapped(address) if address in NAT64 else address)
+        if blocks(unwrapped(address) if address in NAT64 else address)
     ]
 
-    assert passed == []
+    assert len(blocked) > COUNT // 4
+    assert [address for address in blocked if reach_of(address) is Reach.PUBLIC] == []

@@ -91,7 +91,8 @@ class Broker:
         if self._target is None:
             raise BrokerUnavailable(
                 "there is no Broker to publish to: K_SINK is not set;"
-                " a SinkBinding whose subject is this service sets it"
+                " a SinkBinding whose subject is this service sets it",
+                published="no",
             )
         attributes = {**event.attributes, **self._overrides}
         headers, body = Event(attributes=attributes, data=event.data).to_http()
@@ -142,5 +143,8 @@ def _error(event_id: str, failure: _Failure) -> RelayError:
     error = DeadlineExceeded if failure.timed_out else BrokerUnavailable
     pause_s = 1 if failure.pause_s is None else max(1, round(failure.pause_s))
     return error(
-        f"{failure.reason}; {advice}", headers=(("Retry-After", str(pause_s)),), id=event_id
+        f"{failure.reason}; {advice}",
+        headers=(("Retry-After", str(pause_s)),),
+        id=event_id,
+        published="unknown" if failure.maybe_taken else "no",
     )

@@ -66,7 +66,7 @@ class Record:
             id=request_id,
             status=ACCEPTED,
             attempts=0,
-            accepted={"at": now()},
+            accepted=None,
             result=None,
             dead=None,
             callbacks=(),

@@ -135,7 +135,7 @@ def parse_authority(text: str, *, field: str) -> tuple[str, int | None, IPAddres
         if "%" in match[1]:
             raise InvalidRequest(field, "must not have an IPv6 zone")
         return str(address), port, address
-    host = match[1].removesuffix(".").lower()
+    host = match[1].removesuffix(".")
     if _NUMBER.fullmatch(host.rpartition(".")[2]):
         try:
             address = ipaddress.IPv4Address(host)
@@ -148,7 +148,8 @@ def parse_authority(text: str, *, field: str) -> tuple[str, int | None, IPAddres
         raise InvalidRequest(
             field, "must have a host of letters, digits, hyphens and dots (xn--… for others)"
         )
-    return host, port, None
+    # Only now: the lower case of the Kelvin sign (U+212A) is a plain k.
+    return host.lower(), port, None
 
 
 def _clean_path(path: str, *, field: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from relay.client import Answer, Client
 from relay.egress import Policy
 from relay.envelope import Envelope
-from relay.headers import HOPS, Headers, hops_of
+from relay.headers import HOPS, Headers, find, hops_of
 from relay.problems import LoopDetected
 from relay.settings import Settings
 
@@ -52,12 +52,14 @@ class Caller:
         """Refuse what a call made now would be refused for; make no call.
 
         Raises:
-            InvalidRequest: the envelope asks for a Host header that it may not set, or for more
-                time than there is.
-            TargetNotAllowed: see `Client.check`.
+            InvalidRequest: the envelope asks for a Host header that it may not set.
+            TargetNotAllowed: see `Client.check`; the target of the callback counts as well.
         """
-        self._check_host(envelope)
+        self._check_host(envelope.headers, "headers")
         self._client.check(envelope.target)
+        if envelope.callback is not None:
+            self._check_host(envelope.callback.headers, "callback.headers")
+            self._client.check(envelope.callback.target)
 
     def call(self, envelope: Envelope, *, method: str, hops: int, headers: Headers) -> Answer:
         """Make the call.
@@ -71,7 +73,7 @@ class Caller:
             InvalidRequest: the envelope asks for a Host header that it may not set.
             TargetNotAllowed, TargetFailed, DeadlineExceeded: see `Client.call`.
         """
-        self._check_host(envelope)
+        self._check_host(envelope.headers, "headers")
         return self._client.call(
             envelope.target,
             method=method,
@@ -80,7 +82,7 @@ class Caller:
             timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
         )
 
-    def _check_host(self, envelope: Envelope) -> None:
-        host = envelope.header("Host")
+    def _check_host(self, headers: Headers, field: str) -> None:
+        host = find(headers, "Host")
         if host is not None:
-            self._policy.check_host_header(host, field="headers.Host")
+            self._policy.check_host_header(host, field=f"{field}.Host")

@@ -101,8 +101,10 @@ class Answer:
 
     def close(self) -> None:
         """Let go of the connection: into its pool if the body was read, else closed."""
+        if self._raw.length_remaining == 0:
+            self._raw.drain_conn()  # reads nothing, and gives the connection back
         self._deadline.done()
-        self._raw.release_conn() if self._raw.closed else self._raw.close()
+        self._raw.close()
 
 
 class Client:

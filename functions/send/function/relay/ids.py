@@ -1,4 +1,4 @@
-"""The ids of requests: a caller's `Idempotency-Key`, an event's id, a part of a path, all in one."""
+"""The ids of requests, each an `Idempotency-Key`, an event's id and a part of a path in one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,149 @@
+"""One SQLite file with one writer, whose writes are committed in groups.
+
+While one commit waits for the disk, the writes of many other requests gather for the next, so that
+durability does not cost an fsync an event. Reads use a second connection, which WAL mode keeps from
+ever waiting for a commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+_BUSY_POLL_S = 0.05
+_BUSY_TIMEOUT_S = 2.0
+
+Write = Callable[[sqlite3.Connection], object]
+
+
+class StoreError(Exception):
+    """The write is not durable; whoever asked for it must not be told that it is."""
+
+
+class Database:
+    """A database that this process alone writes to.
+
+    Attributes:
+        reader: a connection that sees what has been committed, for reading alone.
+        waiting: how many writes gather for the next commit.
+    """
+
+    def __init__(self, folder: Path, name: str, schema: str) -> None:
+        """Open the database of a folder, or make it.
+
+        Raises:
+            StoreError: the folder or the database cannot be used, or another process uses it.
+        """
+        try:
+            # Events carry their publishers' credentials.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Held until the process ends, however it ends.
+            self._lock = (folder / f"{name}.lock").open("w")
+        except OSError as exc:
+            raise StoreError(f"cannot use the folder {folder}: {exc}") from exc
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            self._lock.close()
+            raise StoreError(f"another Broker uses the database in {folder}") from exc
+        try:
+            self._writer = _connect(folder / f"{name}.sqlite3")
+            self._writer.executescript(schema)
+            self.reader = _connect(folder / f"{name}.sqlite3")
+            # From here on a wait for a lock inside SQLite would stop the event loop: _begin waits.
+            for connection in (self._writer, self.reader):
+                connection.execute("PRAGMA busy_timeout = 0")
+        except sqlite3.Error as exc:
+            self._lock.close()
+            raise StoreError(f"cannot open the database in {folder}: {exc}") from exc
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-store")
+        self._waiting: list[tuple[Write, asyncio.Future[None]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    async def write(self, write: Write) -> None:
+        """Run a write in the next transaction; return once it is durable.
+
+        Raises:
+            StoreError: it is not, or may not be.
+        """
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((write, done))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
+        await done
+
+    async def close(self) -> None:
+        """Commit what is waiting and close the database."""
+        if self._flushing is not None:
+            await self._flushing
+        self._disk.shutdown()
+        self.reader.close()
+        self._writer.close()
+        self._lock.close()
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            error: StoreError | None = None
+            try:
+                await self._commit([write for write, _ in group])
+            # Whatever went wrong, nobody in the group may believe that it is stored.
+            except Exception as exc:
+                error = StoreError(f"the write failed: {exc}")
+                error.__cause__ = exc
+            for _, done in group:
+                if done.done():
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+
+    async def _commit(self, writes: Sequence[Write]) -> None:
+        """Run writes in one transaction.
+
+        The statements run here, where they cost microseconds, and only the commit, which waits
+        for the disk, in the thread: handing each statement over would cost more than running it.
+        """
+        try:
+            await self._begin()
+            for write in writes:
+                write(self._writer)
+            await asyncio.get_running_loop().run_in_executor(
+                self._disk, self._writer.execute, "COMMIT"
+            )
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+    async def _begin(self) -> None:
+        """Take the write lock; somebody else, such as a backup, may hold it for a moment."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                if loop.time() >= give_up_at:
+                    raise
+                await asyncio.sleep(_BUSY_POLL_S)
+            else:
+                return
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    return db

@@ -1,0 +1,653 @@
+"""The client: what goes over the wire, and how every call ends by its deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import select
+import socket
+import ssl
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+import trustme
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from relay.client import Client
+from relay.egress import AllowedTarget, Policy
+from relay.problems import (
+    DeadlineExceeded,
+    RelayError,
+    TargetFailed,
+    TargetNotAllowed,
+    TargetUnreachable,
+)
+from relay.urls import Target, parse_target
+from tests.support import peers
+from tests.support.peers import Peer, answer_of
+
+DEADLINE_S = 0.5
+# Far beyond the deadline, so that a slow machine passes, and far below what a hang would take.
+END_S = 5.0
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with peers.serving() as each:
+        yield each
+
+
+@pytest.fixture
+def client() -> Client:
+    return make_client()
+
+
+def make_client(
+    *allowed: str, pool_size: int = 4, connect_timeout_s: float = 5.0, ca_certs: str | None = None
+) -> Client:
+    entries = [AllowedTarget.from_text(text) for text in ("127.0.0.1", "localhost", *allowed)]
+    return Client(
+        Policy(allowed=tuple(entries)),
+        connect_timeout_s=connect_timeout_s,
+        pool_size=pool_size,
+        ca_certs=ca_certs,
+    )
+
+
+def target_of(url: str, api: str = "") -> Target:
+    return parse_target(url, api, url_field="targetURL", api_field="targetAPI")
+
+
+def get(client: Client, url: str, timeout_s: float = 5.0) -> bytes:
+    """Make one call and read its whole answer."""
+    return b"".join(client.call(target_of(url), method="GET", timeout_s=timeout_s))
+
+
+def ends(call: Callable[[], object]) -> None:
+    """Check that a call ends, by its deadline and a generous margin, with an error of the relay."""
+    start = time.monotonic()
+
+    with pytest.raises((TargetFailed, DeadlineExceeded)):
+        call()
+
+    assert time.monotonic() - start < END_S
+
+
+class TestWire:
+    @pytest.mark.parametrize(
+        "path", ["/", "/a%2fb%2Fc", "//x", "/?a=[b]", "/a;b=c//d?e=%7A", "/*?"]
+    )
+    def test_the_path_is_sent_byte_for_byte(self, client: Client, peer: Peer, path: str) -> None:
+        """The target sees the path as the caller wrote it."""
+        answer = client.call(target_of(peer.url, path), method="GET", timeout_s=5)
+        answer.close()
+
+        assert [each.target for each in peer.requests] == [path]
+
+    def test_any_value_of_a_header_is_sent(self, client: Client, peer: Peer) -> None:
+        """No value has a meaning of its own, not even one that urllib3 gives one."""
+        headers = (("X-A", "@@@SKIP_HEADER@@@"), ("X-B", "caf\xe9"), ("user-agent", "mine"))
+
+        client.call(target_of(peer.url), method="GET", headers=headers, timeout_s=5).close()
+
+        [received] = peer.requests
+        assert received.header("X-A") == "@@@SKIP_HEADER@@@"
+        assert received.header("X-B") == "caf\xe9"
+        assert received.header("User-Agent") == "mine"
+
+    def test_the_environment_is_not_used(
+        self, client: Client, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Proxies that are set for other programs are not for this one."""
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+        assert get(client, peer.url) == b""
+
+    def test_a_cookie_is_not_kept(self, client: Client, peer: Peer) -> None:
+        """One call knows nothing of another's cookies."""
+        peer.on("/", answer_of(200, b"", ("Set-Cookie", "a=1")))
+
+        get(client, peer.url)
+        get(client, peer.url)
+
+        assert [each.header("Cookie") for each in peer.requests] == [None, None]
+
+
+class TestPool:
+    def test_a_connection_is_used_again(self, client: Client, peer: Peer) -> None:
+        """Calls one after the other share a connection."""
+        peer.on("/body", answer_of(200, b"body"))
+
+        bodies = [get(client, f"{peer.url}/body"), get(client, peer.url), get(client, peer.url)]
+
+        assert bodies == [b"body", b"", b""]
+        assert peer.connections == 1
+
+    @pytest.mark.parametrize("status", [204, 304])
+    def test_an_answer_without_a_body_gives_its_connection_back(
+        self, client: Client, peer: Peer, status: int
+    ) -> None:
+        """There is nothing to read, so closing is enough."""
+        peer.on("/", b"HTTP/1.1 %d X\r\n\r\n" % status)
+
+        for _ in range(2):
+            client.call(target_of(peer.url), method="GET", timeout_s=5).close()
+
+        assert peer.connections == 1
+
+    def test_an_unread_body_costs_its_connection(self, client: Client, peer: Peer) -> None:
+        """A connection with a rest of a body in it is never used for another call."""
+        peer.on("/rest", answer_of(200, b"x" * 1_000_000))
+
+        client.call(target_of(f"{peer.url}/rest"), method="GET", timeout_s=5).close()
+
+        assert get(client, peer.url) == b""
+        assert peer.connections == 2
+
+    def test_a_deadline_ends_no_other_call(self, client: Client, peer: Peer) -> None:
+        """The deadline of a call that is over leaves its connection alone."""
+        go_on = threading.Event()
+
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\na")
+            assert go_on.wait(peers.TIMEOUT_S)
+            connection.sendall(b"b")
+
+        peer.on("/slow", talk)
+        first = client.call(target_of(peer.url), method="GET", timeout_s=DEADLINE_S)
+        until = time.monotonic() + DEADLINE_S
+        first.close()
+        pieces = iter(client.call(target_of(f"{peer.url}/slow"), method="GET", timeout_s=10))
+        assert next(pieces) == b"a"
+        with pytest.raises(DeadlineExceeded):  # the watchdog has come by when this is over
+            silent(client, until - time.monotonic() + 0.2)
+        go_on.set()
+
+        assert list(pieces) == [b"b"]
+        assert peer.connections == 1
+
+    def test_a_deadline_ends_no_call_when_the_reader_is_slow(
+        self, client: Client, peer: Peer
+    ) -> None:
+        """Once a body has come in full, its reader may take as long as it likes."""
+        peer.on("/", answer_of(200, b"whole"))
+        answer = client.call(target_of(peer.url), method="GET", timeout_s=DEADLINE_S)
+        pieces = iter(answer)
+        assert next(pieces) == b"whole"
+        with pytest.raises(DeadlineExceeded):
+            silent(client, DEADLINE_S + 0.2)
+
+        assert list(pieces) == []
+        assert peer.connections == 1
+
+    def test_a_connection_that_the_target_has_closed(self, client: Client, peer: Peer) -> None:
+        """A connection that was closed while it was idle is noticed before it is used."""
+        closed = threading.Event()
+
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(peers.OK)
+            connection.shutdown(socket.SHUT_RDWR)
+            closed.set()
+
+        peer.on("/once", talk)
+        for _ in range(5):
+            assert get(client, f"{peer.url}/once") == b""
+            assert closed.wait(peers.TIMEOUT_S)
+            closed.clear()
+
+        assert len(peer.requests) == 5
+
+    def test_a_connection_that_was_idle_for_long(
+        self, client: Client, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is not used again: the target may be about to close it."""
+        get(client, peer.url)
+        monkeypatch.setattr("relay.connections._MAX_IDLE_S", -1.0)
+
+        get(client, peer.url)
+
+        assert peer.connections == 2
+
+    def test_a_request_that_meets_a_close_is_not_sent_again(
+        self, client: Client, peer: Peer
+    ) -> None:
+        """Nobody can know what the target made of it, so the caller decides."""
+        peer.on("/last", lambda connection: None)
+        get(client, peer.url)
+
+        with pytest.raises(TargetFailed):
+            client.call(target_of(f"{peer.url}/last"), method="POST", content=b"x", timeout_s=5)
+
+        assert len(peer.received("/last")) == 1
+
+
+def silent(client: Client, timeout_s: float) -> None:
+    """Call a server that says nothing, for as long as the deadline lets it."""
+    with peers.listening() as listener:
+        get(client, f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s)
+
+
+def dripping(head: bytes, drop: bytes, interval_s: float = 0.05) -> peers.Talk:
+    """Make an answer that never ends, a drop at a time."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(head)
+        gone = select.poll()
+        gone.register(connection, select.POLLRDHUP)
+        while not gone.poll(interval_s * 1000):
+            connection.sendall(drop)
+
+    return talk
+
+
+ENDLESS = {
+    "silence": peers.until_gone,
+    "status line": dripping(b"", b"H"),
+    "headers": dripping(b"HTTP/1.1 200 OK\r\nX-A: ", b"a"),
+    "100-continue": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "100-continue at full speed": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, 0),
+    "body with a length": dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+    "body to the end": dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+    "last body": dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
+    "HTTP/1.0": dripping(b"HTTP/1.0 200 OK\r\n\r\n", b"x"),
+    "silence for a body": dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b""),
+    "chunks": dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "chunk size": dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    "trailers": dripping(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: a\r\n"
+    ),
+    "body at full speed": dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536, 0),
+}
+
+BROKEN = {
+    "nothing": b"",
+    "not HTTP": b"SSH-2.0-OpenSSH_9.9\r\n\r\n",
+    "half a status line": b"HTTP/1.1 2",
+    "half the headers": b"HTTP/1.1 200 OK\r\nContent-Len",
+    "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+    "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf",
+    "no last chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "1,000 headers": b"HTTP/1.1 200 OK\r\n" + b"X-A: a\r\n" * 1000 + b"\r\n",
+    "1 MB header": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 1_000_000 + b"\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    "interim only": b"HTTP/1.1 103 Early Hints\r\n\r\n",
+    "other protocol": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+}
+
+
+@pytest.fixture
+def hanging_look_ups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the resolver hang until the test is over."""
+    released = threading.Event()
+
+    def hang(*args: object, **kwargs: object) -> list[object]:
+        released.wait(peers.TIMEOUT_S)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    yield
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name == "look-up":
+            thread.join(peers.TIMEOUT_S)
+
+
+class TestDeadlines:
+    @pytest.mark.parametrize("talk", ENDLESS.values(), ids=ENDLESS)
+    def test_an_endless_answer_ends(self, client: Client, peer: Peer, talk: peers.Talk) -> None:
+        """Whatever never ends is cut off at the deadline, and called late."""
+        peer.on("/", talk)
+        start = time.monotonic()
+
+        with pytest.raises(DeadlineExceeded) as caught:
+            get(client, peer.url, DEADLINE_S)
+
+        assert time.monotonic() - start < END_S
+        assert str(caught.value) == (
+            f"the target 127.0.0.1:{peer.port} did not answer in full within 0.5 s"
+        )
+
+    @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
+    def test_a_broken_answer_ends(self, client: Client, peer: Peer, raw: bytes) -> None:
+        """What is not HTTP, or not all of it, is told from an answer, and never quoted."""
+        peer.on("/", lambda connection: connection.sendall(raw))
+
+        with pytest.raises(TargetFailed) as caught:
+            get(client, peer.url)
+
+        assert str(caught.value).startswith(f"the target 127.0.0.1:{peer.port} ")
+        assert "\n" not in str(caught.value)
+
+    def test_a_reset(self, client: Client, peer: Peer) -> None:
+        """A reset connection is a broken answer."""
+
+        def talk(connection: socket.socket) -> None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            connection.close()
+
+        peer.default = talk
+
+        ends(lambda: get(client, peer.url))
+
+    def test_a_target_that_reads_nothing(self, client: Client) -> None:
+        """A body that is never read cannot hold a call."""
+        with peers.listening() as listener:
+            target = target_of(f"http://127.0.0.1:{listener.getsockname()[1]}")
+
+            ends(
+                lambda: client.call(
+                    target, method="POST", content=b"x" * 20_000_000, timeout_s=DEADLINE_S
+                )
+            )
+
+    def test_a_half_closed_connection(self, client: Client, peer: Peer) -> None:
+        """A target that stops sending but keeps reading has given no answer."""
+
+        def talk(connection: socket.socket) -> None:
+            connection.shutdown(socket.SHUT_WR)
+            peers.until_gone(connection)
+
+        peer.default = talk
+
+        ends(lambda: get(client, peer.url, DEADLINE_S))
+
+    def test_a_connect_that_hangs(self) -> None:
+        """A target whose backlog is full does not hold a call beyond the connect timeout."""
+        client = make_client(connect_timeout_s=DEADLINE_S)
+        with peers.listening(backlog=0) as listener, contextlib.ExitStack() as stack:
+            address = listener.getsockname()
+            for _ in range(4):  # more than Linux queues for a backlog of 0
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(address)
+
+            with pytest.raises(TargetUnreachable) as caught:
+                get(client, f"http://127.0.0.1:{address[1]}", 10)
+
+        assert str(caught.value) == (
+            f"the target 127.0.0.1:{address[1]} cannot be reached: timed out"
+        )
+
+    def test_a_look_up_that_hangs(self, hanging_look_ups: None) -> None:
+        """A resolver that hangs holds a call no longer than the connect timeout."""
+        client = make_client(connect_timeout_s=DEADLINE_S)
+
+        with pytest.raises(TargetUnreachable) as caught:
+            get(client, "http://localhost", 10)
+
+        assert str(caught.value) == (
+            "the target localhost cannot be reached: its name was not resolved in time"
+        )
+
+    def test_many_look_ups_that_hang(
+        self, hanging_look_ups: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many look-ups hang, only so many threads wait for them."""
+        monkeypatch.setattr("relay.connections._lookups", threading.BoundedSemaphore(1))
+        client = make_client(connect_timeout_s=0.1)
+        with pytest.raises(TargetUnreachable):
+            get(client, "http://localhost", 10)
+
+        with pytest.raises(TargetUnreachable) as caught:
+            get(client, "http://localhost", 10)
+
+        assert str(caught.value) == (
+            "the target localhost cannot be reached: too many look-ups hang"
+        )
+
+    def test_a_handshake_that_drips(self, client: Client) -> None:
+        """A TLS handshake a byte at a time ends with the call."""
+
+        def talk(connection: socket.socket) -> None:
+            hello = itertools.chain(b"\x16\x03\x03\x3f\xff", itertools.repeat(0))
+            never = threading.Event()
+            while not never.wait(0.05):
+                connection.sendall(bytes([next(hello)]))
+
+        with peers.serving() as peer:
+            peer.talk = talk  # type: ignore[method-assign] # before any HTTP
+
+            ends(lambda: get(client, f"https://127.0.0.1:{peer.port}", DEADLINE_S))
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
+    @given(
+        start=st.sampled_from(
+            [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: "]
+        ),
+        noise=st.binary(max_size=200),
+    )
+    def test_noise_is_an_answer_or_an_error_of_the_relay(self, start: bytes, noise: bytes) -> None:
+        """No answer, however odd, makes another kind of error."""
+        with peers.serving(lambda connection: connection.sendall(start + noise)) as peer:
+            with contextlib.suppress(TargetFailed):
+                get(make_client(), peer.url)
+
+
+class TestMemory:
+    @pytest.mark.parametrize("bomb", [False, True], ids=["endless", "gzip"])
+    def test_a_body_costs_no_more_than_a_buffer(
+        self, client: Client, peer: Peer, bomb: bool
+    ) -> None:
+        """64 MB pass through in pieces, and what is packed stays packed."""
+        piece = gzip.compress(bytes(1_000_000)) * 60 if bomb else b"x" * 65536
+        coding = b"Content-Encoding: gzip\r\n" if bomb else b""
+
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(b"HTTP/1.1 200 X\r\n" + coding + b"\r\n")
+            for _ in range(1024):
+                connection.sendall(piece)
+
+        peer.on("/", talk)
+        tracemalloc.start()
+        try:
+            answer = client.call(target_of(peer.url), method="GET", timeout_s=60)
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            read_bytes = sum(map(len, answer))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert read_bytes == 1024 * len(piece)
+        assert peak - before < 1_000_000
+
+    def test_only_as_much_is_read_as_is_asked_for(self, client: Client, peer: Peer) -> None:
+        """A limit cuts an endless body, and ends the call."""
+        peer.on("/", dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536, 0))
+
+        answer = client.call(target_of(peer.url), method="GET", timeout_s=10)
+
+        assert answer.read(limit_bytes=100_000) == (b"x" * 100_000, True)
+
+
+class TestAddresses:
+    def look_up(self, monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[object]:
+        """Make the name `many.example` resolve to these addresses; keep who was asked."""
+        asked: list[object] = []
+
+        def resolve(host: str, port: int, **kwargs: object) -> list[object]:
+            asked.append(host)
+            return [(socket.AF_INET, 1, 6, "", (address, port)) for address in addresses]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        return asked
+
+    def test_every_address_is_tried(self, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Addresses are tried in the resolver's order until one answers, after one look-up."""
+        asked = self.look_up(monkeypatch, "::1", "127.0.0.1")
+
+        get(make_client("many.example"), f"http://many.example:{peer.port}/")
+
+        assert peer.requests[0].header("Host") == f"many.example:{peer.port}"
+        assert asked == ["many.example"]
+
+    def test_no_address_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The last reason is told when none answers."""
+        self.look_up(monkeypatch, "::1", "127.0.0.1")
+
+        with pytest.raises(TargetUnreachable) as caught:
+            get(make_client("many.example"), "http://many.example:1/")
+
+        assert str(caught.value) == (
+            "the target many.example:1 cannot be reached: Connection refused"
+        )
+
+    def test_a_name_that_does_not_exist(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A name that cannot be resolved is said to be that."""
+
+        def fail(*args: object, **kwargs: object) -> list[object]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+        with pytest.raises(TargetUnreachable) as caught:
+            get(make_client(), "http://nowhere.example/")
+
+        assert str(caught.value) == (
+            "the target nowhere.example cannot be reached: its name cannot be resolved"
+        )
+
+    def test_only_permitted_addresses_are_tried(
+        self, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A name that hides a refused address among good ones never reaches it."""
+        self.look_up(monkeypatch, "169.254.169.254", "127.0.0.1")
+
+        get(make_client("many.example"), f"http://many.example:{peer.port}/")
+
+        assert len(peer.requests) == 1
+
+    def test_a_refused_target_is_not_called(self, client: Client) -> None:
+        """The policy's refusal is its own error, never an error of the network."""
+        with pytest.raises(TargetNotAllowed):
+            get(client, "http://10.1.2.3/")
+
+    def test_a_check_makes_no_call(self, client: Client, peer: Peer) -> None:
+        """What would be refused is refused without a connection; what may come passes."""
+        client.check(target_of(peer.url))
+        with pytest.raises(TargetNotAllowed):
+            client.check(target_of("http://10.1.2.3/"))
+
+        assert peer.connections == 0
+
+    def test_a_check_of_an_unknown_name_passes(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A name may be there when the call is made."""
+
+        def fail(*args: object, **kwargs: object) -> list[object]:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+        monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+        client.check(target_of("http://later.example/"))
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_peer(authority: trustme.CA) -> Iterator[tuple[Peer, list[str | None]]]:
+    """Serve HTTPS as `localhost`, and keep the names that clients ask for (SNI)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    names: list[str | None] = []
+
+    def note(_socket: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        names.append(name)
+
+    context.sni_callback = note
+    with peers.serving(tls=context) as peer:
+        yield peer, names
+
+
+class TestTLS:
+    def test_an_unknown_certificate(self, tls_peer: tuple[Peer, list[str | None]]) -> None:
+        """A target that nobody vouches for is not called."""
+        peer, _ = tls_peer
+
+        with pytest.raises(TargetFailed) as caught:
+            get(make_client(), f"https://localhost:{peer.port}")
+
+        assert str(caught.value) == (
+            f"the target localhost:{peer.port} has no TLS, or no certificate that is trusted"
+        )
+        assert peer.requests == []
+
+    def test_a_certificate_of_the_operators_own(
+        self, authority: trustme.CA, tls_peer: tuple[Peer, list[str | None]]
+    ) -> None:
+        """What the operator trusts is trusted, and the name is the URL's everywhere."""
+        peer, names = tls_peer
+        client = make_client(ca_certs=authority.cert_pem.bytes().decode())
+
+        get(client, f"https://localhost:{peer.port}/a%2fb")
+        get(client, f"https://localhost:{peer.port}/a%2fb")
+
+        assert names == ["localhost"]
+        assert [each.target for each in peer.requests] == ["/a%2fb"] * 2
+        assert peer.requests[0].header("Host") == f"localhost:{peer.port}"
+        assert peer.connections == 1
+
+    def test_ssl_cert_file(
+        self,
+        authority: trustme.CA,
+        tls_peer: tuple[Peer, list[str | None]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """OpenSSL's own SSL_CERT_FILE adds certificates to trust."""
+        peer, _ = tls_peer
+        with authority.cert_pem.tempfile() as path:
+            monkeypatch.setenv("SSL_CERT_FILE", path)
+
+            get(make_client(), f"https://localhost:{peer.port}")
+
+        assert len(peer.requests) == 1
+
+    def test_a_certificate_for_another_name(
+        self,
+        authority: trustme.CA,
+        tls_peer: tuple[Peer, list[str | None]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A good certificate of somebody else is no good."""
+        peer, _ = tls_peer
+        client = make_client("other.example", ca_certs=authority.cert_pem.bytes().decode())
+        found = [(socket.AF_INET, 1, 6, "", ("127.0.0.1", peer.port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+
+        with pytest.raises(TargetFailed):
+            get(client, f"https://other.example:{peer.port}")
+
+        assert peer.requests == []
+
+    def test_plain_http_where_tls_belongs(self, client: Client, peer: Peer) -> None:
+        """A target without TLS is not called without TLS."""
+        peer.talk = lambda connection: connection.sendall(b"HTTP/1.1 400 X\r\n\r\n")  # type: ignore[method-assign]
+
+        with pytest.raises(TargetFailed):
+            get(client, f"https://127.0.0.1:{peer.port}")
+
+    def test_an_endless_answer_over_tls_ends(
+        self, authority: trustme.CA, tls_peer: tuple[Peer, list[str | None]]
+    ) -> None:
+        """The deadline holds under TLS as well."""
+        peer, _ = tls_peer
+        peer.on("/", dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x"))
+        client = make_client(ca_certs=authority.cert_pem.bytes().decode())
+
+        with pytest.raises(DeadlineExceeded):
+            get(client, f"https://localhost:{peer.port}", DEADLINE_S)
+
+
+def test_errors_are_no_network_errors() -> None:
+    """urllib3 would wrap an OSError, and a refusal would look like an unreachable target."""
+    assert not issubclass(RelayError, OSError)
