@@ -50,7 +50,8 @@ class Deadline:
 
     def error(self) -> DeadlineExceeded:
         """Make the error that says the time ran out."""
-        return DeadlineExceeded(f"{self.peer} did not answer in full within {round(self.seconds, 3):g} s")
+        seconds = round(self.seconds, 3)
+        return DeadlineExceeded(f"{self.peer} did not answer in full within {seconds:g} s")
 
     def check(self) -> None:
         """Raise when the call was cut off.

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 import trustme
+
 from relay.broker import Broker
 from relay.events import Event
 from relay.problems import BrokerUnavailable, DeadlineExceeded, RelayError

@@ -17,6 +17,7 @@ import pytest
 import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from relay.client import Client
 from relay.egress import AllowedTarget, Policy
 from relay.problems import (
@@ -424,9 +425,11 @@ class TestDeadlines:
     )
     def test_noise_is_an_answer_or_an_error_of_the_relay(self, start: bytes, noise: bytes) -> None:
         """No answer, however odd, makes another kind of error."""
-        with peers.serving(lambda connection: connection.sendall(start + noise)) as peer:
-            with contextlib.suppress(TargetFailed):
-                get(make_client(), peer.url)
+        with (
+            peers.serving(lambda connection: connection.sendall(start + noise)) as peer,
+            contextlib.suppress(TargetFailed),
+        ):
+            get(make_client(), peer.url)
 
 
 class TestMemory:

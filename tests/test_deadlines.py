@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from relay.deadlines import Deadline
 from relay.problems import DeadlineExceeded
 

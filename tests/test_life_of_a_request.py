@@ -14,21 +14,16 @@ import pytest
 from standardwebhooks import Webhook
 
 from tests.support.calls import Answer
-from tests.support.processes import REPOSITORY, wait_until
+from tests.support.processes import wait_until
 from tests.support.redis import redis_server
-from tests.support.stack import Relay, started
+from tests.support.stack import Relay, quick_manifests, started
 
 SECRET = "whsec_" + base64.b64encode(b"a key of the tests, 24 bytes or more").decode()
 
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifests as they are, with retries in no time."""
-    folder = tmp_path_factory.mktemp("manifests")
-    for file in (REPOSITORY / "knative").glob("*.yaml"):
-        text = file.read_text(encoding="utf-8").replace("PT1S", "PT0.02S")
-        (folder / file.name).write_text(text, encoding="utf-8")
-    return folder
+    return quick_manifests(tmp_path_factory.mktemp("manifests") / "knative")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from http import HTTPStatus
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from relay.problems import InvalidRequest
 from relay.receive import refusal
 from tests.support import peers

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.support import peers
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving
@@ -91,7 +92,7 @@ class TestSync:
         assert received.header("Content-Type") is None
 
     def test_all_headers_but_hop_by_hop_ones_come_back(self, send: Function, target: Peer) -> None:
-        """Repeated headers stay repeated; what is for one hop, or the server's own, does not pass."""
+        """Repeated headers stay repeated; what is for one hop, or the server's own, is not sent."""
         headers = [
             ("Set-Cookie", "a=1; Path=/"),
             ("X-Both", "one"),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from tests.support import peers
 from tests.support.calls import call
 from tests.support.functions import Function, serving
@@ -45,7 +46,7 @@ def send(broker: Peer) -> Iterator[Function]:
 
 
 def test_a_request_in_flight_is_finished(send: Function, target: Peer) -> None:
-    """Readiness turns 503 at once, the answer that was begun is sent in full, and it ends with 0."""
+    """Readiness turns 503 at once, what was begun is finished, and the exit code is 0."""
     released = threading.Event()
 
     def talk(connection: socket.socket) -> None:

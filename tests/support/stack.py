@@ -44,6 +44,10 @@ class Relay:
         """Read the body of an example, with the ports of this stack in the place of the usual."""
         text = (REPOSITORY / "examples" / name).read_text(encoding="utf-8")
         assert ":30000" in text
+        return self.here(text)
+
+    def here(self, text: str) -> str:
+        """Put the ports of this stack in the place of the usual ones."""
         text = text.replace("localhost:30000", f"localhost:{self.ports['SAMPLE_API']}")
         return text.replace("localhost:8080", f"localhost:{self.ports['GATEWAY']}")
 
@@ -66,6 +70,15 @@ class Relay:
             return [event for event in self.displayed() if all(part in event for part in parts)]
 
         return wait_until(shown, 20, f"an event with {parts}")[0]
+
+
+def quick_manifests(folder: Path) -> Path:
+    """Copy the manifests into a folder, with retries in no time."""
+    folder.mkdir()
+    for file in (REPOSITORY / "knative").glob("*.yaml"):
+        text = file.read_text(encoding="utf-8").replace("PT1S", "PT0.02S")
+        (folder / file.name).write_text(text, encoding="utf-8")
+    return folder
 
 
 @contextmanager

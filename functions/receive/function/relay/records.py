@@ -166,7 +166,7 @@ class Records:
 
     def add_callback(self, request_id: str, event: Event) -> None:
         """Note what a target called back with; the same event delivered twice is noted once."""
-        fact: Fact = {"at": now(), "eventId": event.id, **_data_of(event)}
+        fact: Fact = {"receivedAt": now(), "eventId": event.id, **_data_of(event)}
         for place in range(MAX_CALLBACKS):
             key = f"{request_id}:callback:{place}"
             if self._state.add(key, fact):
