@@ -62,8 +62,9 @@ class TestPublish:
         assert received.header("ce-id") == "order-17"
         assert received.body == b"data"
 
-    def test_connections_are_kept(self, peer: Peer) -> None:
+    def test_connections_are_kept(self, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
         """A Broker that answers without a body keeps its connection."""
+        monkeypatch.setattr("relay.connections._MAX_IDLE_S", 60.0)
         broker = broker_of(peer.url)
 
         for _ in range(3):

@@ -36,6 +36,12 @@ DEADLINE_S = 0.5
 END_S = 5.0
 
 
+@pytest.fixture(autouse=True)
+def idle_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep connections for as long as a slow machine may take between two calls."""
+    monkeypatch.setattr("relay.connections._MAX_IDLE_S", 60.0)
+
+
 @pytest.fixture
 def peer() -> Iterator[Peer]:
     with peers.serving() as each:

@@ -21,7 +21,7 @@ from relay.prefer import Preferences
         pytest.param("wait=100000", 120, False, id="bounded"),
         pytest.param("wait=soon", None, False, id="no-number"),
         pytest.param("wait=-1", None, False, id="negative"),
-        pytest.param("wait=１", None, False, id="full-width-digit"),
+        pytest.param("wait=\uff11", None, False, id="full-width-digit"),
         pytest.param("wait", None, False, id="without-value"),
         pytest.param("return=minimal, handling=lenient", None, False, id="others"),
         pytest.param(",,;;=, \x00", None, False, id="rubbish"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+import trustme
 
 from relay.egress import AllowedTarget
 from relay.settings import InvalidSetting, Settings
@@ -43,11 +44,12 @@ def test_an_empty_variable_counts_as_unset() -> None:
 
 def test_every_setting_is_read() -> None:
     """Each variable has its field."""
+    certificate = trustme.CA().cert_pem.bytes().decode()
     settings = Settings.from_env(
         {
             "K_SINK": "http://broker-ingress.knative-eventing.svc.cluster.local/default/default",
             "K_CE_OVERRIDES": '{"extensions":{"team":"a b"}}',
-            "K_CA_CERTS": "-----BEGIN CERTIFICATE-----",
+            "K_CA_CERTS": certificate,
             "K_SERVICE": "send-serving",
             "EVENT_TYPE": "t",
             "EVENT_SOURCE": "/s",
@@ -66,7 +68,7 @@ def test_every_setting_is_read() -> None:
     assert settings.k_sink is not None
     assert settings.k_sink.path == "/default/default"
     assert settings.ce_overrides == {"team": "a b"}
-    assert settings.k_ca_certs == "-----BEGIN CERTIFICATE-----"
+    assert settings.k_ca_certs == certificate
     assert settings.k_service == "send-serving"
     assert (settings.event_type, settings.event_source) == ("t", "/s")
     assert settings.allowed_targets == (
@@ -140,6 +142,9 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
         ("MAX_BODY_BYTES", "0", "MAX_BODY_BYTES must be a whole number above 0"),
         ("MAX_RESULT_BYTES", "-1", "MAX_RESULT_BYTES must be a whole number above 0"),
         ("THREADS", "٣", "THREADS must be a whole number above 0"),
+        ("K_CA_CERTS", "/etc/ca.pem", "K_CA_CERTS must be certificates in PEM"),
+        ("K_CA_CERTS", "-----BEGIN CERTIFICATE-----", "K_CA_CERTS must be certificates in PEM"),
+        ("K_CA_CERTS", "é", "K_CA_CERTS must be certificates in PEM"),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     ],
 )

@@ -25,7 +25,7 @@ class Report:
             answered finally, or for another reason than the one planned.
         duplicates: final answers after the first one for an event; answers are counted.
         wrong_keys: calls whose Idempotency-Key was not the event's id.
-        poison_retried: poison events that Receive was asked about again after its 400.
+        poison_retried: poison events that Receive refused more often than they were published.
         calls: of the target.
         failed_calls: of these, the ones that failed, as planned.
         duration_s: from the first event until the Broker had nothing left to deliver.

@@ -49,7 +49,7 @@ class Target:
         failed: how many calls ended otherwise, or with 404.
         wrong_keys: calls whose Idempotency-Key was not the event's id.
         results: how often a result event arrived, by the event it is about.
-        dead_letters: `knativeerrorcode` of each dead letter, by event.
+        dead_letters: every `knativeerrorcode` that dead letters came with, by event.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -59,7 +59,7 @@ class Target:
         self.failed = 0
         self.wrong_keys = 0
         self.results: Counter[str] = Counter()
-        self.dead_letters: dict[str, list[str]] = {}
+        self.dead_letters: dict[str, set[str]] = {}
         self._plan = plan
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -111,7 +111,7 @@ class Target:
             self.results[request.headers["ce-subject"]] += 1
         else:
             code = request.headers.get("ce-knativeerrorcode", "none")
-            self.dead_letters.setdefault(request.headers["ce-id"], []).append(code)
+            self.dead_letters.setdefault(request.headers["ce-id"], set()).add(code)
         writer.write(_TAKEN)
         await writer.drain()
         return True
@@ -127,7 +127,8 @@ class Target:
         if fate in _ANSWERS:
             writer.write(_ANSWERS[fate])
             await writer.drain()
-            self.finished[event_id] += fate.is_final
+            if fate.is_final:
+                self.finished[event_id] += 1
             return True
         if fate is Fate.TIMEOUT:
             await reader.read()

@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -97,7 +98,7 @@ class Settings:
         return cls(
             k_sink=_k_sink(env),
             ce_overrides=_ce_overrides(env),
-            k_ca_certs=env.get("K_CA_CERTS") or None,
+            k_ca_certs=_certificates(env),
             event_type=_attribute(env, "EVENT_TYPE", default.event_type),
             event_source=_attribute(env, "EVENT_SOURCE", default.event_source),
             allowed_targets=_allowed_targets(env),
@@ -126,6 +127,17 @@ def _k_sink(env: Mapping[str, str]) -> Target | None:
         return parse_target(sink, url_field="K_SINK")
     except InvalidRequest as exc:
         raise InvalidSetting(exc.detail) from exc
+
+
+def _certificates(env: Mapping[str, str]) -> str | None:
+    certificates = env.get("K_CA_CERTS")
+    if not certificates:
+        return None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates)
+    except (ssl.SSLError, TypeError) as exc:  # TypeError: it is not ASCII
+        raise InvalidSetting("K_CA_CERTS must be certificates in PEM") from exc
+    return certificates
 
 
 def _ce_overrides(env: Mapping[str, str]) -> dict[str, str]:
