@@ -7,6 +7,7 @@ import binascii
 import datetime
 import json
 import logging
+import re
 from typing import cast
 
 from standardwebhooks import Webhook
@@ -53,35 +54,46 @@ class Outcomes:
             InvalidRequest: the event is not one of the relay's own.
             StateUnavailable: nothing is noted; the Broker is to try again.
         """
-        request_id = event.attributes.get("subject")
-        ending = event.type.rpartition(".")[2]
-        if ending == CALLBACK:
-            if request_id is not None:
-                self._records.add_callback(request_id, event)
-            return Response.empty(202)
-        answer = _answer(event)
-        if request_id is None:
-            raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
-        attempts = event.attributes.get("relayattempts", "0")
-        self._records.finish(
-            request_id, ending, answer, int(attempts) if attempts.isdecimal() else 0
-        )
-        log.info("%s is %s", request_id, ending)
-        callback = self._callback(self._records.read(request_id))
+        callback = self._note(event)
         return Response.empty(202) if callback is None else callback.to_response()
 
     def bury(self, event: Event) -> None:
         """Note a dead letter, and publish the callback if one was asked for.
 
+        A result that could not be delivered is no dead request: this is its last delivery.
+
         Raises:
+            InvalidRequest: as for `take`.
             StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
         """
-        reason = reason_of(event)
-        self._records.bury(event, reason)
-        log.error("%s is dead: %s", event.id, reason.get("detail", reason))
-        callback = self._callback(self._records.read(event.id))
+        if self.is_own(event.type):
+            callback = self._note(event)
+        else:
+            reason = reason_of(event)
+            self._records.bury(event, reason)
+            log.error("%s is dead: %s", event.id, reason.get("detail", reason))
+            callback = self._callback(self._records.read(event.id))
         if callback is not None:
+            # No reply: what a dead letter sink answers, nobody publishes.
             self._broker.publish(callback)
+
+    def _note(self, event: Event) -> Event | None:
+        """Note what one of the relay's own events tells; return the callback it gives rise to."""
+        request_id = event.attributes.get("subject")
+        ending = event.type.rpartition(".")[2]
+        if ending == CALLBACK:
+            if request_id is not None:
+                self._records.add_callback(request_id, event)
+            return None
+        answer = _answer(event)
+        if request_id is None:
+            raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
+        attempts = event.attributes.get("relayattempts", "0")
+        self._records.finish(
+            request_id, ending, answer, int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
+        )
+        log.info("%s is %s", request_id, ending)
+        return self._callback(self._records.read(request_id))
 
     def _callback(self, record: Record | None) -> Event | None:
         """Make the request event that brings an outcome to the url the caller gave.

@@ -1,0 +1,127 @@
+"""What comes back about requests, as the Broker delivers it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from relay.events import Event
+from relay.outcomes import reason_of
+from tests.support.calls import Answer, call
+from tests.support.functions import Function, serving
+from tests.support.peers import Peer
+from tests.support.peers import serving as peer
+
+TYPE = "dev.knative.samples.t2"
+RESULT = {"status": 200, "headers": {}, "body": "done"}
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Peer]:
+    with peer() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def send(broker: Peer) -> Iterator[Function]:
+    env = {"K_SINK": f"{broker.url}/default/default", "ALLOWED_TARGETS": "127.0.0.1"}
+    with serving("send", env) as function:
+        yield function
+
+
+def deliver(send: Function, path: str, event_type: str, data: object, **attributes: str) -> Answer:
+    """Deliver an event as the Broker does."""
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": "r1.completed",
+        "ce-source": "s",
+        "ce-type": event_type,
+        "Content-Type": "application/json",
+        **{f"ce-{name}": value for name, value in attributes.items()},
+    }
+    return call("POST", f"{send.url}{path}", json.dumps(data), headers)
+
+
+def event(**attributes: str) -> Event:
+    return Event(attributes={"id": "r1", "source": "s", "type": "t", **attributes})
+
+
+@pytest.mark.parametrize("path", ["/event/callback", "/event/dead-letter"])
+def test_a_result_is_noted_wherever_it_comes_in(send: Function, path: str) -> None:
+    """A result that no delivery brought becomes a dead letter; it is a result all the same."""
+    request_id = "from" + path.replace("/", "-")
+
+    answer = deliver(send, path, f"{TYPE}.completed", RESULT, subject=request_id, relayattempts="3")
+
+    assert (answer.status, answer.body) == (202, b"")
+    known = call("GET", f"{send.url}/async/{request_id}").json()
+    assert (known["status"], known["attempts"], known["answer"]) == ("completed", 3, RESULT)
+
+
+@pytest.mark.parametrize(
+    ("data", "attributes", "detail"),
+    [
+        pytest.param(
+            RESULT, {}, "ce-subject is missing; it is the id of the request", id="no-subject"
+        ),
+        pytest.param(
+            [], {"subject": "r"}, "data must be a result: an object with a status", id="array"
+        ),
+        pytest.param(
+            {}, {"subject": "r"}, "data must be a result: an object with a status", id="no-status"
+        ),
+    ],
+)
+def test_what_is_no_result_is_refused(
+    send: Function, data: object, attributes: dict[str, str], detail: str
+) -> None:
+    """The Broker hears 400, and nothing is noted."""
+    answer = deliver(send, "/event/callback", f"{TYPE}.failed", data, **attributes)
+
+    assert answer.status == 400
+    assert answer.json()["detail"] == detail
+    assert call("GET", f"{send.url}/async/r").status == 404
+
+
+def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:
+    """The Broker adds nothing when it understood nothing of the answer."""
+    deliver(send, "/event/dead-letter", TYPE, {}, id="silent")
+
+    known = call("GET", f"{send.url}/async/silent").json()
+
+    assert (known["status"], known["reason"]) == ("dead", {})
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        pytest.param({}, {}, id="nothing"),
+        pytest.param(
+            {"knativeerrordest": "http://r", "knativeerrorcode": "503"},
+            {"destination": "http://r", "code": 503},
+            id="no-data",
+        ),
+        pytest.param(
+            {"knativeerrordata": encoded('{"detail":"why","attempts":2,"title":"t"}')},
+            {
+                "data": {"detail": "why", "attempts": 2, "title": "t"},
+                "detail": "why",
+                "attempts": 2,
+            },
+            id="problem",
+        ),
+        pytest.param({"knativeerrordata": encoded("dial tcp")}, {"data": "dial tcp"}, id="text"),
+        pytest.param({"knativeerrordata": "%"}, {}, id="no-base64"),
+        pytest.param({"knativeerrorcode": "many"}, {}, id="no-code"),
+    ],
+)
+def test_the_reason(attributes: dict[str, str], reason: dict[str, object]) -> None:
+    """Destination, code and decoded data, as far as the Broker gave them."""
+    assert reason_of(event(**attributes)) == reason
