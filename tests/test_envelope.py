@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from relay.envelope import Envelope
+from relay.events import STRUCTURED, Event
 from relay.problems import InvalidRequest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -367,3 +368,38 @@ def test_any_bytes_are_an_envelope_or_a_named_error(raw: bytes) -> None:
     refusal = refusal_of(raw)
 
     assert refusal is None or refusal.detail.startswith(refusal.field)
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**1000), 2**1000)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=20,
+)
+
+
+@given(JSON_VALUES, st.booleans(), st.booleans())
+def test_an_envelope_goes_through_an_event_unchanged(
+    body: object, ascii_only: bool, is_structured: bool
+) -> None:
+    """Envelope, event, envelope: whatever the JSON, Receive has what Send was given."""
+    given_value = {"targetURL": URL, "targetAPI": "/é?x=1", "headers": {"X-A": "1"}, "body": body}
+    raw = json.dumps(given_value, ensure_ascii=ascii_only).encode()
+    attributes = {"id": "1", "source": "s", "type": "t", "specversion": "1.0"}
+    if is_structured:
+        event = Event.from_http(
+            {"content-type": STRUCTURED},
+            json.dumps({**attributes, "data": given_value}).encode(),
+        )
+    else:
+        headers, data = Event(attributes=attributes, data=raw).to_http()
+        event = Event.from_http(dict(headers), data)
+        assert event.data == raw
+
+    received = Envelope.from_json(event.data or b"")
+
+    assert received == Envelope.from_json(raw)
+    assert json.loads(received.content or b"") == body
