@@ -54,6 +54,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(default=False)
+def crash(session: nox.Session) -> None:
+    """Kill the relay's processes under load and count what is lost; words after -- go to it."""
+    install(session, "local")
+    session.run("python", "-m", "tests.crash", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def vendored(session: nox.Session) -> None:
     """Check that what `./dev vendor` writes is up to date."""

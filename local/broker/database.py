@@ -8,6 +8,7 @@ ever waiting for a commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -38,28 +39,29 @@ class Database:
         Raises:
             StoreError: the folder or the database cannot be used, or another process uses it.
         """
-        try:
-            # Events carry their publishers' credentials.
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Held until the process ends, however it ends.
-            self._lock = (folder / f"{name}.lock").open("w")
-        except OSError as exc:
-            raise StoreError(f"cannot use the folder {folder}: {exc}") from exc
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            self._lock.close()
-            raise StoreError(f"another Broker uses the database in {folder}") from exc
-        try:
-            self._writer = _connect(folder / f"{name}.sqlite3")
-            self._writer.executescript(schema)
-            self.reader = _connect(folder / f"{name}.sqlite3")
-            # From here on a wait for a lock inside SQLite would stop the event loop: _begin waits.
-            for connection in (self._writer, self.reader):
-                connection.execute("PRAGMA busy_timeout = 0")
-        except sqlite3.Error as exc:
-            self._lock.close()
-            raise StoreError(f"cannot open the database in {folder}: {exc}") from exc
+        with contextlib.ExitStack() as opened:
+            try:
+                # Events carry their publishers' credentials.
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                # Held until the process ends, however it ends.
+                lock = opened.enter_context((folder / f"{name}.lock").open("w"))
+            except OSError as exc:
+                raise StoreError(f"cannot use the folder {folder}: {exc}") from exc
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                raise StoreError(f"another Broker uses the database in {folder}") from exc
+            try:
+                self._writer = _connect(folder / f"{name}.sqlite3", opened)
+                self._writer.executescript(schema)
+                self.reader = _connect(folder / f"{name}.sqlite3", opened)
+                # From here on a wait for a lock inside SQLite would stop the event loop; _begin
+                # waits without.
+                for connection in (self._writer, self.reader):
+                    connection.execute("PRAGMA busy_timeout = 0")
+            except sqlite3.Error as exc:
+                raise StoreError(f"cannot open the database in {folder}: {exc}") from exc
+            self._opened = opened.pop_all()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-store")
         self._waiting: list[tuple[Write, asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -85,9 +87,7 @@ class Database:
         if self._flushing is not None:
             await self._flushing
         self._disk.shutdown()
-        self.reader.close()
-        self._writer.close()
-        self._lock.close()
+        self._opened.close()
 
     async def _flush(self) -> None:
         while self._waiting:
@@ -140,10 +140,11 @@ class Database:
                 return
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, opened: contextlib.ExitStack) -> sqlite3.Connection:
     db = sqlite3.connect(
         path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
+    opened.callback(db.close)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     return db

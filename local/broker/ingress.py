@@ -43,7 +43,7 @@ class Ingress:
         self._dispatcher = dispatcher
         self._max_event_bytes = max_event_bytes
 
-    def app(self, lifespan: Lifespan[Starlette]) -> Starlette:
+    def app(self, lifespan: Lifespan[Starlette] | None) -> Starlette:
         """Return the ASGI application."""
         app = Starlette(
             routes=[

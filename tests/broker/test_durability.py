@@ -113,6 +113,56 @@ def test_a_backoff_survives_a_restart(tmp_path: Path, subscriber: Subscriber) ->
     assert second.at_s - first.at_s >= 2.9
 
 
+def test_a_reply_that_cannot_be_stored_is_kept_until_it_can(
+    tmp_path: Path, subscriber: Subscriber
+) -> None:
+    """The subscriber is not asked again: its reply waits, and is delivered once."""
+    reply = {**REQUIRED, "ce-id": "reply", "ce-type": "reply"}
+    subscriber.scripts["/all"] = (Answer(status=200, headers=reply, delay_s=0.5),)
+    with broker(
+        tmp_path,
+        trigger("all", subscriber=f"{subscriber.url}/all", event_type="tests"),
+        trigger("replies", subscriber=f"{subscriber.url}/replies", event_type="reply"),
+    ) as local:
+        with closing(sqlite3.connect(tmp_path / "data" / "broker.sqlite3")) as db:
+            publish_event(local.url, "1")
+            subscriber.wait_for(1, "/all")
+            db.execute("BEGIN IMMEDIATE")
+            local.process.wait_for_output("trigger=default/all not stored, trying again")
+        subscriber.wait_for(1, "/replies", event_id="reply")
+        wait_until(lambda: pending(tmp_path) == 0, 10.0, "an empty store")
+
+    assert len(subscriber.calls("/all")) == 1
+    assert len(subscriber.calls("/replies")) == 1
+
+
+def test_a_dead_letter_keeps_its_reason_through_a_kill(
+    tmp_path: Path, subscriber: Subscriber
+) -> None:
+    """Killed while its dead letter sink is down, the Broker still tells the sink why afterwards."""
+    subscriber.scripts["/all"] = (Answer(status=400, body=b"no envelope"),)
+    subscriber.scripts["/dead-letter"] = (Answer(status=503), Answer())
+    doomed = trigger(
+        "all",
+        subscriber=f"{subscriber.url}/all",
+        delivery="{retry: 1, backoffPolicy: exponential, backoffDelay: PT1S,"
+        f' deadLetterSink: {{uri: "{subscriber.url}/dead-letter"}}}}',
+    )
+    with broker(tmp_path, doomed) as local:
+        publish_event(local.url, "1")
+        local.process.wait_for_output("to=dead-letter-sink result='503'")
+        local.process.send_signal(signal.SIGKILL)
+        local.process.wait()
+
+    with broker(tmp_path, doomed):
+        _, dead_letter = subscriber.wait_for(2, "/dead-letter")
+
+    assert len(subscriber.calls("/all")) == 1
+    assert dead_letter.headers["ce-knativeerrordest"] == f"{subscriber.url}/all"
+    assert dead_letter.headers["ce-knativeerrorcode"] == "400"
+    assert dead_letter.headers["ce-knativeerrordata"] == "bm8gZW52ZWxvcGU="
+
+
 def test_a_slow_subscriber_holds_up_nobody_else(tmp_path: Path, subscriber: Subscriber) -> None:
     """With more events than may be in flight stuck at one Trigger, the other gets all of them."""
     subscriber.scripts["/slow"] = (Answer(delay_s=30.0),)

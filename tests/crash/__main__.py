@@ -20,7 +20,7 @@ from tests.crash.run import run
 
 _EVENTS = 7000
 _KILLS = 24
-_QUICK_EVENTS = 800
+_QUICK_EVENTS = 1200
 _QUICK_KILLS = 4
 _SHOW_INTERVAL_S = 5.0
 

@@ -149,8 +149,13 @@ class System:
         for part in self._parts.values():
             self._start(part)
         self._supervisor.start()
-        for name in self._parts:
-            wait_until(lambda: self._is_ready(name), _START_TIMEOUT_S, name)  # noqa: B023
+        try:
+            for name, part in self._parts.items():
+                what = f"{name}, whose log is {part.log}"
+                wait_until(lambda: self._is_ready(name), _START_TIMEOUT_S, what)  # noqa: B023
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
