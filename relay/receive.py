@@ -35,6 +35,7 @@ from relay.problems import (
 from relay.records import Records
 from relay.results import result_of
 from relay.settings import Settings
+from relay.signatures import MAC
 from relay.state import State
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,8 @@ class Receive:
             "datacontenttype": JSON,
             **dict(trace),
         }
+        if MAC in event.attributes:
+            attributes[MAC] = event.attributes[MAC]
         if attempts:
             attributes["relayattempts"] = str(attempts)
         return Event(attributes=attributes, data=json.dumps(result).encode()).to_response()

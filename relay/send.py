@@ -35,12 +35,18 @@ from relay.problems import (
 from relay.records import Record, Records
 from relay.results import as_response
 from relay.settings import Settings
+from relay.signatures import Signatures
 from relay.state import State
 from relay.status import Status, status_answer
+from relay.tokens import check_token
 
 log = logging.getLogger(__name__)
 
 _INDEX: Final = "GET / lists what there is"
+
+# Callers' routes; the others are for targets and the Broker, who bring proofs of their own, or tell
+# nothing.
+_GUARDED: Final = frozenset({"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry"})
 
 Handler = Callable[[Request], Response]
 
@@ -57,8 +63,9 @@ class Send:
         self._caller = Caller(settings)
         self._broker = Broker(settings)
         self._records = Records(State(settings.state_url, settings.state_ttl_s))
-        self._outcomes = Outcomes(settings, self._records, self._broker)
-        self._status = Status(self._records, self._broker)
+        self._signatures = Signatures(settings.callback_secret, settings.state_url)
+        self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
+        self._status = Status(self._records, self._broker, self._signatures)
         # Who waits holds a thread; most of them stay free for everybody else.
         self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
         self._routes: dict[str, dict[str, Handler]] = {
@@ -90,6 +97,8 @@ class Send:
             raise NotFound(f"there is no {request.path[:200]!a}; {_INDEX}")
         if request.method not in handlers:
             raise MethodNotAllowed(request.method, request.path[:200], tuple(handlers))
+        if path in _GUARDED:
+            check_token(request.headers, self._settings.api_token)
         return handlers[request.method]
 
     def _index(self, request: Request) -> Response:
@@ -199,13 +208,20 @@ class Send:
         body = self._body(request)
         if self._outcomes.is_own(request.headers.get("ce-type")):
             return self._outcomes.take(Event.from_http(request.headers, body))
+        self._signatures.verify(request.headers, body)
         event = callback_event(
             request,
             body,
             event_type=f"{self._settings.event_type}.{CALLBACK}",
             source=self._settings.event_source,
         )
-        self._publish(request, event)
+        self._signatures.take(request.headers)
+        try:
+            self._publish(request, event)
+        except RelayError:
+            with suppress(StateUnavailable):
+                self._signatures.give_back(request.headers)
+            raise
         return Response.empty(202)
 
     def _dead_letter(self, request: Request) -> Response:
@@ -225,7 +241,8 @@ class Send:
     def _publish(self, request: Request, event: Event) -> None:
         trace = _trace(request)
         attributes = {**event.attributes, **dict(trace)}
-        self._broker.publish(replace(event, attributes=attributes), trace=trace)
+        event = self._signatures.stamp(replace(event, attributes=attributes))
+        self._broker.publish(event, trace=trace)
 
 
 def _trace(request: Request) -> Headers:

@@ -204,7 +204,7 @@ def test_a_callback_brings_the_outcome(
     assert (told["id"], told["status"]) == (request_id, status)
     assert told[member]["status" if member == "answer" else "code"] == code
     assert headers["X-Mine"] == "1"
-    assert headers["webhook-id"] == callback_id
+    assert headers["webhook-id"] == f"relay_{callback_id}"
     wait_for_status(relay, callback_id, "completed")
     assert relay.call("GET", f"/async/{callback_id}.completed.callback").status == 404
 
@@ -219,21 +219,23 @@ def test_a_callback_to_a_forbidden_address_is_refused(relay: Relay) -> None:
     assert "127.0.0.1:1" in str(answer.json()["detail"])
 
 
-def test_the_targets_own_callback_joins_its_request(relay: Relay) -> None:
+def test_the_targets_own_callback_joins_its_request(manifests: Path, tmp_path: Path) -> None:
     """A caller that chooses the id can write the callback's address before the call."""
     request_id = "chosen-by-the-caller"
-    host = "send-serving.default.example.com"
-    uri = f"http://localhost:{relay.ports['GATEWAY']}/event/callback?id={request_id}"
-    body = envelope(relay, "/callback_tasks", body={"callback_uri": uri, "host": host})
+    # The sample API signs nothing, so there is no secret here.
+    with started(tmp_path / "broker", settings={"MANIFESTS": str(manifests)}) as relay:
+        host = "send-serving.default.example.com"
+        uri = f"http://localhost:{relay.ports['GATEWAY']}/event/callback?id={request_id}"
+        body = envelope(relay, "/callback_tasks", body={"callback_uri": uri, "host": host})
 
-    accept(relay, body, **{"Idempotency-Key": request_id})
+        accept(relay, body, **{"Idempotency-Key": request_id})
 
-    def called_back() -> object:
-        return status_of(relay, request_id).get("callbacks")
+        def called_back() -> object:
+            return status_of(relay, request_id).get("callbacks")
 
-    (callback,) = cast("list[dict[str, object]]", wait_until(called_back, 20, "the callback"))
-    assert cast("dict[str, object]", callback["body"])["idempotencyKey"] == request_id
-    assert wait_for_status(relay, request_id, "completed")["status"] == "completed"
+        (callback,) = cast("list[dict[str, object]]", wait_until(called_back, 20, "the callback"))
+        assert cast("dict[str, object]", callback["body"])["idempotencyKey"] == request_id
+        assert wait_for_status(relay, request_id, "completed")["status"] == "completed"
 
 
 def test_waiting_callers_and_status_reads_do_not_starve_sync(relay: Relay) -> None:

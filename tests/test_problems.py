@@ -10,6 +10,7 @@ from relay.problems import (
     BrokerUnavailable,
     Conflict,
     DeadlineExceeded,
+    Forbidden,
     InvalidRequest,
     LoopDetected,
     MethodNotAllowed,
@@ -20,6 +21,7 @@ from relay.problems import (
     TargetNotAllowed,
     TargetUnreachable,
     TooLarge,
+    Unauthorized,
     problem,
     problem_of,
 )
@@ -29,6 +31,8 @@ from relay.problems import (
     ("error", "status", "title"),
     [
         (InvalidRequest("headers.X-A", "must be a string"), 400, "Bad Request"),
+        (Unauthorized("no", scheme="Bearer"), 401, "Unauthorized"),
+        (Forbidden("no"), 403, "Forbidden"),
         (TargetNotAllowed("no"), 403, "Forbidden"),
         (NotFound("no"), 404, "Not Found"),
         (MethodNotAllowed("GET", "/async", ("POST",)), 405, "Method Not Allowed"),

@@ -60,6 +60,7 @@ def test_every_setting_is_read() -> None:
             "PUBLISH_TIMEOUT_S": "3",
             "MAX_BODY_BYTES": "10",
             "MAX_RESULT_BYTES": "11",
+            "API_TOKEN": "0123456789abcdef fedcba9876543210",
             "LOG_LEVEL": "debug",
             "THREADS": "4",
         }
@@ -80,12 +81,14 @@ def test_every_setting_is_read() -> None:
     assert settings.target_connect_timeout_s == 1.0
     assert settings.publish_timeout_s == 3.0
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
+    assert settings.api_token == ("0123456789abcdef", "fedcba9876543210")
     assert settings.log_level == "DEBUG"
     assert settings.threads == 4
 
 
 ATTRIBUTE = "must be 1 to 128 visible ASCII characters without space, quote or %"
 OVERRIDES = 'K_CE_OVERRIDES must be JSON like {"extensions": {"name": "value"}}'
+TOKEN = "must be 16 or more visible ASCII characters, or several of these with a space between them"
 SECONDS = "must be a number of seconds above 0, at most 86400"
 NAME_RULE = "a name is 1 to 20 lower-case letters or digits, and no context attribute"
 ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
@@ -145,6 +148,8 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
         ("K_CA_CERTS", "/etc/ca.pem", "K_CA_CERTS must be certificates in PEM"),
         ("K_CA_CERTS", "-----BEGIN CERTIFICATE-----", "K_CA_CERTS must be certificates in PEM"),
         ("K_CA_CERTS", "é", "K_CA_CERTS must be certificates in PEM"),
+        ("API_TOKEN", "0123456789abcdef short", f"API_TOKEN {TOKEN}"),
+        ("API_TOKEN", "0123456789abcdeé", f"API_TOKEN {TOKEN}"),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     ],
 )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import datetime
 import json
 import logging
 import re
 from typing import cast
-
-from standardwebhooks import Webhook
 
 from relay import strict_json
 from relay.broker import Broker
@@ -19,6 +16,7 @@ from relay.messages import Response
 from relay.problems import InvalidRequest
 from relay.records import Record, Records
 from relay.settings import Settings
+from relay.signatures import Signatures
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +25,19 @@ class Outcomes:
     """Record outcomes, and tell the callers who asked to be told.
 
     Args:
-        settings: `event_type`, `event_source` and `callback_secret` count.
+        settings: `event_type` and `event_source` count.
         records: where outcomes are noted.
         broker: where a callback for a dead request is published.
+        signatures: tell the relay's own events, and sign the callbacks.
     """
 
-    def __init__(self, settings: Settings, records: Records, broker: Broker) -> None:
+    def __init__(
+        self, settings: Settings, records: Records, broker: Broker, signatures: Signatures
+    ) -> None:
         self._settings = settings
         self._records = records
         self._broker = broker
+        self._signatures = signatures
 
     def is_own(self, event_type: str | None) -> bool:
         """Tell whether an event is one that the relay made, back from the Broker."""
@@ -52,8 +54,10 @@ class Outcomes:
 
         Raises:
             InvalidRequest: the event is not one of the relay's own.
+            Forbidden: it only says that it is.
             StateUnavailable: nothing is noted; the Broker is to try again.
         """
+        self._check(event)
         callback = self._note(event)
         return Response.empty(202) if callback is None else callback.to_response()
 
@@ -63,9 +67,10 @@ class Outcomes:
         A result that could not be delivered is no dead request: this is its last delivery.
 
         Raises:
-            InvalidRequest: as for `take`.
+            InvalidRequest, Forbidden: as for `take`.
             StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
         """
+        self._check(event)
         if self.is_own(event.type):
             callback = self._note(event)
         else:
@@ -95,6 +100,12 @@ class Outcomes:
         log.info("%s is %s", request_id, ending)
         return self._callback(self._records.read(request_id))
 
+    def _check(self, event: Event) -> None:
+        """Refuse what only says that it comes from here: a result has the MAC of its request."""
+        results = [f"{self._settings.event_type}.{ending}" for ending in RESULTS]
+        request_id = event.attributes.get("subject", "") if event.type in results else event.id
+        self._signatures.check(event, request_id)
+
     def _callback(self, record: Record | None) -> Event | None:
         """Make the request event that brings an outcome to the url the caller gave.
 
@@ -109,9 +120,9 @@ class Outcomes:
         known = record.document()
         body = {name: known[name] for name in ("id", "status", "answer", "reason") if name in known}
         headers = dict(cast("dict[str, str]", asked["headers"]))
-        headers |= self._signature(callback_id, body)
+        headers |= self._signatures.sign(callback_id, body)
         envelope = asked | {"headers": headers, "body": body}
-        return Event(
+        event = Event(
             attributes={
                 "id": callback_id,
                 "source": self._settings.event_source,
@@ -120,21 +131,7 @@ class Outcomes:
             },
             data=json.dumps(envelope).encode("ascii"),
         )
-
-    def _signature(self, message_id: str, body: object) -> dict[str, str]:
-        """Sign as Standard Webhooks asks, with every key while one takes another's place."""
-        if not self._settings.callback_secret:
-            return {}
-        moment = datetime.datetime.now(datetime.timezone.utc)
-        content = json.dumps(body, separators=(",", ":"))  # as the envelope's reader writes it
-        return {
-            "webhook-id": message_id,
-            "webhook-timestamp": str(int(moment.timestamp())),
-            "webhook-signature": " ".join(
-                Webhook(secret).sign(message_id, moment, content)
-                for secret in self._settings.callback_secret
-            ),
-        }
+        return self._signatures.stamp(event)
 
 
 def reason_of(event: Event) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
     RelayError
     ├── InvalidRequest     400  a field, header or body is wrong; `field` names it
+    ├── Unauthorized       401  a token or a signature is missing or wrong
+    ├── Forbidden          403  an event says that it is the relay's own, and is not
     ├── TargetNotAllowed   403  the egress policy refuses the target
     ├── NotFound           404  no such route
     ├── MethodNotAllowed   405  the route has no such method
@@ -59,6 +61,23 @@ class InvalidRequest(RelayError):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field} {reason}", field=field)
         self.field = field
+
+
+class Unauthorized(RelayError):
+    """Say what would be accepted.
+
+    Args:
+        scheme: for `WWW-Authenticate`, which every 401 has (RFC 9110 section 15.5.2).
+    """
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, detail: str, *, scheme: str) -> None:
+        super().__init__(detail, headers=(("WWW-Authenticate", scheme),))
+
+
+class Forbidden(RelayError):
+    status = HTTPStatus.FORBIDDEN
 
 
 class TargetNotAllowed(RelayError):

@@ -36,6 +36,8 @@ _CONTEXT_ATTRIBUTES = frozenset(
 # Standard Webhooks, "Signature scheme": between 24 and 64 bytes.
 MIN_SECRET_BYTES = 24
 
+MIN_TOKEN_CHARACTERS = 16
+
 
 class InvalidSetting(ValueError):
     """Name the setting and what would be right; it stops the start."""
@@ -63,7 +65,9 @@ class Settings:
             `file:///DIRECTORY` (all processes of one machine) or `redis[s]://…` (all there are).
         state_ttl_s: for how long, whole seconds.
         callback_secret: Standard Webhooks keys from `CALLBACK_SECRET`, the one in use first; what
-            callers are called back with is signed with each.
+            callers are called back with is signed with each, and what targets call back with must
+            be signed with one.
+        api_token: from `API_TOKEN`; callers must carry one of them.
         log_level: of Python's `logging`.
         threads: how many requests functions-framework serves at once; sizes connection pools.
     """
@@ -84,6 +88,7 @@ class Settings:
     state_url: str = field(default="memory://", repr=False)
     state_ttl_s: int = 86_400
     callback_secret: tuple[str, ...] = field(default=(), repr=False)
+    api_token: tuple[str, ...] = field(default=(), repr=False)
     log_level: str = "INFO"
     threads: int = 8
 
@@ -114,6 +119,7 @@ class Settings:
             state_url=_state_url(env, default.state_url),
             state_ttl_s=_count(env, "STATE_TTL_S", default.state_ttl_s),
             callback_secret=_callback_secret(env),
+            api_token=_api_token(env),
             log_level=_log_level(env, default.log_level),
             threads=_count(env, "THREADS", default.threads),
         )
@@ -233,6 +239,18 @@ def _callback_secret(env: Mapping[str, str]) -> tuple[str, ...]:
                 " or two of these with a space between them"
             )
     return secrets
+
+
+def _api_token(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Read tokens with spaces between them."""
+    tokens = tuple(env.get("API_TOKEN", "").split())
+    for token in tokens:
+        if not re.fullmatch(rf"[!-~]{{{MIN_TOKEN_CHARACTERS},}}", token, re.ASCII):
+            raise InvalidSetting(
+                f"API_TOKEN must be {MIN_TOKEN_CHARACTERS} or more visible ASCII characters,"
+                " or several of these with a space between them"
+            )
+    return tokens
 
 
 def _log_level(env: Mapping[str, str], default: str) -> str:

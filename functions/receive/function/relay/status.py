@@ -10,6 +10,7 @@ from relay.events import JSON
 from relay.messages import Request, Response
 from relay.problems import Conflict, InvalidRequest, NotFound, RelayError
 from relay.records import ACCEPTED, DEAD, Record, Records
+from relay.signatures import Signatures
 
 # How soon it is worth asking again about a request that is open.
 _ASK_AGAIN_S = 1
@@ -38,11 +39,13 @@ class Status:
     Args:
         records: where it is read.
         broker: where a dead request is published again.
+        signatures: give it a MAC; the key of the one it had may be gone.
     """
 
-    def __init__(self, records: Records, broker: Broker) -> None:
+    def __init__(self, records: Records, broker: Broker, signatures: Signatures) -> None:
         self._records = records
         self._broker = broker
+        self._signatures = signatures
 
     def list(self, request: Request) -> Response:
         """Answer `GET /async?status=dead` with the newest of them."""
@@ -67,7 +70,7 @@ class Status:
         if event is None:
             raise Conflict(f"{request_id} is not dead; only a dead request can be sent again")
         try:
-            self._broker.publish(event)
+            self._broker.publish(self._signatures.stamp(event))
         except RelayError:
             self._records.rebury(request_id)
             raise
