@@ -28,14 +28,14 @@ class Deadline:
     Call `watch` for each socket the call uses and `done` when the call is over.
     """
 
-    __slots__ = ("_cut", "_lock", "_socket", "_watched", "at", "peer", "seconds")
+    __slots__ = ("_cut", "_handle", "_lock", "_watched", "at", "peer", "seconds")
 
     def __init__(self, seconds: float, peer: str) -> None:
         self.seconds = seconds
         self.peer = peer
         self.at = time.monotonic() + seconds
         self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
+        self._handle: int | None = None
         self._watched = False
         self._cut = False
 
@@ -70,10 +70,10 @@ class Deadline:
         Others may close the socket or hand it on (TLS does, and http.client once it knows that an
         answer is the last), so the deadline holds on to a second handle of it.
         """
-        handle = socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+        handle = os.dup(sock.fileno())
         with self._lock:
             self._let_go()
-            self._socket = handle
+            self._handle = handle
             first = not self._watched
             self._watched = True
         if first:
@@ -89,16 +89,17 @@ class Deadline:
     def expire(self) -> None:
         """Shut down the socket of a call that is not done."""
         with self._lock:
-            if self._socket is not None:
+            if self._handle is not None:
                 self._cut = True
-                with contextlib.suppress(OSError):  # the peer was quicker
-                    self._socket.shutdown(socket.SHUT_RDWR)
-                self._let_go()
+                with socket.socket(fileno=self._handle) as sock:
+                    self._handle = None
+                    with contextlib.suppress(OSError):  # the peer was quicker
+                        sock.shutdown(socket.SHUT_RDWR)
 
     def _let_go(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
 class _Watchdog:

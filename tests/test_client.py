@@ -84,6 +84,12 @@ def ends(call: Callable[[], object]) -> None:
     assert time.monotonic() - start < END_S
 
 
+def reset(connection: socket.socket) -> None:
+    """End a connection without a word of goodbye."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.close()
+
+
 class TestWire:
     @pytest.mark.parametrize(
         "path", ["/", "/a%2fb%2Fc", "//x", "/?a=[b]", "/a;b=c//d?e=%7A", "/*?"]
@@ -333,12 +339,7 @@ class TestDeadlines:
 
     def test_a_reset(self, client: Client, peer: Peer) -> None:
         """A reset connection is a broken answer."""
-
-        def talk(connection: socket.socket) -> None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            connection.close()
-
-        peer.default = talk
+        peer.default = reset
 
         ends(lambda: get(client, peer.url))
 
@@ -641,6 +642,13 @@ class TestTLS:
     def test_plain_http_where_tls_belongs(self, client: Client, peer: Peer) -> None:
         """A target without TLS is not called without TLS."""
         peer.talk = lambda connection: connection.sendall(b"HTTP/1.1 400 X\r\n\r\n")  # type: ignore[method-assign]
+
+        with pytest.raises(TargetFailed):
+            get(client, f"https://127.0.0.1:{peer.port}")
+
+    def test_a_reset_handshake(self, client: Client, peer: Peer) -> None:
+        """A connection that ends before there is TLS has no answer to wait for."""
+        peer.talk = reset  # type: ignore[method-assign] # before any HTTP
 
         with pytest.raises(TargetFailed):
             get(client, f"https://127.0.0.1:{peer.port}")

@@ -6,6 +6,7 @@ that a thread is making is found in `calls`.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import queue
@@ -13,18 +14,19 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from io import BufferedReader
-from typing import TYPE_CHECKING, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import certifi
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from relay.deadlines import Deadline
 from relay.egress import Policy
+from relay.heads import StrictResponse
 from relay.problems import TargetUnreachable
 from relay.urls import IPAddress, Origin, Target
 
@@ -56,41 +58,13 @@ class _Calls(threading.local):
 calls = _Calls()
 
 
-class _HeaderLines:
-    """Read the lines of a header block, none of them cut short."""
-
-    def __init__(self, stream: BufferedReader) -> None:
-        self._stream = stream
-        self.close = stream.close
-        self.flush = stream.flush
-
-    def readline(self, limit_bytes: int) -> bytes:
-        line = self._stream.readline(limit_bytes)
-        if not line.endswith(b"\n"):
-            raise http.client.HTTPException("the headers broke off")
-        return line
-
-
-class _WholeHeaders(http.client.HTTPResponse):
-    """Refuse headers that end with the connection; http.client would take them for all."""
-
-    def begin(self) -> None:
-        stream = self.fp
-        self.fp = cast("BufferedReader", _HeaderLines(stream))
-        try:
-            super().begin()
-        finally:
-            if self.fp is not None:  # it was not closed
-                self.fp = stream
-
-
 class _GuardedConnection(HTTPConnection):
     """Open the socket to an address the policy has judged, and put it under the call's deadline."""
 
     _deadline: Deadline | None = None
     _idle_since = 0.0
 
-    response_class = _WholeHeaders
+    response_class = StrictResponse
     # urllib3's own gives one value a meaning (SKIP_HEADER).
     putheader = http.client.HTTPConnection.putheader
 
@@ -100,16 +74,25 @@ class _GuardedConnection(HTTPConnection):
         call.deadline.watch(sock)
         return sock
 
-    def putrequest(
-        self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False
-    ) -> None:
-        # urllib3 would rewrite the path (the case of its escapes, a leading //), so it is given
-        # none and the real one goes in here, byte for byte.
+    def send_request(self, method: str, headers: Mapping[str, str], body: bytes | None) -> None:
+        """Send a request; the path is the call's own, byte for byte."""
         call = calls.current
         self._deadline = call.deadline
-        if self.sock is not None:  # it was opened for an earlier call, or for TLS
+        if self.sock is None:
+            self.connect()
+        else:
             call.deadline.watch(self.sock)
-        super().putrequest(method, call.target.path, skip_host, skip_accept_encoding)
+        self.putrequest(
+            method,
+            call.target.path,
+            skip_host="host" in headers,
+            skip_accept_encoding="accept-encoding" in headers,
+        )
+        for name, value in headers.items():
+            self.putheader(name, value)
+        # A server may answer and close before it has read everything; then its answer counts.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.endheaders(body)
 
     def rest(self) -> None:
         """Leave the deadline of the call that is over, before another call can come."""
@@ -127,14 +110,88 @@ class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
     pass
 
 
+class Exchange:
+    """One answer on its connection, its body not yet read; `close` gives the connection back.
+
+    Args:
+        connection: the request has been sent on it.
+        give_back: puts it into its pool.
+    """
+
+    def __init__(
+        self, connection: _GuardedConnection, give_back: Callable[[_GuardedConnection], None]
+    ) -> None:
+        self._connection: _GuardedConnection | None = connection
+        self._give_back = give_back
+        # Not urllib3's, which makes of it an answer of its own, to be decoded and retried.
+        response = http.client.HTTPConnection.getresponse(connection)
+        assert isinstance(response, StrictResponse)  # noqa: S101 - made by response_class
+        self._response = response
+        self.status = self._response.status
+        self.fields = self._response.fields
+        if self.length == 0:
+            self._let_go(connection)
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes of the body are left; None when only its end will tell."""
+        return self._response.length
+
+    def read1(self, size: int) -> bytes:
+        """Read what has arrived of the body, exactly as it was sent; nothing at its end.
+
+        Raises:
+            http.client.HTTPException, OSError: it broke off.
+        """
+        if self._connection is None:
+            return b""
+        piece = self._response.read1(size)
+        if not piece and self.length:
+            raise http.client.IncompleteRead(b"", self.length)
+        if not piece or self.length == 0:
+            self._let_go(self._connection)
+        return piece
+
+    def close(self) -> None:
+        """Close the connection, unless the body was read and it is back in its pool."""
+        if self._connection is not None:
+            self._connection.close()
+            self._let_go(self._connection)
+
+    def _let_go(self, connection: _GuardedConnection) -> None:
+        self._connection = None
+        self._response.close()
+        self._give_back(connection)
+
+
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _GuardedConnection
 
-    def _get_conn(self, timeout: float | None = None) -> BaseHTTPConnection:
-        connection = super()._get_conn(timeout)
+    def urlopen(  # type: ignore[override] # the rest of the answers' kinds are never asked for
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        **_: object,
+    ) -> Exchange:
+        """Send a request and read the head of its answer, once: no retry, redirect or proxy.
+
+        Raises:
+            http.client.HTTPException, OSError, urllib3.exceptions.HTTPError: as the adapter asks.
+        """
+        connection = self._get_conn()
         assert isinstance(connection, _GuardedConnection)  # noqa: S101 - made by ConnectionCls
         connection.wake()
-        return connection
+        try:
+            connection.send_request(method, headers or {}, body)
+            return Exchange(connection, self._put_conn)
+        except BaseException as exc:
+            connection.close()
+            self._put_conn(connection)
+            if isinstance(exc, ssl.SSLError | ssl.CertificateError):
+                raise urllib3.exceptions.SSLError(exc) from exc
+            raise
 
     def _put_conn(self, conn: BaseHTTPConnection | None) -> None:
         if isinstance(conn, _GuardedConnection):
@@ -172,10 +229,18 @@ class Adapter(HTTPAdapter):
         if origin.scheme == "https" and "ssl_context" not in pool_settings:
             # Made when first needed: reading the certificates is slow, and starts should be quick.
             pool_settings["ssl_context"] = _tls_context(self._ca_certs)
-        pool: HTTPConnectionPool = self.poolmanager.connection_from_host(
-            origin.host, origin.port, origin.scheme
+        # PoolManager would make the key of everything a pool can differ in; here it is the origin.
+        pool: HTTPConnectionPool = self.poolmanager.connection_from_pool_key(
+            origin,
+            {"scheme": origin.scheme, "host": origin.host, "port": origin.port, **pool_settings},
         )
         return pool
+
+    def build_response(  # type: ignore[override] # nobody asks for cookies, or an encoding
+        self, request: requests.PreparedRequest, resp: Exchange
+    ) -> Exchange:
+        """Hand on what the pool has answered."""
+        return resp
 
     def cert_verify(self, *args: object, **kwargs: object) -> None:
         """Do nothing: the TLS context verifies, and need not read the certificates each time."""
@@ -203,7 +268,7 @@ def _connect(call: Call) -> socket.socket:
         except OSError as exc:
             reason = "timed out" if isinstance(exc, TimeoutError) else (exc.strerror or "failed")
             continue
-        sock.settimeout(call.deadline.remaining_s or 0.001)
+        sock.settimeout(None)  # from here on the deadline ends what hangs
         return sock
     raise TargetUnreachable(f"{budget.peer} cannot be reached: {reason}")
 

@@ -3,7 +3,8 @@
 Start with `send` and `receive`, the two functions.
 
 A call: `calls` turns an `envelope` (read with `urls`, `headers`, `strict_json`) into a call of the
-`client`, whose `connections` keep the `egress` policy and its deadline (`deadlines`).
+`client`, whose `connections` keep the `egress` policy and its deadline (`deadlines`), and read the
+`heads` of answers.
 
 Events: `events` reads and writes them, `broker` publishes them, `callbacks` makes them of what
 targets call back with.

@@ -7,23 +7,20 @@ cookie, proxy or netrc from the environment is used, and nothing is decoded.
 from __future__ import annotations
 
 import contextlib
+import http.client
 from collections.abc import Generator
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import cast
 
 import requests
-import urllib3
 from requests.structures import CaseInsensitiveDict
 
-from relay.connections import Adapter, Call, addresses, calls
+from relay.connections import Adapter, Call, Exchange, addresses, calls
 from relay.deadlines import Deadline
 from relay.egress import Policy
 from relay.headers import Headers, end_to_end
 from relay.problems import DeadlineExceeded, TargetFailed, TargetUnreachable
 from relay.urls import Target
-
-if TYPE_CHECKING:
-    from urllib3.response import BaseHTTPResponse
 
 READ_BYTES = 64 * 1024
 USER_AGENT = "knative-relay"
@@ -39,10 +36,10 @@ class Answer:
         headers: as they came, without the hop-by-hop ones; repeated ones repeated.
     """
 
-    def __init__(self, raw: BaseHTTPResponse, deadline: Deadline) -> None:
+    def __init__(self, raw: Exchange, deadline: Deadline) -> None:
         self.status: int = raw.status
         self.headers: Headers = (
-            *(item for item in end_to_end(raw.headers.iteritems()) if item[0].lower() != _LENGTH),
+            *(item for item in end_to_end(raw.fields) if item[0].lower() != _LENGTH),
             *_framing(raw),
         )
         self._raw = raw
@@ -78,8 +75,8 @@ class Answer:
 
     def _piece(self) -> bytes:
         try:
-            piece = self._raw.read1(READ_BYTES, decode_content=False)
-        except urllib3.exceptions.HTTPError as exc:
+            piece = self._raw.read1(READ_BYTES)
+        except (http.client.HTTPException, OSError) as exc:
             raise _failure(exc, self._deadline) from exc
         if not piece:
             self._deadline.check()
@@ -100,9 +97,7 @@ class Answer:
         return bytes(body), False
 
     def close(self) -> None:
-        """Let go of the connection: into its pool if the body was read, else closed."""
-        if self._raw.length_remaining == 0:
-            self._raw.drain_conn()  # reads nothing, and gives the connection back
+        """Let go of the connection: closed, if the body was not read."""
         self._deadline.done()
         self._raw.close()
 
@@ -175,30 +170,26 @@ class Client:
         connect_timeout_s = min(self._connect_timeout_s, timeout_s)
         calls.current = Call(target, self._policy, deadline, connect_timeout_s)
         try:
-            response = self._adapter.send(
-                request,
-                stream=True,
-                timeout=(connect_timeout_s, timeout_s),
-            )
+            exchange = cast("Exchange", self._adapter.send(request))
             deadline.check()
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
+        except (requests.RequestException, http.client.HTTPException) as exc:
             deadline.done()
             raise _failure(exc, deadline) from exc
         except BaseException:
             deadline.done()
             raise
-        answer = Answer(response.raw, deadline)
+        answer = Answer(exchange, deadline)
         if answer.status < HTTPStatus.OK:  # http.client passes over 100 alone
             answer.close()
             raise TargetFailed(f"{peer} sent only the interim answer {answer.status}")
         return answer
 
 
-def _framing(raw: BaseHTTPResponse) -> Headers:
+def _framing(raw: Exchange) -> Headers:
     """Say the length of the body as it was understood; what was sent may be ambiguous."""
-    if raw.length_remaining is None or raw.status in _NO_CONTENT:
+    if raw.length is None or raw.status in _NO_CONTENT:
         return ()
-    return (("Content-Length", str(raw.length_remaining)),)
+    return (("Content-Length", str(raw.length)),)
 
 
 def _failure(exc: Exception, deadline: Deadline) -> TargetFailed | DeadlineExceeded:
