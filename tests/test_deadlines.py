@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import time
 from collections.abc import Iterator
@@ -43,6 +44,24 @@ def test_a_read_ends_at_the_deadline(pair: tuple[socket.socket, socket.socket]) 
     with pytest.raises(DeadlineExceeded) as caught:
         deadline.check()
     assert str(caught.value) == "the target a.example did not answer in full within 0.1 s"
+
+
+def test_calls_that_are_done_do_not_pile_up(pair: tuple[socket.socket, socket.socket]) -> None:
+    """However long a call might have taken, it is forgotten not long after it is done."""
+    ours, _ = pair
+    before = sum(isinstance(each, Deadline) for each in gc.get_objects())
+    open_ones = [Deadline(3600, "the test") for _ in range(10)]
+    for each in open_ones:
+        each.watch(ours)
+
+    for _ in range(5000):
+        deadline = Deadline(3600, "the test")
+        deadline.watch(ours)
+        deadline.done()
+
+    assert sum(isinstance(each, Deadline) for each in gc.get_objects()) - before < 2100
+    for each in open_ones:
+        each.done()
 
 
 def test_a_call_that_is_done_is_left_alone(pair: tuple[socket.socket, socket.socket]) -> None:

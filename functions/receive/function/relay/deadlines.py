@@ -17,6 +17,8 @@ import time
 
 from relay.problems import DeadlineExceeded
 
+_TIDY_AT = 1024
+
 
 class Deadline:
     """The end of the time one call may take.
@@ -47,6 +49,11 @@ class Deadline:
     @property
     def expired(self) -> bool:
         return self.remaining_s == 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to shut down."""
+        return self._watched and self._handle is None
 
     def error(self) -> DeadlineExceeded:
         """Make the error that says the time ran out."""
@@ -113,10 +120,16 @@ class _Watchdog:
         self._changed = threading.Condition()
         self._queue: list[tuple[float, int, Deadline]] = []
         self._count = itertools.count()
+        self._tidy_at = _TIDY_AT
         self._thread: threading.Thread | None = None
 
     def add(self, deadline: Deadline) -> None:
         with self._changed:
+            if len(self._queue) >= self._tidy_at:
+                # Calls end long before their time is up: they would pile up.
+                self._queue = [entry for entry in self._queue if not entry[2].over]
+                heapq.heapify(self._queue)
+                self._tidy_at = max(_TIDY_AT, 2 * len(self._queue))
             heapq.heappush(self._queue, (deadline.at, next(self._count), deadline))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
