@@ -161,6 +161,13 @@ def trace_context(traceparent: str | None, tracestate: str | None) -> Headers:
     return (("traceparent", traceparent), ("tracestate", tracestate))
 
 
+def trace_id(traceparent: str | None) -> str | None:
+    """Read the id of the trace out of a well-formed traceparent; None for any other."""
+    if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
+        return None
+    return traceparent.split("-")[1]
+
+
 def hops_of(value: str | None) -> int:
     """Read the hop counter; one that is no number counts as none."""
     return int(value) if value and re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from urllib.parse import parse_qs, quote
 
+from relay import logs
 from relay.broker import Broker
 from relay.events import JSON
 from relay.messages import Request, Response
@@ -77,6 +78,7 @@ class Status:
         return status_answer(202, self._known(request_id))
 
     def _known(self, request_id: str) -> Record:
+        logs.note(id=request_id)
         record = self._records.read(request_id)
         if record is None:
             raise NotFound("there is no request with this id, or it was too long ago")

@@ -251,8 +251,8 @@ class TestSync:
 
         assert caught.value.partial == b"half"
         send.process.wait_for_output(
-            f"an answer was cut off: the target 127.0.0.1:{target.port} broke off its answer,"
-            " or it is not HTTP\n"
+            '"GET /sync 200: the answer was cut off:'
+            f" the target 127.0.0.1:{target.port} broke off its answer, or it is not HTTP\""
         )
         assert "Traceback" not in send.process.output
 
@@ -351,7 +351,8 @@ class TestSync:
         call("POST", f"{send.url}/sync?s3cret", envelope(target, "/s3cret/path?s3cret", **fields))
         call("GET", f"{send.url}/no%0Asuch")
 
-        send.process.wait_for_output(f"POST '/sync': 502 the target 127.0.0.1:{target.port}")
+        send.process.wait_for_output(f"POST /sync 502: the target 127.0.0.1:{target.port}")
+        send.process.wait_for_output("GET 404: there is no ")
         assert "s3cret" not in send.process.output
         assert "no\nsuch" not in send.process.output
 

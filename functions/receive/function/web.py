@@ -13,6 +13,7 @@ import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
+from relay import logs
 from relay.messages import Request, Response
 from relay.problems import MethodNotAllowed, RelayError, problem, problem_of
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 LIVENESS = "/health/liveness"
 READINESS = "/health/readiness"
-
-log = logging.getLogger("relay")
 
 
 def prepare(app: flask.Flask, log_level: str) -> None:
@@ -35,14 +34,29 @@ def prepare(app: flask.Flask, log_level: str) -> None:
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
     app.url_map.merge_slashes = False  # else //sync is a redirect, in HTML
-    app.register_error_handler(RelayError, lambda error: to_flask(problem_of(error)))
+    app.register_error_handler(RelayError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(log_level)
-    log.propagate = False
+    app.before_request(_begin)
+    app.after_request(_finish)
+    logging.basicConfig(handlers=[logs.json_handler()], force=True)
+    logging.getLogger("relay").setLevel(log_level)
+    # It would warn of a target's malformed headers, with the query and the headers.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+def _begin() -> None:
+    request = flask.request
+    is_probe = request.path in (LIVENESS, READINESS)
+    logs.begin(request.method, level=logging.DEBUG if is_probe else logging.INFO)
+    if is_probe:
+        logs.note(route=request.path)
+
+
+def _finish(answer: flask.Response) -> flask.Response:
+    # Closed after the last byte, or when there will be no more.
+    answer.call_on_close(lambda: logs.finish(answer.status_code))
+    return answer
 
 
 def from_flask(request: flask.Request) -> Request:
@@ -81,8 +95,13 @@ def to_flask(response: Response) -> flask.Response:
 def _pieces(response: Response) -> Iterator[bytes]:
     try:
         yield from response.body
+    except GeneratorExit:
+        logs.note(cut_off=True)
+        logs.explain("the caller left before the end of the answer", logging.INFO)
+        raise
     except RelayError as exc:
-        log.warning("an answer was cut off: %s", exc.detail)
+        logs.note(cut_off=True)
+        logs.explain(f"the answer was cut off: {exc.detail}", logging.WARNING)
         # The server ends the connection for any error, but for this one without a traceback.
         raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from exc
 
@@ -99,16 +118,21 @@ def _ready() -> flask.Response:
     return _alive()
 
 
+def _refused(error: RelayError) -> flask.Response:
+    logs.refused(error)
+    return to_flask(problem_of(error))
+
+
 def _http_error(error: HTTPException) -> flask.Response:
     request = flask.request
     if isinstance(error, WrongMethod):
         allowed = tuple(sorted(error.valid_methods or ()))
-        return to_flask(problem_of(MethodNotAllowed(request.method, request.path[:200], allowed)))
-    return to_flask(
-        problem(error.code or 500, f"{request.method} {request.path[:200]!a}: {error.name}")
-    )
+        return _refused(MethodNotAllowed(request.method, request.path[:200], allowed))
+    detail = f"{request.method} {request.path[:200]!a}: {error.name}"
+    logs.explain(detail, logging.INFO)
+    return to_flask(problem(error.code or 500, detail))
 
 
 def _unexpected(error: Exception) -> flask.Response:
-    log.exception("%s %a failed", flask.request.method, flask.request.path)
+    logs.explain("the relay failed", logging.ERROR, error=error)
     return to_flask(problem(500, "the relay failed; its log says why"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from relay import logs
 from relay.client import Answer, Client
 from relay.egress import Policy
 from relay.envelope import Envelope
@@ -55,6 +56,7 @@ class Caller:
             InvalidRequest: the envelope asks for a Host header that it may not set.
             TargetNotAllowed: see `Client.check`; the target of the callback counts as well.
         """
+        logs.note(target=envelope.target.origin.authority)
         self._check_host(envelope.headers, "headers")
         self._client.check(envelope.target)
         if envelope.callback is not None:
@@ -73,14 +75,17 @@ class Caller:
             InvalidRequest: the envelope asks for a Host header that it may not set.
             TargetNotAllowed, TargetFailed, DeadlineExceeded: see `Client.call`.
         """
+        logs.note(target=envelope.target.origin.authority)
         self._check_host(envelope.headers, "headers")
-        return self._client.call(
+        answer = self._client.call(
             envelope.target,
             method=method,
             headers=envelope.sent_headers(((HOPS, str(hops)), *headers)),
             content=envelope.content,
             timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
         )
+        logs.note(target_status=answer.status)
+        return answer
 
     def _check_host(self, headers: Headers, field: str) -> None:
         host = find(headers, "Host")

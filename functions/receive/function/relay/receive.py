@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
+from relay import logs
 from relay.calls import Caller, next_hop
 from relay.envelope import Envelope
 from relay.events import COMPLETED, FAILED, JSON, Event
-from relay.headers import Headers, find, is_json, trace_context
+from relay.headers import Headers, find, is_json, trace_context, trace_id
 from relay.messages import Response
 from relay.problems import (
     DeadlineExceeded,
@@ -80,20 +81,21 @@ class Receive:
             InvalidRequest: see `Event.from_http` and `Envelope.from_json`.
         """
         event = Event.from_http(headers, body)
+        logs.note(id=event.id, type=event.type)
         trace = trace_context(headers.get("traceparent"), headers.get("tracestate"))
         event = replace(event, attributes={**dict(trace), **event.attributes})
+        logs.note(trace=trace_id(event.attributes.get("traceparent")))
         return Delivery(event=event, envelope=_envelope(event))
 
     def handle(self, delivery: Delivery) -> Response:
         """Make the call that an event asks for and answer the Broker; nothing is raised."""
         event = delivery.event
         attempts = self._count_attempt(event.id)
+        logs.note(attempt=attempts or None)
         try:
-            response = self._call(event, delivery.envelope, attempts)
+            return self._call(event, delivery.envelope, attempts)
         except RelayError as exc:
-            response = refusal(exc, attempts)
-        log.info("%s %s: %d", event.type, event.id, response.status)
-        return response
+            return refusal(exc, attempts)
 
     def _call(self, event: Event, envelope: Envelope, attempts: int) -> Response:
         trace = trace_context(
@@ -134,7 +136,7 @@ class Receive:
         try:
             return self._records.count_attempt(event_id)
         except StateUnavailable as exc:
-            log.warning("the attempts of %s are not counted: %s", event_id, exc.detail)
+            log.warning("the attempt is not counted: %s", exc.detail)
             return 0
 
 
@@ -151,6 +153,7 @@ def refusal(error: RelayError, attempts: int = 0) -> Response:
 
 def _problem(status: HTTPStatus, detail: str, attempts: int, headers: Headers = ()) -> Response:
     """Answer with a problem short enough for any Broker; a dead letter keeps it."""
+    logs.explain(detail, logging.WARNING)
     members: dict[str, str | int | float] = {"attempts": attempts} if attempts else {}
     response = problem(status, detail, headers=headers, members=members)
     while sum(map(len, response.body)) > _ERROR_BYTES:

@@ -11,14 +11,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from relay import strict_json
+from relay import logs, strict_json
 from relay.bodies import read_body
 from relay.broker import Broker
 from relay.callbacks import callback_event
 from relay.calls import Caller, next_hop
 from relay.envelope import METHODS, Callback, Envelope
 from relay.events import CALLBACK, JSON, Event
-from relay.headers import HOPS, Headers, hops_of, trace_context
+from relay.headers import HOPS, Headers, hops_of, trace_context, trace_id
 from relay.ids import new_id, parse_id
 from relay.messages import Request, Response
 from relay.outcomes import Outcomes
@@ -81,20 +81,19 @@ class Send:
 
     def handle(self, request: Request) -> Response:
         """Answer one request; an error becomes a problem document."""
+        logs.note(trace=trace_id(request.headers.get("traceparent")))
         try:
-            response = self._handler(request)(request)
+            return self._handler(request)(request)
         except RelayError as exc:
-            response = problem_of(exc)
-            log.warning("%s %a: %d %s", request.method, request.path, exc.status, exc.detail)
-        else:
-            log.info("%s %a: %d", request.method, request.path, response.status)
-        return response
+            logs.refused(exc)
+            return problem_of(exc)
 
     def _handler(self, request: Request) -> Handler:
         path = re.sub(r"^/async/[^/]+", "/async/{id}", request.path)
         handlers = self._routes.get(path)
         if handlers is None:
             raise NotFound(f"there is no {request.path[:200]!a}; {_INDEX}")
+        logs.note(route=path)
         if request.method not in handlers:
             raise MethodNotAllowed(request.method, request.path[:200], tuple(handlers))
         if path in _GUARDED:
@@ -166,6 +165,7 @@ class Send:
         """Publish a request; return when the Broker has it."""
         key = request.headers.get("idempotency-key")
         request_id = new_id() if key is None else parse_id(key, field="Idempotency-Key")
+        logs.note(id=request_id)
         hops = request.headers.get(HOPS)
         next_hop(hops)  # refused here, where somebody hears of it; Receive counts
         self._caller.check(envelope)
@@ -198,7 +198,7 @@ class Send:
         except StateUnavailable as exc:
             if callback is not None:
                 raise
-            log.warning("%s is accepted without a record: %s", request_id, exc.detail)
+            log.warning("the request is accepted without a record: %s", exc.detail)
 
     def _callback(self, request: Request) -> Response:
         """Take a target's callback, or what the Broker has of the relay's own events.
@@ -215,6 +215,7 @@ class Send:
             event_type=f"{self._settings.event_type}.{CALLBACK}",
             source=self._settings.event_source,
         )
+        logs.note(id=event.attributes.get("subject"))
         self._signatures.take(request.headers)
         try:
             self._publish(request, event)

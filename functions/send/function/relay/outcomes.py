@@ -7,18 +7,18 @@ import binascii
 import json
 import logging
 import re
+from collections.abc import Mapping
 from typing import cast
 
-from relay import strict_json
+from relay import logs, strict_json
 from relay.broker import Broker
 from relay.events import CALLBACK, JSON, RESULTS, Event
+from relay.headers import trace_id
 from relay.messages import Response
 from relay.problems import InvalidRequest
-from relay.records import Record, Records
+from relay.records import DEAD, Record, Records
 from relay.settings import Settings
 from relay.signatures import Signatures
-
-log = logging.getLogger(__name__)
 
 
 class Outcomes:
@@ -76,7 +76,8 @@ class Outcomes:
         else:
             reason = reason_of(event)
             self._records.bury(event, reason)
-            log.error("%s is dead: %s", event.id, reason.get("detail", reason))
+            logs.note(outcome=DEAD)
+            logs.explain(_epitaph(reason), logging.ERROR)
             callback = self._callback(self._records.read(event.id))
         if callback is not None:
             # No reply: what a dead letter sink answers, nobody publishes.
@@ -97,11 +98,13 @@ class Outcomes:
         self._records.finish(
             request_id, ending, answer, int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
         )
-        log.info("%s is %s", request_id, ending)
+        logs.note(outcome=ending)
         return self._callback(self._records.read(request_id))
 
     def _check(self, event: Event) -> None:
         """Refuse what only says that it comes from here: a result has the MAC of its request."""
+        about = event.attributes.get("subject") if self.is_own(event.type) else event.id
+        logs.note(id=about, trace=trace_id(event.attributes.get("traceparent")))
         results = [f"{self._settings.event_type}.{ending}" for ending in RESULTS]
         request_id = event.attributes.get("subject", "") if event.type in results else event.id
         self._signatures.check(event, request_id)
@@ -160,6 +163,12 @@ def reason_of(event: Event) -> dict[str, object]:
     if isinstance(data, dict):
         reason |= {name: data[name] for name in ("detail", "attempts") if name in data}
     return reason
+
+
+def _epitaph(reason: Mapping[str, object]) -> str:
+    """Say why a request is dead; what its subscriber sent may hold what is not for the log."""
+    why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
+    return f"the request is dead: {why}"
 
 
 def _answer(event: Event) -> object:

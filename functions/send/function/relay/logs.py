@@ -1,0 +1,130 @@
+"""Log one line of JSON for each request or delivery, and one for what is worth it on the way.
+
+The lines go through Python's `logging`. Their fields are named as Cloud Logging and OpenTelemetry
+know them; none holds a header, a body, a query, or the path of a target: any of these may be
+secret.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from relay.problems import RelayError
+
+Field = str | int | float | bool
+
+# Longer text from outside would have the line cut in two on its way: containerd does that at
+# 16 KiB, of which one character may take twelve bytes.
+_MAX_CHARACTERS = 512
+
+log = logging.getLogger("relay")
+
+
+@dataclass(kw_only=True, slots=True)
+class _Exchange:
+    """A request, or the delivery of an event, on the way to its line."""
+
+    fields: dict[str, Field]
+    level: int
+    started_s: float = field(default_factory=time.perf_counter)
+    detail: str = ""
+    error: BaseException | None = None
+
+
+# A thread serves one request at a time, from its first byte to the last of its answer.
+_current: ContextVar[_Exchange | None] = ContextVar("exchange", default=None)
+
+
+def begin(method: str, *, level: int = logging.INFO) -> None:
+    """Begin with a request; what this thread logs until `finish` carries what is noted.
+
+    Args:
+        method: of the request.
+        level: of its line, unless something is explained at a higher one.
+    """
+    _current.set(_Exchange(fields={"method": method}, level=level))
+
+
+def note(**fields: Field | None) -> None:
+    """Note fields for the lines of the current request; None is no value."""
+    exchange = _current.get()
+    if exchange is None:
+        return
+    for name, value in fields.items():
+        if isinstance(value, str):
+            exchange.fields[name] = value[:_MAX_CHARACTERS]
+        elif value is not None:
+            exchange.fields[name] = value
+
+
+def explain(detail: str, level: int, *, error: BaseException | None = None) -> None:
+    """Say why the current request ends as it does.
+
+    Args:
+        detail: why, in one line. It must hold nothing secret.
+        level: of the request's line, at least.
+        error: a defect of the relay, whose traceback goes into the line.
+    """
+    exchange = _current.get()
+    if exchange is None:
+        return
+    exchange.detail = detail
+    exchange.level = max(exchange.level, level)
+    exchange.error = error or exchange.error
+
+
+def refused(error: RelayError) -> None:
+    """Say why the current request is refused; a caller's mistake is nobody else's to hear of."""
+    explain(error.detail, logging.INFO if error.status < 500 else logging.WARNING)
+
+
+def finish(status: int) -> None:
+    """Write the line of the current request, whose answer is over."""
+    exchange = _current.get()
+    if exchange is None:
+        return
+    if log.isEnabledFor(exchange.level):
+        fields = exchange.fields
+        what = fields.get("type") or f"{fields['method']} {fields.get('route', '')}".rstrip()
+        why = f": {exchange.detail[:_MAX_CHARACTERS]}" if exchange.detail else ""
+        fields["status"] = status
+        fields["duration_ms"] = round((time.perf_counter() - exchange.started_s) * 1000, 1)
+        log.log(exchange.level, "%s %d%s", what, status, why, exc_info=exchange.error)
+    _current.set(None)
+
+
+class JSONFormatter(logging.Formatter):
+    """Make of a record one line, whatever text from outside it holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record, what is noted of the current request, and `extra={"fields": …}`."""
+        line: dict[str, Field] = {
+            "time": _rfc3339(record.created),
+            "severity": record.levelname,
+            "message": record.getMessage(),
+        }
+        exchange = _current.get()
+        if exchange is not None:
+            line |= exchange.fields
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["stack_trace"] = self.formatException(record.exc_info)
+        # JSON in ASCII; the one control character that it would leave as it is, is DEL.
+        return json.dumps(line).replace("\x7f", "\\u007f")
+
+
+def json_handler() -> logging.Handler:
+    """Make the handler that writes such lines to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JSONFormatter())
+    return handler
+
+
+def _rfc3339(time_s: float) -> str:
+    moment = datetime.fromtimestamp(time_s, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
