@@ -20,7 +20,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from local.serving import serve
-from local.terminal import printable
+from relay.logs import json_handler
+
+log = logging.getLogger("local.gateway")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -181,7 +183,8 @@ async def _refuse(request: Request, send: Send, status: HTTPStatus, detail: str)
 
 
 def _log(request: Request, outcome: str) -> None:
-    print(printable(f"{request.method} {request.scope['path']} {outcome}"), flush=True)
+    fields = {"result": outcome}
+    log.info("%s %s %s", request.method, request.scope["path"], outcome, extra={"fields": fields})
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -202,6 +205,8 @@ def main() -> int:
         help="a host name, and where its service is; repeatable",
     )
     options = parser.parse_args()
+    logging.basicConfig(handlers=[json_handler()])
+    log.setLevel(logging.INFO)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     return serve(Gateway(dict(options.route)), options.port, "gateway")
 

@@ -15,7 +15,7 @@ from typing import TextIO, cast
 
 import httpx
 
-from local.terminal import printable
+from local.lines import readable
 
 LAST_LINES = 20
 
@@ -69,9 +69,10 @@ class Console:
         self._prefixes[name] = prefix
 
     def write_lines(self, name: str, lines: list[str]) -> None:
-        """Write lines of a part, together."""
+        """Write what a part has printed, together; its log lines as people like to read them."""
         prefix = self._prefixes[name]
-        self.write("".join(f"{prefix} {line}\n" for line in lines))
+        shown = (text for line in lines for text in readable(line, is_colored=self._is_colored))
+        self.write("".join(f"{prefix} {text}\n" for text in shown))
 
     def write(self, text: str) -> None:
         """Write text of the supervisor itself."""
@@ -121,7 +122,7 @@ class Child:
         self._show([rest] if rest else [])
 
     def _show(self, lines: list[bytes]) -> None:
-        texts = [printable(line.decode("utf-8", "replace").rstrip("\r")) for line in lines]
+        texts = [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
         self.last_lines.extend(texts)
         self._console.write_lines(self.part.name, texts)
 
@@ -168,5 +169,6 @@ class Child:
         """Say how it ended, with its last lines."""
         status = self.exited.result()
         how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-        lines = "".join(f"    {line}\n" for line in self.last_lines)
+        texts = (text for line in self.last_lines for text in readable(line, is_colored=False))
+        lines = "".join(f"    {text}\n" for text in texts)
         return f"{self.part.name} ended ({how}); its last lines:\n{lines}"

@@ -21,6 +21,7 @@ from local.broker.dispatch import Dispatcher
 from local.broker.ingress import Ingress
 from local.broker.routing import Routing
 from local.broker.store import Store
+from relay.logs import json_handler
 
 _HOST = "127.0.0.1"
 _GRACE_S = 5
@@ -34,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 after a signal, 1 when it cannot start.
     """
     arguments = _parse_arguments(argv)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(handlers=[json_handler()])
     _log.setLevel(logging.INFO)
     # uvicorn has handlers of its own while it serves, and raises the signal again afterwards.
     for stop_signal in (signal.SIGTERM, signal.SIGINT):

@@ -261,14 +261,24 @@ class _Report:
     duration_ms: float
 
     def log(self, next_step: str) -> None:
+        attributes = self.delivery.event.attributes
+        is_dead = self.delivery.dead_letter is not None
+        fields = {
+            "trigger": self.delivery.trigger,
+            "id": attributes["id"],
+            "type": attributes["type"],
+            "attempt": self.delivery.failures + 1,
+            "to": "dead letter sink" if is_dead else "subscriber",
+            "result": self.result,
+            "duration_ms": round(self.duration_ms, 1),
+            "next": next_step,
+        }
         _log.info(
-            "trigger=%s id=%r type=%r attempt=%d%s result=%r duration_ms=%.0f next=%r",
+            "%s to %s%s: %s, %s",
+            attributes["type"],
+            "the dead letter sink of " if is_dead else "",
             self.delivery.trigger,
-            self.delivery.event.attributes["id"],
-            self.delivery.event.attributes["type"],
-            self.delivery.failures + 1,
-            "" if self.delivery.dead_letter is None else " to=dead-letter-sink",
             self.result,
-            self.duration_ms,
             next_step,
+            extra={"fields": fields},
         )

@@ -102,7 +102,7 @@ def test_a_backoff_survives_a_restart(tmp_path: Path, subscriber: Subscriber) ->
     subscriber.scripts["/slow"] = (Answer(status=500),)
     with broker(tmp_path, slow_retry) as local:
         publish_event(local.url, "1")
-        local.process.wait_for_output("next='retry in 3 s'")
+        local.process.wait_for_output('"next": "retry in 3 s"')
         local.process.send_signal(signal.SIGKILL)
         local.process.wait()
 
@@ -150,7 +150,7 @@ def test_a_dead_letter_keeps_its_reason_through_a_kill(
     )
     with broker(tmp_path, doomed) as local:
         publish_event(local.url, "1")
-        local.process.wait_for_output("to=dead-letter-sink result='503'")
+        local.process.wait_for_output('"to": "dead letter sink", "result": "503"')
         local.process.send_signal(signal.SIGKILL)
         local.process.wait()
 
@@ -174,7 +174,7 @@ def test_a_slow_subscriber_holds_up_nobody_else(tmp_path: Path, subscriber: Subs
         for number in range(60):
             publish_event(local.url, str(number))
         subscriber.wait_for(60, "/fast")
-        ended_slow = local.process.output.count("trigger=default/slow")
+        ended_slow = local.process.output.count('"trigger": "default/slow"')
         started_slow = len(subscriber.calls("/slow"))
         local.process.send_signal(signal.SIGKILL)
         local.process.wait()
@@ -235,7 +235,7 @@ def test_sigterm_ends_what_is_in_flight_and_keeps_the_rest(
     )
     with broker(tmp_path, to_all) as local:
         publish_event(local.url, "2")
-        local.process.wait_for_output("next='retry in 2 s'")
+        local.process.wait_for_output('"next": "retry in 2 s"')
         publish_event(local.url, "1")
         subscriber.wait_for(1, "/all", event_id="1")
         exit_code = local.process.stop()

@@ -26,7 +26,9 @@ _POLL_S = 0.1
 # Longer than any backoff of the run: nothing at all for so long means that nothing comes any more.
 _STALL_TIMEOUT_S = 60.0
 
-_REFUSED = re.compile(r"id='(poison-[^']*)' type='[^']*' attempt=\d+ result='400'")
+_REFUSED = re.compile(
+    r'"id": "(poison-[^"]*)", "type": "[^"]*", "attempt": \d+, "to": "subscriber", "result": "400"'
+)
 # What dead letters must say: that Receive refused poison, and that the last attempt for a hopeless
 # event failed, be it at the target or because Receive was down.
 _CODES = {True: {"400"}, False: {"503", "500"}}
