@@ -23,7 +23,7 @@ SEND_HOST = "send-serving.default.example.com"
 def main() -> int:
     """Run the stack until Ctrl-C, and return the exit code."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    console = Console(sys.stdout, is_colored=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    console = Console.on(sys.stdout, os.environ)
     try:
         ports = Ports.from_env(os.environ)
         ports.check_free()

@@ -60,6 +60,11 @@ class Console:
         self._is_colored = is_colored
         self._prefixes: dict[str, str] = {}
 
+    @classmethod
+    def on(cls, stream: TextIO, env: Mapping[str, str]) -> Console:
+        """Write to a stream, coloured where that is a terminal and NO_COLOR is not set."""
+        return cls(stream, is_colored=stream.isatty() and not env.get("NO_COLOR"))
+
     def add(self, name: str, width: int) -> None:
         """Choose how the lines of a part begin."""
         prefix = f"{name:<{width}} |"

@@ -77,7 +77,10 @@ def parse_headers(value: object, *, field: str) -> Headers:
     seen: set[str] = set()
     for name, item in value.items():
         if not _TOKEN.fullmatch(name):
-            raise InvalidRequest(field, f"has a name that is no HTTP token: {name[:64]!a}")
+            token = _TOKEN.match(name)
+            # Not what follows, which may be the value: `Authorization: Bearer …` is an easy slip.
+            shown = name[: min(64, 1 + (token.end() if token else 0))]
+            raise InvalidRequest(field, f"has a name that is no HTTP token: {shown!a}")
         path = f"{field}.{name[:64]}"
         lower = name.lower()
         # CGI and WSGI servers read Transfer_Encoding as Transfer-Encoding.
