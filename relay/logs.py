@@ -18,16 +18,16 @@ from relay.problems import RelayError
 
 Field = str | int | float | bool
 
-# Longer text from outside would have the line cut in two on its way: containerd does that at
-# 16 KiB, of which one character may take twelve bytes.
-_MAX_CHARACTERS = 512
+# Of each text from outside, so that no line is cut in two on its way: containerd does that at
+# 16 KiB, and one character may take twelve bytes.
+_MAX_CHARACTERS = 256
 
 log = logging.getLogger("relay")
 
 
 @dataclass(kw_only=True, slots=True)
-class _Exchange:
-    """A request, or the delivery of an event, on the way to its line."""
+class _Line:
+    """The line of a request, or of the delivery of an event, until it is written."""
 
     fields: dict[str, Field]
     level: int
@@ -37,7 +37,7 @@ class _Exchange:
 
 
 # A thread serves one request at a time, from its first byte to the last of its answer.
-_current: ContextVar[_Exchange | None] = ContextVar("exchange", default=None)
+_current: ContextVar[_Line | None] = ContextVar("line", default=None)
 
 
 def begin(method: str, *, level: int = logging.INFO) -> None:
@@ -47,19 +47,19 @@ def begin(method: str, *, level: int = logging.INFO) -> None:
         method: of the request.
         level: of its line, unless something is explained at a higher one.
     """
-    _current.set(_Exchange(fields={"method": method}, level=level))
+    _current.set(_Line(fields={"method": method}, level=level))
 
 
 def note(**fields: Field | None) -> None:
     """Note fields for the lines of the current request; None is no value."""
-    exchange = _current.get()
-    if exchange is None:
+    line = _current.get()
+    if line is None:
         return
     for name, value in fields.items():
         if isinstance(value, str):
-            exchange.fields[name] = value[:_MAX_CHARACTERS]
+            line.fields[name] = value[:_MAX_CHARACTERS]
         elif value is not None:
-            exchange.fields[name] = value
+            line.fields[name] = value
 
 
 def explain(detail: str, level: int, *, error: BaseException | None = None) -> None:
@@ -70,12 +70,12 @@ def explain(detail: str, level: int, *, error: BaseException | None = None) -> N
         level: of the request's line, at least.
         error: a defect of the relay, whose traceback goes into the line.
     """
-    exchange = _current.get()
-    if exchange is None:
+    line = _current.get()
+    if line is None:
         return
-    exchange.detail = detail
-    exchange.level = max(exchange.level, level)
-    exchange.error = error or exchange.error
+    line.detail = detail
+    line.level = max(line.level, level)
+    line.error = error or line.error
 
 
 def refused(error: RelayError) -> None:
@@ -85,19 +85,19 @@ def refused(error: RelayError) -> None:
 
 def finish(status: int) -> None:
     """Write the line of the current request, whose answer is over."""
-    exchange = _current.get()
-    if exchange is None:
+    line = _current.get()
+    if line is None:
         return
-    if log.isEnabledFor(exchange.level):
-        fields = exchange.fields
+    if log.isEnabledFor(line.level):
+        fields = line.fields
         what = fields.get("type") or f"{fields['method']} {fields.get('route', '')}".rstrip()
-        why = f": {exchange.detail[:_MAX_CHARACTERS]}" if exchange.detail else ""
+        why = f": {line.detail[:_MAX_CHARACTERS]}" if line.detail else ""
         fields["status"] = status
-        fields["duration_ms"] = round((time.perf_counter() - exchange.started_s) * 1000, 1)
-        error = exchange.error
+        fields["duration_ms"] = round((time.perf_counter() - line.started_s) * 1000, 1)
+        error = line.error
         # By hand: log.log would find out which line of code called it, at the price of the rest.
         record = log.makeRecord(
-            *(log.name, exchange.level, __file__, 0, f"{what} {status}{why}", ()),
+            *(log.name, line.level, __file__, 0, f"{what} {status}{why}", ()),
             exc_info=None if error is None else (type(error), error, error.__traceback__),
         )
         log.handle(record)
@@ -109,18 +109,18 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the record, what is noted of the current request, and `extra={"fields": …}`."""
-        line: dict[str, Field] = {
+        fields: dict[str, Field] = {
             "time": _rfc3339(record.created),
             "severity": record.levelname,
             "message": record.getMessage(),
         }
-        exchange = _current.get()
-        if exchange is not None:
-            line |= exchange.fields
-        line |= getattr(record, "fields", {})
+        line = _current.get()
+        if line is not None:
+            fields |= line.fields
+        fields |= getattr(record, "fields", {})
         if record.exc_info:
-            line["stack_trace"] = self.formatException(record.exc_info)
-        return json.dumps(line)  # in visible ASCII: all else is escaped
+            fields["stack_trace"] = self.formatException(record.exc_info)
+        return json.dumps(fields)  # in visible ASCII: all else is escaped
 
 
 def json_handler() -> logging.Handler:

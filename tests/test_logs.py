@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import socket
@@ -36,13 +37,21 @@ EVENT = {
 RESULT = {**EVENT, "Ce-Id": "order-1.completed", "Ce-Type": f"{TYPE}.completed"}
 DEAD = {**EVENT, "Ce-Knativeerrorcode": "503"}
 
-# A function with a defect.
+# A function with defects.
 BROKEN = """
 import flask, functions_framework, web
+from relay.messages import Response
+
 web.prepare(flask.current_app, "INFO")
 
 @functions_framework.http
 def broken(request):
+    if request.path == "/body":
+        return web.to_flask(Response(status=200, body=body()))
+    raise TypeError("no such thing")
+
+def body():
+    yield b"half"
     raise KeyError("no such thing")
 """
 
@@ -335,12 +344,9 @@ class TestSend:
         assert line["message"] == "GET /sync 200: the caller left before the end of the answer"
 
     def test_secrets(self, send: Function, target: Peer) -> None:
-        """Nothing of a header, a body, a query or a target's path is logged, nor what it answers.
-
-        urllib3 would warn of the malformed header of this answer, with the URL and the header.
-        """
-        answer = f"HTTP/1.1 200 OK\r\n{SECRET}\r\nX: y\r\nContent-Length: 6\r\n\r\n{SECRET}"
-        target.on(f"/{SECRET}", lambda connection: connection.sendall(answer.encode()))
+        """No header, no body, no query and no target's path is logged, nor what it answers."""
+        target.on(f"/{SECRET}", answer_of(200, SECRET.encode(), ("X-A", SECRET)))
+        target.on("/broken", f"HTTP/1.1 200 {SECRET}\r\n{SECRET}\r\n\r\n".encode())
         headers = {"Authorization": f"Bearer {SECRET}", "X-A": SECRET, "Cookie": SECRET}
         fields = {"headers": {**headers, "X-B": SECRET}, "body": {SECRET: SECRET}}
         secret = envelope(target, f"/{SECRET}?a={SECRET}", **fields)
@@ -348,15 +354,16 @@ class TestSend:
         bad = envelope(target).replace("://", f"://{SECRET}:{SECRET}@")
         slip = envelope(target, headers={f"Authorization: Bearer {SECRET}": ""})
 
-        with logged(send, 6) as lines:
+        with logged(send, 7) as lines:
             call("POST", f"{send.url}/sync?a={SECRET}", secret, headers)
             call("POST", f"{send.url}/async", envelope(target, body=SECRET, callback=callback))
             call("POST", f"{send.url}/event/callback?a={SECRET}", SECRET, headers)
             call("POST", f"{send.url}/sync", bad, headers)
             call("POST", f"{send.url}/sync", f'{{"body": "{SECRET}"', headers)
             call("POST", f"{send.url}/sync", slip, headers)
+            call("POST", f"{send.url}/sync", envelope(target, f"/broken?{SECRET}"), headers)
 
-        assert [line["status"] for line in lines] == [200, 202, 202, 400, 400, 400]
+        assert [line["status"] for line in lines] == [200, 202, 202, 400, 400, 400, 502]
         assert SECRET not in send.process.output
 
     def test_hostile_ids_and_paths(self, send: Function) -> None:
@@ -377,7 +384,7 @@ class TestSend:
             call("GET", f"{send.url}/async/{'x' * 5000}")
 
         [line] = lines
-        assert line["id"] == "x" * 512
+        assert line["id"] == "x" * 256
 
 
 @contextlib.contextmanager
@@ -540,33 +547,49 @@ def test_what_happens_on_the_way() -> None:
     assert request["message"] == "POST /async 202"
 
 
-def test_a_defect(tmp_path: Path) -> None:
-    """An exception that nobody expected is one line too, with its traceback in a field."""
-    (tmp_path / "main.py").write_text(BROKEN, encoding="utf-8")
+@contextlib.contextmanager
+def serving_broken(folder: Path) -> Iterator[Function]:
+    (folder / "main.py").write_text(BROKEN, encoding="utf-8")
     port = free_port()
     command = python(
-        *("-m", "functions_framework", "--source", str(tmp_path / "main.py")),
+        *("-m", "functions_framework", "--source", str(folder / "main.py")),
         *("--target", "broken", "--host", "127.0.0.1", "--port", str(port)),
     )
     path = f"{REPOSITORY}/functions/shared/function:{REPOSITORY}"
     url = f"http://127.0.0.1:{port}"
     ready = f"{url}/health/readiness"
     with running(command, env={"PYTHONPATH": path}, ready_url=ready) as process:
-        answer = call("POST", f"{url}/", SECRET, {"Authorization": SECRET})
-        process.wait_for_output("KeyError")
-        [line] = log_of(process)
+        yield Function(url=url, port=port, process=process)
+
+
+def test_defects(tmp_path: Path) -> None:
+    """An exception that nobody expected is one line too, with its traceback in a field."""
+    with serving_broken(tmp_path) as function, logged(function, 2) as lines:
+        answer = call("POST", f"{function.url}/?{SECRET}", SECRET, {"Authorization": SECRET})
+        with pytest.raises(http.client.IncompleteRead):
+            call("POST", f"{function.url}/body?{SECRET}", SECRET, {"Authorization": SECRET})
 
     assert answer.json()["detail"] == "the relay failed; its log says why"
-    trace = str(line.pop("stack_trace"))
-    assert trace.startswith("Traceback (most recent call last):\n")
-    assert trace.endswith("\nKeyError: 'no such thing'")
-    assert steady(line) == {
-        "severity": "ERROR",
-        "message": "POST 500: the relay failed",
-        "method": "POST",
-        "status": 500,
-    }
-    assert SECRET not in process.output
+    traces = [str(line.pop("stack_trace")) for line in lines]
+    assert all(trace.startswith("Traceback (most recent call last):\n") for trace in traces)
+    assert traces[0].endswith("\nTypeError: no such thing")
+    assert traces[1].endswith("\nKeyError: 'no such thing'")
+    assert [steady(line) for line in lines] == [
+        {
+            "severity": "ERROR",
+            "message": "POST 500: the relay failed",
+            "method": "POST",
+            "status": 500,
+        },
+        {
+            "severity": "ERROR",
+            "message": "POST 200: the answer was cut off: the relay failed",
+            "method": "POST",
+            "cut_off": True,
+            "status": 200,
+        },
+    ]
+    assert SECRET not in function.process.output
 
 
 @pytest.mark.parametrize(

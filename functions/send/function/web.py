@@ -41,8 +41,6 @@ def prepare(app: flask.Flask, log_level: str) -> None:
     app.after_request(_finish)
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(log_level)
-    # It would warn of a target's malformed headers, with the query and the headers.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def _begin() -> None:
@@ -99,10 +97,14 @@ def _pieces(response: Response) -> Iterator[bytes]:
         logs.note(cut_off=True)
         logs.explain("the caller left before the end of the answer", logging.INFO)
         raise
-    except RelayError as exc:
+    except Exception as exc:
         logs.note(cut_off=True)
-        logs.explain(f"the answer was cut off: {exc.detail}", logging.WARNING)
-        # The server ends the connection for any error, but for this one without a traceback.
+        if isinstance(exc, RelayError):
+            logs.explain(f"the answer was cut off: {exc.detail}", logging.WARNING)
+        else:
+            logs.explain("the answer was cut off: the relay failed", logging.ERROR, error=exc)
+        # The server ends the connection for any error, but for this one without lines of its own,
+        # which hold the query.
         raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from exc
 
 
