@@ -21,6 +21,8 @@ SHARED = Path("functions/shared")
 DEPLOYED = SHARED / "function/requirements.txt"
 CONFIG_MAP = Path("knative/500-sample-api-configmap.yaml")
 FUNCTIONS = (Path("functions/send"), Path("functions/receive"))
+# Only Send hands the schemas out.
+SERVES_SCHEMAS = FUNCTIONS[0] / "function"
 CODE = ("relay", "functions", "local", "tests", "knative", "noxfile.py")
 
 
@@ -91,6 +93,8 @@ def vendor(session: nox.Session) -> None:
 
 def copies() -> Iterator[tuple[Path, Path]]:
     """Name each source with each of its copies."""
+    for source in sorted(Path("schemas").iterdir()):
+        yield source, SERVES_SCHEMAS / source
     for function in FUNCTIONS:
         for source in sorted(Path("relay").glob("*.py")):
             yield source, function / "function" / source
@@ -100,7 +104,8 @@ def copies() -> Iterator[tuple[Path, Path]]:
 
 
 def vendored_files() -> Iterator[Path]:
-    """Name each file that is in the place of a copy of relay/."""
+    """Name each file that is in the place of a copy of relay/ or schemas/."""
+    yield from sorted((SERVES_SCHEMAS / "schemas").glob("*"))
     for function in FUNCTIONS:
         yield from sorted((function / "function/relay").glob("*.py"))
 

@@ -1,6 +1,7 @@
 """Send: the HTTP function."""
 
 import os
+from pathlib import Path
 
 import flask
 import functions_framework
@@ -10,7 +11,7 @@ from relay.send import Send
 from relay.settings import Settings
 
 SETTINGS = Settings.from_env(os.environ)
-SEND = Send(SETTINGS)
+SEND = Send(SETTINGS, schemas=Path(__file__).with_name("schemas"))
 
 # functions-framework loads this module inside the context of the app it serves.
 web.prepare(flask.current_app, SETTINGS.log_level)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from relay import logs, strict_json
@@ -34,6 +35,7 @@ from relay.problems import (
 )
 from relay.records import Record, Records
 from relay.results import as_response
+from relay.schemas import Schemas
 from relay.settings import Settings
 from relay.signatures import Signatures
 from relay.state import State
@@ -56,9 +58,10 @@ class Send:
 
     Args:
         settings: all of them count, but `max_result_bytes`.
+        schemas: the folder with the files that describe the routes.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, schemas: Path) -> None:
         self._settings = settings
         self._caller = Caller(settings)
         self._broker = Broker(settings)
@@ -66,6 +69,7 @@ class Send:
         self._signatures = Signatures(settings.callback_secret, settings.state_url)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._status = Status(self._records, self._broker, self._signatures)
+        described = Schemas(schemas)
         # Who waits holds a thread; most of them stay free for everybody else.
         self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
         self._routes: dict[str, dict[str, Handler]] = {
@@ -77,6 +81,8 @@ class Send:
             "/event/dead-letter": {"POST": self._dead_letter},
             "/async/{id}": {"GET": self._status.read},
             "/async/{id}/retry": {"POST": self._status.retry},
+            "/openapi.yaml": {"GET": described.openapi},
+            "/envelope.schema.json": {"GET": described.envelope},
         }
 
     def handle(self, request: Request) -> Response:

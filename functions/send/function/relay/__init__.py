@@ -14,5 +14,6 @@ takes what comes back, `records` notes it in the `state`, `status` tells it, `pr
 rather wait.
 
 All of them: `problems` is the tree of what goes wrong, `settings` what an operator can set,
-`messages` and `bodies` HTTP as they see it, `logs` what is written down of each request.
+`messages` and `bodies` HTTP as they see it, `schemas` the files that describe it to callers, `logs`
+what is written down of each request.
 """
