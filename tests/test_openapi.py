@@ -1,0 +1,383 @@
+"""`schemas/openapi.yaml`: what Send does is what its description says, and the other way round."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import pytest
+import yaml
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from relay.problems import RelayError
+from tests.support import peers
+from tests.support.calls import Answer, call
+from tests.support.functions import Function, serving
+from tests.support.peers import Peer, answer_of, until_gone
+from tests.support.processes import REPOSITORY, free_port
+
+SCHEMAS = REPOSITORY / "schemas"
+TEXT = (SCHEMAS / "openapi.yaml").read_text(encoding="utf-8")
+Node = dict[str, Any]
+DOCUMENT: Node = yaml.safe_load(TEXT)
+METHODS = ("get", "post", "put", "patch", "delete")
+OPERATIONS = {
+    (method.upper(), path): cast("Node", item[method])
+    for path, item in DOCUMENT["paths"].items()
+    for method in METHODS
+    if method in item
+}
+
+BROKER_PATH = "/default/default"
+TYPE = "dev.knative.samples.t2"
+TOKEN = "a-token-of-20-letters"
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+PROBLEM = "application/problem+json"
+
+# Shown, but not an answer of Send's that a test can ask for: what the relay delivers, and what a
+# process says while it ends (tests/test_shutdown.py).
+NOT_ASKED_FOR = {"DeliveredOutcome", "Ending"}
+
+
+def resolved(node: Node) -> Node:
+    """Follow a reference within the document."""
+    while "$ref" in node:
+        found: Any = DOCUMENT
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        node = found
+    return node
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Peer]:
+    with peers.serving() as peer:
+        yield peer
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Peer]:
+    with peers.serving(peers.ACCEPTED) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="module")
+def send(target: Peer, broker: Peer) -> Iterator[Function]:
+    env = {
+        "ALLOWED_TARGETS": "localhost",
+        "K_SINK": f"http://localhost:{broker.port}{BROKER_PATH}",
+        "PUBLISH_TIMEOUT_S": "1",
+    }
+    with serving("send", env) as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Function]:
+    """Serve a Send that trusts nobody, and whose Broker and state are not there."""
+    env = {
+        "API_TOKEN": TOKEN,
+        "CALLBACK_SECRET": SECRET,
+        "ALLOWED_TARGETS": "localhost",
+        "STATE_URL": f"redis://127.0.0.1:{free_port()}",
+    }
+    with serving("send", env) as function:
+        yield function
+
+
+class TestTheDocument:
+    def test_is_openapi(self) -> None:
+        """It is a valid OpenAPI 3.1 document, its schemas and references too."""
+        validator = OpenAPIV31SpecValidator(
+            DOCUMENT, base_uri=(SCHEMAS / "openapi.yaml").as_uri()
+        )
+
+        assert [error.message for error in validator.iter_errors()] == []
+        assert DOCUMENT["openapi"].startswith("3.1.")
+
+    def test_shows_what_the_readme_sends(self) -> None:
+        """The examples of bodies are those of `examples/`."""
+        shown = {
+            name: example["value"]
+            for body in DOCUMENT["components"]["requestBodies"].values()
+            for content in body["content"].values()
+            for name, example in content["examples"].items()
+        }
+
+        for file in sorted((REPOSITORY / "examples").iterdir()):
+            assert shown[file.stem] == json.loads(file.read_text(encoding="utf-8"))
+
+    def test_has_every_problem(self) -> None:
+        """Each status of the relay's own errors is described, with an example."""
+        examples = [each["value"] for each in DOCUMENT["components"]["examples"].values()]
+        shown = {each["status"] for each in examples if each.get("type") == "about:blank"}
+
+        assert {int(error.status) for error in errors_below(RelayError)} <= shown
+        assert shown <= set(map(int, statuses())) | {404, 405}
+
+    def test_has_every_member_of_a_problem(self) -> None:
+        """An extension member that an example shows has its description."""
+        described = set(DOCUMENT["components"]["schemas"]["Problem"]["properties"])
+        examples = [each["value"] for each in DOCUMENT["components"]["examples"].values()]
+
+        for example in examples:
+            if example.get("type") == "about:blank":
+                assert set(example) <= described
+
+    def test_leaves_nothing_unused(self) -> None:
+        """Every example is referred to, and so is every other component but three.
+
+        What any path may be answered belongs to none.
+        """
+        used = set(re.findall(r"#/components/(\w+/\w+)", TEXT))
+        there = {
+            f"{kind}/{name}"
+            for kind, components in DOCUMENT["components"].items()
+            if kind != "securitySchemes"
+            for name in components
+        }
+
+        common = {"responses/NotFound", "responses/MethodNotAllowed", "responses/Fault"}
+        assert there - used == common
+
+
+def errors_below(error: type[RelayError]) -> Iterator[type[RelayError]]:
+    for each in error.__subclasses__():
+        yield each
+        yield from errors_below(each)
+
+
+def statuses() -> set[str]:
+    return {
+        status
+        for operation in OPERATIONS.values()
+        for status in operation["responses"]
+        if status != "default"
+    }
+
+
+class TestTheRoutes:
+    def test_are_those_of_the_index(self, send: Function) -> None:
+        """`GET /` lists the paths and methods of the document; probes are no routes of Send's."""
+        described: dict[str, set[str]] = {}
+        for method, path in OPERATIONS:
+            described.setdefault(path, set()).add(method)
+
+        routes = cast("dict[str, list[str]]", call("GET", send.url).json()["routes"])
+
+        listed = {path: set(methods) for path, methods in routes.items()}
+        assert listed == {
+            path: methods for path, methods in described.items() if "/health/" not in path
+        }
+
+    @pytest.mark.parametrize("path", DOCUMENT["paths"])
+    @pytest.mark.parametrize("method", ["OPTIONS", "TRACE"])
+    def test_other_methods_are_refused(self, send: Function, path: str, method: str) -> None:
+        """405 names the methods of the document in Allow (RFC 9110 section 15.5.6)."""
+        answer = call(method, send.url + path.replace("{id}", "order-7"))
+
+        assert answer.status == 405
+        allowed = set(answer.all("Allow")[0].split(", "))
+        assert allowed - {"HEAD"} == {one for one, its_path in OPERATIONS if its_path == path}
+
+    @pytest.mark.parametrize(
+        ("path", "content_type"),
+        [
+            ("openapi.yaml", "application/yaml"),
+            ("envelope.schema.json", "application/schema+json"),
+        ],
+    )
+    def test_hand_out_the_schemas(self, send: Function, path: str, content_type: str) -> None:
+        """The files come byte for byte, under the names by which they refer to each other."""
+        answer = call("GET", f"{send.url}/{path}")
+
+        assert answer.status == 200
+        assert answer.body == (SCHEMAS / path).read_bytes()
+        assert answer.all("Content-Type") == [content_type]
+        assert answer.all("Cache-Control") == ["max-age=300"]
+
+
+BODIES = [
+    pytest.param(method, path, content_type, example["value"], id=f"{method} {path} {name}")
+    for (method, path), operation in OPERATIONS.items()
+    for content_type, content in resolved(operation.get("requestBody", {}))
+    .get("content", {})
+    .items()
+    for name, example in content["examples"].items()
+]
+
+
+@pytest.mark.parametrize(("method", "path", "content_type", "value"), BODIES)
+def test_every_body_shown_is_taken(
+    send: Function, target: Peer, method: str, path: str, content_type: str, value: object
+) -> None:
+    """Each example of a request is answered as a success that the document has."""
+    headers = {"Content-Type": content_type}
+    if path == "/event/dead-letter" and content_type == "application/json":
+        headers |= request_event("order-8")
+
+    answer = call(method, send.url + path, encoded(value, content_type, target), headers)
+
+    assert answer.status == (200 if path == "/sync" else 202), answer.body
+    assert_described(method, path, answer)
+
+
+def encoded(value: object, content_type: str, target: Peer) -> str:
+    if content_type.endswith("json"):
+        return json.dumps(value).replace("localhost:30000", f"localhost:{target.port}")
+    return urlencode(cast("Node", value)) if isinstance(value, dict) else str(value)
+
+
+def request_event(request_id: str) -> dict[str, str]:
+    return {
+        "ce-specversion": "1.0",
+        "ce-id": request_id,
+        "ce-source": "dev.knative.samples/t2",
+        "ce-type": TYPE,
+    }
+
+
+def result_event(request_id: str) -> dict[str, str]:
+    return request_event(f"{request_id}.completed") | {
+        "ce-type": f"{TYPE}.completed",
+        "ce-subject": request_id,
+        "ce-relayattempts": "1",
+        "Content-Type": "application/json",
+    }
+
+
+def assert_described(method: str, path: str, answer: Answer) -> None:
+    """Find the answer's status, headers and Content-Type in the document."""
+    responses = OPERATIONS[method, path]["responses"]
+    response = resolved(responses.get(str(answer.status)) or responses["default"])
+    headers = {name.lower(): resolved(each) for name, each in response.get("headers", {}).items()}
+    sent = {name.lower() for name, _ in answer.headers}
+    servers_own = {"server", "date", "connection", "content-length", "content-type"}
+    assert sent - servers_own <= set(headers), f"{method} {path} {answer.status}"
+    assert {name for name, each in headers.items() if each.get("required")} <= sent
+    if "content" in response and answer.body:
+        (content_type,) = answer.all("Content-Type") or ["*/*"]
+        assert content_type in response["content"] or "*/*" in response["content"]
+
+
+@pytest.fixture(scope="module")
+def answers(
+    send: Function, guarded: Function, target: Peer, broker: Peer
+) -> Mapping[str, tuple[str, str, Answer]]:
+    """Have every example of an answer produced; each with the operation that produced it."""
+    produced: dict[str, tuple[str, str, Answer]] = {}
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    envelope = {"targetURL": target.url.replace("127.0.0.1", "localhost")}
+
+    def ask(
+        name: str,
+        operation: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        of: Function = send,
+    ) -> Answer:
+        method, _, path_and_query = operation.partition(" ")
+        raw = body if body is None or isinstance(body, str) else json.dumps(body)
+        answer = call(method, of.url + path_and_query, raw, headers)
+        path = re.sub(r"/async/[^/]+", "/async/{id}", path_and_query.partition("?")[0])
+        produced[name] = (method, path, answer)
+        return answer
+
+    def publish(name: str, of: Function = send, **headers: str) -> None:
+        ask(name, "POST /async", envelope, {"Idempotency-Key": "order-7", **headers}, of=of)
+
+    ask("WrongField", "POST /async", {**envelope, "headers": {"X-A": None}})
+    ask("UnknownField", "POST /sync", {"target": "x"})
+    ask("AnotherList", "GET /async?status=failed")
+    ask("WrongId", "GET /event/callback?id=%20")
+    ask("NoJSON", "POST /event/callback", "done", {"Content-Type": "application/json"})
+    ask("NoEvent", "POST /event/dead-letter", "{}")
+    ask("Misdirected", "POST /", envelope)
+    ask("NoToken", "POST /sync", envelope, of=guarded)
+    ask("NotSigned", "POST /event/callback", "{}", of=guarded)
+    ask("NoMAC", "POST /event/dead-letter", envelope, request_event("order-7"), of=guarded)
+    ask("TargetNotAllowed", "POST /sync", {"targetURL": "http://10.0.0.1"})
+    ask("NoRoute", "GET /nowhere")
+    ask("UnknownRequest", "GET /async/unknown")
+    ask("NoMethod", "GET /event")
+    ask("TooLarge", "POST /event/callback", "x" * 1_048_577)
+    ask("Unreachable", "POST /sync", {"targetURL": "http://nowhere.invalid"})
+    publish("NoBroker", guarded, **token)
+    ask("StateAway", "GET /async/order-7", None, token, of=guarded)
+    target.on("/never", until_gone)
+    ask("OutOfTime", "POST /sync", {**envelope, "targetAPI": "/never", "timeout": 0.1})
+    publish("Loop", **{"Relay-Hops": "3"})
+
+    broker.on(BROKER_PATH, answer_of(500))
+    publish("MaybePublished")
+    broker.on(BROKER_PATH, until_gone)
+    publish("BrokerOutOfTime")
+    broker.on(BROKER_PATH, peers.ACCEPTED)
+
+    examples = DOCUMENT["components"]["examples"]
+    asked = {"callback": {"url": f"{envelope['targetURL']}/done?job=7", "headers": {"X-Job": 7}}}
+    ask("AcceptedRequest", "POST /async", envelope | asked, {"Idempotency-Key": "order-7"})
+    ask("OpenRequest", "GET /async/order-7")
+    answer = examples["CompletedRequest"]["value"]["answer"]
+    ask("CallbackCall", "POST /event/callback", answer, result_event("order-7"))
+    called_back = {"task": "abcdevflake", "state": "done"}
+    json_type = {"Content-Type": "application/json"}
+    call("POST", f"{send.url}/event/callback?id=order-7", json.dumps(called_back), json_type)
+    delivered = dict(broker.requests[-1].headers)
+    call("POST", f"{send.url}/event/callback", json.dumps(called_back), delivered)
+    ask("CompletedRequest", "GET /async/order-7")
+    ask("NotDead", "POST /async/order-7/retry")
+
+    call("POST", f"{send.url}/async", json.dumps(envelope), {"Idempotency-Key": "order-8"})
+    shown = OPERATIONS["POST", "/event/dead-letter"]["parameters"]
+    reason = {each["name"]: each["example"] for each in shown if "example" in each}
+    dead = request_event("order-8") | reason
+    call("POST", f"{send.url}/event/dead-letter", json.dumps(envelope), dead)
+    ask("DeadRequest", "GET /async/order-8")
+    ask("DeadRequests", "GET /async?status=dead")
+    ask("RetriedRequest", "POST /async/order-8/retry")
+    return produced
+
+
+def test_every_answer_shown_is_produced(answers: Mapping[str, object]) -> None:
+    """No example of an answer is left to the imagination."""
+    assert set(answers) == set(DOCUMENT["components"]["examples"]) - NOT_ASKED_FOR
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DOCUMENT["components"]["examples"] if name not in NOT_ASKED_FOR]
+)
+def test_an_answer_is_what_is_shown(
+    answers: Mapping[str, tuple[str, str, Answer]], target: Peer, broker: Peer, name: str
+) -> None:
+    """Send answers as the example has it, times and ports apart, and where the document has it."""
+    method, path, answer = answers[name]
+    shown = json.dumps(DOCUMENT["components"]["examples"][name]["value"])
+    shown = shown.replace("localhost:30000", f"localhost:{target.port}")
+    shown = shown.replace("localhost:8081", f"localhost:{broker.port}")
+    time = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z")
+
+    assert json.loads(time.sub("TIME", answer.body.decode())) == json.loads(time.sub("TIME", shown))
+    if (method, path) in OPERATIONS:
+        assert_described(method, path, answer)
+
+
+def test_a_delivered_outcome_is_the_data_of_its_event() -> None:
+    """What a caller's callback brings is the body of the call that the Broker was given."""
+    examples = DOCUMENT["components"]["examples"]
+
+    assert examples["CallbackCall"]["value"]["body"] == examples["DeliveredOutcome"]["value"]
+
+
+def test_the_function_carries_the_schemas() -> None:
+    """What is served is a copy beside main.py, since nothing else is uploaded."""
+    copies = REPOSITORY / "functions/send/function/schemas"
+
+    assert {path.name for path in copies.iterdir()} == {path.name for path in SCHEMAS.iterdir()}
+    assert not Path(REPOSITORY / "functions/receive/function/schemas").exists()
