@@ -79,7 +79,7 @@ def vendored(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def vendor(session: nox.Session) -> None:
-    """Copy what the functions share into each of them; with -- --check only compare."""
+    """Copy into the functions what they do not own; with -- --check only compare."""
     if session.posargs == ["--check"]:
         vendored(session)
         return

@@ -33,6 +33,10 @@ CALLBACK: Final = "callback"
 RESULTS: Final = (COMPLETED, FAILED)
 
 _REQUIRED: Final = ("id", "source", "type")
+# CloudEvents 1.0, sections 3.1.1 and 3.1.2; an extension may be a number or a boolean.
+_STRINGS: Final = frozenset(
+    {*_REQUIRED, "specversion", "datacontenttype", "dataschema", "subject", "time"}
+)
 # The package keeps its own things under these names.
 _RESERVED: Final = frozenset({"ce-data", "ce-extensions"})
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
@@ -157,6 +161,8 @@ def _check_structured(body: bytes) -> None:
         _check_name(name)
         if isinstance(item, dict | list):
             raise InvalidRequest("event", "has an attribute that is no string, number or boolean")
+        if name in _STRINGS and not isinstance(item, str | None):
+            raise InvalidRequest(f"ce-{name}", "must be a string")
     if "extensions" in value:
         raise InvalidRequest("event", "has an attribute called data or extensions")
 

@@ -153,6 +153,16 @@ def test_what_is_no_binary_event_is_refused(headers: dict[str, str], message: st
             id="null base64",
         ),
         pytest.param(
+            structured(type=7),
+            "ce-type must be a string",
+            id="type that is a number",
+        ),
+        pytest.param(
+            structured(subject=True),
+            "ce-subject must be a string",
+            id="subject that is a boolean",
+        ),
+        pytest.param(
             structured(data=1, data_base64="YQ=="),
             "data_base64 must not stand beside data",
             id="data twice",

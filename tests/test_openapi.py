@@ -93,9 +93,7 @@ def guarded() -> Iterator[Function]:
 class TestTheDocument:
     def test_is_openapi(self) -> None:
         """It is a valid OpenAPI 3.1 document, its schemas and references too."""
-        validator = OpenAPIV31SpecValidator(
-            DOCUMENT, base_uri=(SCHEMAS / "openapi.yaml").as_uri()
-        )
+        validator = OpenAPIV31SpecValidator(DOCUMENT, base_uri=(SCHEMAS / "openapi.yaml").as_uri())
 
         assert [error.message for error in validator.iter_errors()] == []
         assert DOCUMENT["openapi"].startswith("3.1.")
@@ -289,8 +287,8 @@ def answers(
         produced[name] = (method, path, answer)
         return answer
 
-    def publish(name: str, of: Function = send, **headers: str) -> None:
-        ask(name, "POST /async", envelope, {"Idempotency-Key": "order-7", **headers}, of=of)
+    def publish(name: str, **headers: str) -> None:
+        ask(name, "POST /async", envelope, {"Idempotency-Key": "order-7", **headers})
 
     ask("WrongField", "POST /async", {**envelope, "headers": {"X-A": None}})
     ask("UnknownField", "POST /sync", {"target": "x"})
@@ -308,7 +306,7 @@ def answers(
     ask("NoMethod", "GET /event")
     ask("TooLarge", "POST /event/callback", "x" * 1_048_577)
     ask("Unreachable", "POST /sync", {"targetURL": "http://nowhere.invalid"})
-    publish("NoBroker", guarded, **token)
+    ask("NoBroker", "POST /async", envelope, token, of=guarded)
     ask("StateAway", "GET /async/order-7", None, token, of=guarded)
     target.on("/never", until_gone)
     ask("OutOfTime", "POST /sync", {**envelope, "targetAPI": "/never", "timeout": 0.1})

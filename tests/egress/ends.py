@@ -11,6 +11,7 @@ from relay.problems import RelayError
 from relay.receive import Receive, refusal
 from relay.send import Send
 from relay.settings import Settings
+from tests.support.processes import REPOSITORY
 
 
 def sync(settings: Settings, envelope: object) -> Response:
@@ -50,7 +51,7 @@ def _send(settings: Settings, path: str, envelope: object) -> Response:
         stream=io.BytesIO(body),
         content_length=len(body),
     )
-    return Send(settings).handle(request)
+    return Send(settings, schemas=REPOSITORY / "schemas").handle(request)
 
 
 End = Callable[[Settings, object], Response]

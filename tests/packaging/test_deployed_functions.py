@@ -301,6 +301,16 @@ def test_send_publishes_to_the_sink(installed: Mapping[str, Installed]) -> None:
     assert json.loads(body) == {"targetURL": "http://127.0.0.1:1"}
 
 
+@pytest.mark.parametrize("name", ["openapi.yaml", "envelope.schema.json"])
+def test_send_brings_its_description(installed: Mapping[str, Installed], name: str) -> None:
+    """What Send serves of `schemas/` is in its folder, and in the package that is made of it."""
+    with served(installed["send"]) as (_, port):
+        answer = call(port, "GET", f"/{name}", {})
+
+    assert answer.status == 200
+    assert answer.body == (REPOSITORY / "schemas" / name).read_bytes()
+
+
 def test_receive_calls_the_target_and_replies(installed: Mapping[str, Installed]) -> None:
     """Receive makes the call and answers with the result as an event, which a Broker accepts."""
     with (
