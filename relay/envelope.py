@@ -111,10 +111,6 @@ class Envelope:
             callback=_callback(value),
         )
 
-    def header(self, name: str) -> str | None:
-        """Return the value of a header that the caller asked for, whatever its case."""
-        return find(self.headers, name)
-
     def sent_headers(self, relays_own: Headers) -> Headers:
         """Put together what goes to the target.
 
@@ -122,7 +118,7 @@ class Envelope:
             relays_own: what the relay adds; the caller's own header of the same name wins.
         """
         headers = self.headers
-        if self.content is not None and self.header("Content-Type") is None:
+        if self.content is not None and find(headers, "Content-Type") is None:
             headers += (("Content-Type", self.content_type),)
         asked_for = {name.lower() for name, _ in headers}
         return headers + tuple(

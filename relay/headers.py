@@ -77,10 +77,7 @@ def parse_headers(value: object, *, field: str) -> Headers:
     seen: set[str] = set()
     for name, item in value.items():
         if not _TOKEN.fullmatch(name):
-            token = _TOKEN.match(name)
-            # Not what follows, which may be the value: `Authorization: Bearer …` is an easy slip.
-            shown = name[: min(64, 1 + (token.end() if token else 0))]
-            raise InvalidRequest(field, f"has a name that is no HTTP token: {shown!a}")
+            raise InvalidRequest(field, f"has a name that is no HTTP token: {_up_to_fault(name)!a}")
         path = f"{field}.{name[:64]}"
         lower = name.lower()
         # CGI and WSGI servers read Transfer_Encoding as Transfer-Encoding.
@@ -94,6 +91,12 @@ def parse_headers(value: object, *, field: str) -> Headers:
     if sum(len(name) + len(text) + 4 for name, text in headers.items()) > MAX_HEADERS_BYTES:
         raise InvalidRequest(field, f"must be at most {MAX_HEADERS_BYTES} bytes together")
     return tuple(headers.items())
+
+
+def _up_to_fault(name: str) -> str:
+    """Leave out what follows: of `Authorization: Bearer …` that is a secret."""
+    token = _TOKEN.match(name)
+    return name[: (token.end() if token else 0) + 1][:64]
 
 
 def _text(value: object, path: str) -> str:

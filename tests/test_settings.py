@@ -8,7 +8,8 @@ import pytest
 import trustme
 
 from relay.egress import AllowedTarget
-from relay.settings import InvalidSetting, Settings
+from relay.settings import Settings
+from relay.variables import InvalidSetting
 
 
 def test_defaults_need_no_environment() -> None:
@@ -60,6 +61,8 @@ def test_every_setting_is_read() -> None:
             "PUBLISH_TIMEOUT_S": "3",
             "MAX_BODY_BYTES": "10",
             "MAX_RESULT_BYTES": "11",
+            "STATE_URL": "rediss://user:p%2Fw@[fd00::1]:6380/2",
+            "CALLBACK_SECRET": f"whsec_{'a2V5' * 8} {'S0VZ' * 8}",
             "API_TOKEN": "0123456789abcdef fedcba9876543210",
             "LOG_LEVEL": "debug",
             "THREADS": "4",
@@ -81,6 +84,8 @@ def test_every_setting_is_read() -> None:
     assert settings.target_connect_timeout_s == 1.0
     assert settings.publish_timeout_s == 3.0
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
+    assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
+    assert settings.callback_secret == (b"key" * 8, b"KEY" * 8)
     assert settings.api_token == ("0123456789abcdef", "fedcba9876543210")
     assert settings.log_level == "DEBUG"
     assert settings.threads == 4
@@ -88,6 +93,11 @@ def test_every_setting_is_read() -> None:
 
 ATTRIBUTE = "must be 1 to 128 visible ASCII characters without space, quote or %"
 OVERRIDES = 'K_CE_OVERRIDES must be JSON like {"extensions": {"name": "value"}}'
+STATE = (
+    "must be memory://, file:///DIRECTORY or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE],"
+    " the password percent-encoded"
+)
+SECRET = "must be whsec_ and base64 of 24 bytes or more, or two of these with a space between them"
 TOKEN = "must be 16 or more visible ASCII characters, or several of these with a space between them"
 SECONDS = "must be a number of seconds above 0, at most 86400"
 NAME_RULE = "a name is 1 to 20 lower-case letters or digits, and no context attribute"
@@ -148,6 +158,29 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
         ("K_CA_CERTS", "/etc/ca.pem", "K_CA_CERTS must be certificates in PEM"),
         ("K_CA_CERTS", "-----BEGIN CERTIFICATE-----", "K_CA_CERTS must be certificates in PEM"),
         ("K_CA_CERTS", "é", "K_CA_CERTS must be certificates in PEM"),
+        *(
+            ("STATE_URL", url, f"STATE_URL {STATE}")
+            for url in (
+                *(
+                    "memory",
+                    "memory://x",
+                    "file://host/x",
+                    "file:///x?y",
+                    "redis://",
+                    "redis://:p@",
+                ),
+                *("redis://a:port", "redis://a:70000", "redis://a/x", "redis://:p/w@a"),
+                *("redis://:p[w@a", "redis://:p@w@a", "redis://:pä@a", "redis://:p w@a"),
+                *("redis://a?db=1", "redis://[a]", "redis://a:1:2", "unix:///a"),
+            )
+        ),
+        *(
+            ("CALLBACK_SECRET", secrets, f"CALLBACK_SECRET {SECRET}")
+            for secrets in (
+                *("whsec_", "whsec_AAAA", f"whsec_{'A' * 31}", f"whsec_{'A' * 32}!"),
+                *(f"whsec_{'A' * 32} AAAA", f"whsec-{'A' * 32}", f"{'A' * 31}\u0391"),
+            )
+        ),
         ("API_TOKEN", "0123456789abcdef short", f"API_TOKEN {TOKEN}"),
         ("API_TOKEN", "0123456789abcdeé", f"API_TOKEN {TOKEN}"),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import logging
 import re
@@ -152,8 +150,8 @@ def reason_of(event: Event) -> dict[str, object]:
     if code.isascii() and code.isdigit():
         reason["code"] = int(code)
     try:
-        raw = base64.b64decode(event.attributes.get("knativeerrordata", ""), validate=True)
-    except (binascii.Error, ValueError):
+        raw = strict_json.decode_base64(event.attributes.get("knativeerrordata", ""))
+    except strict_json.JSONError:
         return reason
     try:
         data = strict_json.loads(raw)

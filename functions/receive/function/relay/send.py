@@ -44,8 +44,6 @@ from relay.tokens import check_token
 
 log = logging.getLogger(__name__)
 
-_INDEX: Final = "GET / lists what there is"
-
 # Callers' routes; the others are for targets and the Broker, who bring proofs of their own, or tell
 # nothing.
 _GUARDED: Final = frozenset({"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry"})
@@ -98,7 +96,7 @@ class Send:
         path = re.sub(r"^/async/[^/]+", "/async/{id}", request.path)
         handlers = self._routes.get(path)
         if handlers is None:
-            raise NotFound(f"there is no {request.path[:200]!a}; {_INDEX}")
+            raise NotFound(f"there is no {request.path[:200]!a}; GET / lists what there is")
         logs.note(route=path)
         if request.method not in handlers:
             raise MethodNotAllowed(request.method, request.path[:200], tuple(handlers))

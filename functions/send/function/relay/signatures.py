@@ -12,7 +12,6 @@ Without the secret nothing is signed and nothing is asked for.
 
 from __future__ import annotations
 
-import base64
 import datetime
 import hashlib
 import hmac
@@ -43,13 +42,13 @@ class Signatures:
     """Sign and verify.
 
     Args:
-        secrets: as `Settings.callback_secret` has them; the first signs MACs, each is accepted.
+        keys: as `Settings.callback_secret` has them; the first signs MACs, each is accepted.
         state_url: where the ids of callbacks are remembered.
     """
 
-    def __init__(self, secrets: tuple[str, ...], state_url: str) -> None:
-        self._webhooks = tuple(Webhook(secret) for secret in secrets)
-        self._keys = tuple(base64.b64decode(secret.removeprefix("whsec_")) for secret in secrets)
+    def __init__(self, keys: tuple[bytes, ...], state_url: str) -> None:
+        self._keys = keys
+        self._webhooks = tuple(Webhook(key) for key in keys)
         self._seen = State(state_url, _REMEMBERED_S)
 
     def sign(self, message_id: str, body: object) -> dict[str, str]:
