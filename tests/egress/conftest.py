@@ -1,4 +1,4 @@
-"""One server for all the tests of a module."""
+"""One server for all the tests of a module, and the ends that are to call it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.egress.ends import RUNNING, End, Functions, InProcess, Running
 from tests.egress.network import OK, Server
 
 
@@ -23,3 +24,17 @@ def server(module_server: Server) -> Server:
     module_server.answer = OK
     module_server.requests.clear()
     return module_server
+
+
+@pytest.fixture(scope="module")
+def functions() -> Iterator[Functions]:
+    functions = Functions()
+    yield functions
+    functions.close()
+
+
+@pytest.fixture
+def end(request: pytest.FixtureRequest, server: Server, functions: Functions) -> End:
+    """Give a test the end that its parameter names, one of `ENDS`."""
+    how, path = request.param
+    return Running(path, server, functions) if how == RUNNING else InProcess(path, server)

@@ -13,10 +13,11 @@ import ipaddress
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
+
+DNS = Mapping[str, Sequence[Sequence[str]] | Sequence[str]]
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
@@ -93,45 +94,35 @@ def _read_request(connection: socket.socket) -> bytes:
     return received
 
 
-@dataclass
 class Network:
-    """What the relay has done on the network.
+    """Where names and addresses lead, and what the relay has done there.
 
     Args:
-        connections: the address and port of each connection that it tried, in order.
-        lookups: the names it looked up, in order.
-    """
-
-    connections: list[tuple[str, int]] = field(default_factory=list)
-    lookups: list[str] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def network(
-    server: Server,
-    dns: Mapping[str, Sequence[Sequence[str]] | Sequence[str]],
-    *,
-    reachable: bool = True,
-) -> Iterator[Network]:
-    """Put the relay on a network where these names resolve; any other name does not.
-
-    Args:
+        server: what all addresses lead to.
         dns: for each name its addresses, or a list of such answers, one for each look-up; the last
             one stays.
         reachable: whether the addresses lead to the server, or nowhere.
-    """
-    seen = Network()
-    answers = {
-        name: [list(answer) for answer in found]
-        if found and not isinstance(found[0], str)
-        else [list(map(str, found))]
-        for name, found in {"localhost": ["127.0.0.1"], **dns}.items()
-    }
-    connect = socket.socket.connect
 
-    def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        seen.lookups.append(host)
-        queue = answers.get(host)
+    In `lookups` are the names that were looked up, in `connections` the address and port of each
+    connection that was tried, in order.
+    """
+
+    def __init__(self, server: Server, dns: DNS, *, reachable: bool = True) -> None:
+        self.lookups: list[str] = []
+        self.connections: list[tuple[str, int]] = []
+        self._server = server
+        self._reachable = reachable
+        self._answers = {
+            name: [list(answer) for answer in found]
+            if found and not isinstance(found[0], str)
+            else [list(map(str, found))]
+            for name, found in {"localhost": ["127.0.0.1"], **dns}.items()
+        }
+
+    def look_up(self, host: str, port: int) -> list[tuple[object, ...]]:
+        """Answer as `socket.getaddrinfo` does."""
+        self.lookups.append(host)
+        queue = self._answers.get(host)
         if not queue:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         found = queue.pop(0) if len(queue) > 1 else queue[0]
@@ -142,14 +133,39 @@ def network(
             for address in found
         ]
 
-    def lead_here(sock: socket.socket, address: tuple[str, int]) -> None:
-        # Versions of Python write ::ffff:10.0.0.1 in different ways.
-        seen.connections.append((str(ipaddress.ip_address(address[0])), address[1]))
-        if not reachable:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-        connect(sock, server.address(sock.family))
+    def lead(self, address: tuple[str, int], family: int) -> tuple[str, int]:
+        """Say where the machine with this address is.
 
+        Raises:
+            OSError: nowhere.
+        """
+        # Versions of Python write ::ffff:10.0.0.1 in different ways.
+        self.connections.append((str(ipaddress.ip_address(address[0])), address[1]))
+        if not self._reachable:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        return self._server.address(family)
+
+
+@contextlib.contextmanager
+def network(server: Server, dns: DNS, *, reachable: bool = True) -> Iterator[Network]:
+    """Put what runs in this process on a network; the arguments are those of `Network`."""
+    outside = Network(server, dns, reachable=reachable)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "getaddrinfo", look_up)
-        patch.setattr(socket.socket, "connect", lead_here)
-        yield seen
+        join(outside.look_up, outside.lead, patch)
+        yield outside
+
+
+def join(
+    look_up: Callable[[str, int], list[tuple[object, ...]]],
+    lead: Callable[[tuple[str, int], int], tuple[str, int]],
+    patch: pytest.MonkeyPatch,
+) -> None:
+    """Have this process ask for names and addresses as `Network` answers."""
+    connect = socket.socket.connect
+
+    def connect_as_led(sock: socket.socket, address: tuple[str, int]) -> None:
+        on_this_machine = sock.family == socket.AF_UNIX
+        connect(sock, address if on_this_machine else lead(address, sock.family))
+
+    patch.setattr(socket, "getaddrinfo", lambda host, port, **_: look_up(host, port))
+    patch.setattr(socket.socket, "connect", connect_as_led)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from _pytest.mark import ParameterSet
 
-from relay.settings import Settings
-from tests.egress.ends import CALLING_ENDS, ENDS, End, sync
-from tests.egress.network import Server, network
+from tests.egress.ends import CALLING_ENDS, ENDS, IN_PROCESS, RUNNING, SYNC, End, EndName, name_of
+from tests.egress.network import Server
 
 PUBLIC = "93.184.216.34"
+ENV = {"K_SERVICE": "send"}
 DNS: Mapping[str, Sequence[str]] = {
     "pub.test": [PUBLIC],
     "evil.test": ["93.184.216.35"],
@@ -238,17 +240,16 @@ def label(envelope: dict[str, object]) -> str:
 
 
 @pytest.mark.parametrize("envelope", BAD_ENVELOPES, ids=label)
-@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+@pytest.mark.parametrize("end", ENDS, ids=name_of, indirect=True)
 def test_wrong_envelopes_are_refused_before_a_look_up(
-    end: End, envelope: dict[str, object], server: Server
+    end: End, envelope: dict[str, object]
 ) -> None:
     """What has no one reading is a 400: nothing is looked up, nothing connected to."""
-    with network(server, DNS) as seen:
-        response = end(Settings(), envelope)
+    outcome = end.ask(envelope, dns=DNS, env=ENV)
 
-    assert response.status == 400
-    assert seen.lookups == []
-    assert seen.connections == []
+    assert outcome.answer.status == 400
+    assert outcome.lookups == []
+    assert outcome.connections == []
 
 
 class Refused(NamedTuple):
@@ -256,6 +257,9 @@ class Refused(NamedTuple):
 
     url: str
     allow: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(self)
 
 
 REFUSED = [
@@ -298,32 +302,37 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=lambda case: f"{case.url} {case.allow}".strip())
-@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
-def test_refused_targets_are_not_connected_to(end: End, case: Refused, server: Server) -> None:
+def at(ends: list[EndName], cases: Sequence[Refused] | Sequence[Sent]) -> list[ParameterSet]:
+    """Pair ends with cases; each running function is asked those without settings of their own."""
+    return [
+        pytest.param(end, case, id=f"{name_of(end)}-{case}")
+        for end in ends
+        for case in cases
+        if end[0] == IN_PROCESS or not case.allow
+    ]
+
+
+@pytest.mark.parametrize(("end", "case"), at(ENDS, REFUSED), indirect=["end"])
+def test_refused_targets_are_not_connected_to(end: End, case: Refused) -> None:
     """A target that leads inside is a 403 at each end, and no socket is opened."""
-    settings = Settings.from_env({"ALLOWED_TARGETS": case.allow, "K_SERVICE": "send"})
+    env = ENV | ({"ALLOWED_TARGETS": case.allow} if case.allow else {})
 
-    with network(server, DNS) as seen:
-        response = end(settings, {"targetURL": case.url})
+    outcome = end.ask({"targetURL": case.url}, dns=DNS, env=env)
 
-    assert response.status == 403
-    assert seen.connections == []
+    assert outcome.answer.status == 403
+    assert outcome.connections == []
 
 
 @pytest.mark.parametrize("url", ["http://pub.test", f"http://{PUBLIC}", "https://pub.test"])
-@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
-def test_strict_mode_refuses_what_is_not_listed(end: End, url: str, server: Server) -> None:
+@pytest.mark.parametrize("end", ENDS, ids=name_of, indirect=True)
+def test_strict_mode_refuses_what_is_not_listed(end: End, url: str) -> None:
     """With ALLOWED_TARGETS_ONLY a public target needs an entry too."""
-    settings = Settings.from_env(
-        {"ALLOWED_TARGETS_ONLY": "true", "ALLOWED_TARGETS": "pub.test:8443,evil.test"}
-    )
+    env = {"ALLOWED_TARGETS_ONLY": "true", "ALLOWED_TARGETS": "pub.test:8443,evil.test"}
 
-    with network(server, DNS) as seen:
-        response = end(settings, {"targetURL": url})
+    outcome = end.ask({"targetURL": url}, dns=DNS, env=env)
 
-    assert response.status == 403
-    assert seen.connections == []
+    assert outcome.answer.status == 403
+    assert outcome.connections == []
 
 
 class Sent(NamedTuple):
@@ -335,6 +344,9 @@ class Sent(NamedTuple):
     path: str
     host: str
     allow: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.url} {self.api} {self.allow}"
 
 
 SENT = [
@@ -375,18 +387,15 @@ SENT = [
 ]
 
 
-@pytest.mark.parametrize("case", SENT, ids=lambda case: f"{case.url} {case.api} {case.allow}")
-@pytest.mark.parametrize("end", CALLING_ENDS, ids=lambda end: end.__name__)
+@pytest.mark.parametrize(("end", "case"), at(CALLING_ENDS, SENT), indirect=["end"])
 def test_what_is_sent_goes_where_it_says(end: End, case: Sent, server: Server) -> None:
     """The socket, the request line and the Host header are those of the URL, byte for byte."""
-    settings = Settings.from_env({"ALLOWED_TARGETS": case.allow})
+    env = ENV | ({"ALLOWED_TARGETS": case.allow} if case.allow else {})
 
-    with network(server, DNS) as seen:
-        response = end(settings, {"targetURL": case.url, "targetAPI": case.api})
-        b"".join(response.body)
+    outcome = end.ask({"targetURL": case.url, "targetAPI": case.api}, dns=DNS, env=env)
 
-    assert response.status == 200
-    assert seen.connections == [(str(ipaddress.ip_address(case.address[0])), case.address[1])]
+    assert outcome.answer.status == 200
+    assert outcome.connections == [(str(ipaddress.ip_address(case.address[0])), case.address[1])]
     lines = server.requests[0].decode("latin-1").split("\r\n")
     assert lines[0] == f"POST {case.path} HTTP/1.1"
     assert [line for line in lines if line.lower().startswith("host:")] == [f"Host: {case.host}"]
@@ -404,52 +413,57 @@ def test_what_is_sent_goes_where_it_says(end: End, case: Sent, server: Server) -
     ],
 )
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_handed_back(status: int, location: str, server: Server) -> None:
+@pytest.mark.parametrize("end", CALLING_ENDS, ids=name_of, indirect=True)
+def test_redirects_are_handed_back(end: End, status: int, location: str, server: Server) -> None:
     """A redirect is an answer like any other; whoever gets it decides."""
     server.answer = (
         f"HTTP/1.1 {status} X\r\nLocation: {location}\r\nContent-Length: 0\r\n"
         "Connection: close\r\n\r\n"
     ).encode()
 
-    with network(server, DNS) as seen:
-        response = sync(Settings(), {"targetURL": "http://pub.test"})
-        b"".join(response.body)
+    outcome = end.ask({"targetURL": "http://pub.test"}, dns=DNS, env=ENV)
 
-    assert response.status == status
-    assert ("Location", location) in response.headers
-    assert seen.connections == [(PUBLIC, 80)]
+    assert outcome.connections == [(PUBLIC, 80)]
     assert len(server.requests) == 1
+    if end.path == SYNC:
+        assert outcome.answer.status == status
+        assert outcome.answer.all("Location") == [location]
+    else:
+        assert outcome.answer.status == 200
+        result = outcome.answer.json()
+        assert (result["status"], result["headers"]) == (
+            status,
+            {"Location": [location], "Content-Length": ["0"]},
+        )
 
 
+@pytest.mark.parametrize("end", [(RUNNING, SYNC)], ids=name_of, indirect=True)
 def test_environment_and_earlier_answers_change_nothing(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    end: End, server: Server, tmp_path: Path
 ) -> None:
     """No proxy and no netrc of the environment is used, and no cookie is kept."""
-    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://evil.test:3128")
-    monkeypatch.setenv("NETRC", "/dev/stdin")
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login a password b\n", encoding="utf-8")
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://evil.test:3128")
+    env = {**ENV, **proxies, "NETRC": str(netrc)}
     server.answer = (
         b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     )
 
-    with network(server, DNS) as seen:
-        for _ in range(2):
-            b"".join(sync(Settings(), {"targetURL": "http://pub.test"}).body)
+    outcomes = [end.ask({"targetURL": "http://pub.test"}, dns=DNS, env=env) for _ in range(2)]
 
-    assert seen.connections == [(PUBLIC, 80)] * 2
+    assert [outcome.connections for outcome in outcomes] == [[(PUBLIC, 80)]] * 2
     for request in server.requests:
         assert b"cookie" not in request.lower()
         assert b"authorization" not in request.lower()
 
 
-@pytest.mark.parametrize("end", CALLING_ENDS, ids=lambda end: end.__name__)
+@pytest.mark.parametrize("end", CALLING_ENDS, ids=name_of, indirect=True)
 def test_host_header_is_sent_where_it_is_listed(end: End, server: Server) -> None:
     """With a name entry for it, a Host header replaces the target's own."""
-    settings = Settings.from_env({"ALLOWED_TARGETS": "internal.test"})
     envelope = {"targetURL": "http://pub.test", "headers": {"Host": "internal.test"}}
 
-    with network(server, DNS):
-        b"".join(end(settings, envelope).body)
+    end.ask(envelope, dns=DNS, env={"ALLOWED_TARGETS": "internal.test"})
 
     hosts = [line for line in server.requests[0].split(b"\r\n") if line.lower()[:5] == b"host:"]
     assert hosts == [b"Host: internal.test"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,17 +19,23 @@ class Function:
 
 
 @contextmanager
-def serving(name: str, env: Mapping[str, str]) -> Iterator[Function]:
+def serving(
+    name: str,
+    env: Mapping[str, str],
+    *,
+    program: Sequence[str] = ("-m", "functions_framework"),
+) -> Iterator[Function]:
     """Serve a function while the block runs.
 
     Args:
         name: `send` or `receive`.
         env: its settings; without any, 8 threads serve.
+        program: what Python runs, with the arguments of functions-framework.
     """
     port = free_port()
     source = REPOSITORY / "functions" / name / "function" / "main.py"
     command = python(
-        *("-m", "functions_framework", "--source", str(source), "--target", name),
+        *(*program, "--source", str(source), "--target", name),
         *("--signature-type", "cloudevent" if name == "receive" else "http"),
         *("--host", "127.0.0.1", "--port", str(port)),
     )
