@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from knative.sample_api_configmap import render
+from relay import egress
 from relay.events import CALLBACK, COMPLETED, FAILED
 from relay.settings import Settings
 from tests.support.processes import REPOSITORY
@@ -27,6 +29,7 @@ with warnings.catch_warnings():
 
 KNATIVE = REPOSITORY / "knative"
 KAFKA = KNATIVE / "kafka"
+NETWORK_POLICY = KNATIVE / "network-policy"
 FILES = sorted(KNATIVE.rglob("*.yaml"))
 
 KNATIVE_MODELS: dict[tuple[str, str], type[pydantic.BaseModel]] = {
@@ -256,3 +259,55 @@ def test_kafka_survives_the_loss_of_a_node() -> None:
 
     assert 1 < in_sync < int(data["default.topic.replication.factor"])
     assert data["default.topic.config.unclean.leader.election.enable"] == "false"
+
+
+def test_the_network_policy_judges_as_the_relay_does() -> None:
+    """Around every border of either list, what is let out is what the relay calls public."""
+    rules = resources(NETWORK_POLICY, "NetworkPolicy")["relay-egress"]["spec"]["egress"]
+    (public,) = (rule for rule in rules if "ports" not in rule)
+    blocks = [
+        (ip_network(peer["ipBlock"]["cidr"]), [*map(ip_network, peer["ipBlock"]["except"])])
+        for peer in public["to"]
+    ]
+    borders = {block for cidr, excepted in blocks for block in (cidr, *excepted)}
+    # No interface of that module, but a border that only it has must be looked at too.
+    borders |= {*egress._LOCKED, *egress._PRIVATE, *egress._SPECIAL, ip_network("127.0.0.0/8")}
+    addresses = {
+        ip_address(int(block[place]) + step)
+        for block in borders
+        for place, step in ((0, -1), (0, 0), (-1, 0), (-1, 1))
+        if 0 <= int(block[place]) + step < 2**block.max_prefixlen
+    }
+
+    for address in addresses:
+        let_out = any(
+            address in cidr and not any(address in each for each in excepted)
+            for cidr, excepted in blocks
+        )
+        assert let_out == (egress.reach_of(address) is egress.Reach.PUBLIC), address
+
+
+def test_network_policies_find_their_pods() -> None:
+    """The functions that are closed are those that func deploys, and what opens is there."""
+    policies = resources(NETWORK_POLICY, "NetworkPolicy")
+    functions = {read(file)["name"] for file in (REPOSITORY / "functions").glob("*/func.yaml")}
+    (closed,) = policies["relay-egress"]["spec"]["podSelector"]["matchExpressions"]
+    opened = {
+        name: policies[name]["spec"]["egress"][0]["to"][0]["podSelector"]["matchLabels"]
+        for name in ("relay-egress-sample-api", "relay-egress-state")
+    }
+
+    assert (closed["key"], closed["operator"]) == ("serving.knative.dev/service", "In")
+    assert set(closed["values"]) == functions
+    (let_in,) = policies["relay-state-ingress"]["spec"]["ingress"][0]["from"]
+    assert let_in["podSelector"]["matchExpressions"] == [closed]
+    for name in opened:
+        assert policies[name]["spec"]["podSelector"]["matchExpressions"] == [closed]
+    for policy, workload in (
+        ("relay-egress-sample-api", resources(KNATIVE, "Deployment")["sample-api"]),
+        ("relay-egress-state", resources(KNATIVE / "redis", "StatefulSet")["relay-state"]),
+    ):
+        pod = workload["spec"]["template"]
+        (port,) = policies[policy]["spec"]["egress"][0]["ports"]
+        assert opened[policy].items() <= pod["metadata"]["labels"].items()
+        assert port["port"] == pod["spec"]["containers"][0]["ports"][0]["containerPort"]
