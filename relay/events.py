@@ -151,7 +151,7 @@ def _check_structured(body: bytes) -> None:
         if "data" in value:
             raise InvalidRequest("data_base64", "must not stand beside data")
         try:
-            strict_json.decode_base64(str(value["data_base64"]))
+            strict_json.decode_base64(value["data_base64"])
         except strict_json.JSONError as exc:
             raise InvalidRequest("data_base64", str(exc)) from exc
     for name, item in value.items():

@@ -15,6 +15,7 @@ from relay.headers import trace_id
 from relay.messages import Response
 from relay.problems import InvalidRequest
 from relay.records import DEAD, Record, Records
+from relay.results import parse_result
 from relay.settings import Settings
 from relay.signatures import Signatures
 
@@ -55,6 +56,10 @@ class Outcomes:
             Forbidden: it only says that it is.
             StateUnavailable: nothing is noted; the Broker is to try again.
         """
+        if not self.is_own(
+            event.type
+        ):  # a structured event has its type in the body, not in ce-type
+            raise InvalidRequest("ce-type", "must be that of the event")
         self._check(event)
         callback = self._note(event)
         return Response.empty(202) if callback is None else callback.to_response()
@@ -89,7 +94,7 @@ class Outcomes:
             if request_id is not None:
                 self._records.add_callback(request_id, event)
             return None
-        answer = _answer(event)
+        answer = parse_result(event.data or b"")
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         attempts = event.attributes.get("relayattempts", "0")
@@ -120,8 +125,12 @@ class Outcomes:
         callback_id = f"{record.id}.{record.status}.{CALLBACK}"
         known = record.document()
         body = {name: known[name] for name in ("id", "status", "answer", "reason") if name in known}
-        headers = dict(cast("dict[str, str]", asked["headers"]))
-        headers |= self._signatures.sign(callback_id, body)
+        signature = self._signatures.sign(callback_id, body)
+        theirs = cast("dict[str, str]", asked["headers"])
+        headers = {
+            **{name: value for name, value in theirs.items() if name.lower() not in signature},
+            **signature,
+        }
         envelope = asked | {"headers": headers, "body": body}
         event = Event(
             attributes={
@@ -167,13 +176,3 @@ def _epitaph(reason: Mapping[str, object]) -> str:
     """Say why a request is dead; what its subscriber sent may hold what is not for the log."""
     why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
     return f"the request is dead: {why}"
-
-
-def _answer(event: Event) -> object:
-    try:
-        answer = strict_json.loads(event.data or b"")
-    except strict_json.JSONError as exc:
-        raise InvalidRequest("data", str(exc)) from exc
-    if not isinstance(answer, dict) or not isinstance(answer.get("status"), int):
-        raise InvalidRequest("data", "must be a result: an object with a status")
-    return answer

@@ -149,7 +149,7 @@ def test_what_is_no_binary_event_is_refused(headers: dict[str, str], message: st
         ),
         pytest.param(
             structured(data_base64=None),
-            "event is not a CloudEvent of version 1.0 or 0.3",
+            "data_base64 must be base64 (RFC 4648 section 4)",
             id="null base64",
         ),
         pytest.param(

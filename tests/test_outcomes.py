@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,6 +18,9 @@ from tests.support.peers import serving as peer
 
 TYPE = "dev.knative.samples.t2"
 RESULT = {"status": 200, "headers": {}, "body": "done"}
+STATUS = "status must be a number from 200 to 599"
+HEADERS = "headers must be an object of lists of strings"
+BASE64 = "bodyBase64 must be base64 (RFC 4648 section 4)"
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +71,22 @@ def test_a_result_is_noted_wherever_it_comes_in(send: Function, path: str) -> No
         pytest.param(
             RESULT, {}, "ce-subject is missing; it is the id of the request", id="no-subject"
         ),
-        pytest.param(
-            [], {"subject": "r"}, "data must be a result: an object with a status", id="array"
-        ),
-        pytest.param(
-            {}, {"subject": "r"}, "data must be a result: an object with a status", id="no-status"
+        pytest.param([], {}, "data must be a result, not an array", id="array"),
+        *(
+            pytest.param(data, {"subject": "r"}, f"data.{detail}", id=json.dumps(data))
+            for data, detail in (
+                ({}, STATUS),
+                ({"status": "200"}, STATUS),
+                ({"status": 199}, STATUS),
+                ({"status": 600}, STATUS),
+                ({"status": True}, STATUS),
+                ({"status": 200}, HEADERS),
+                ({"status": 200, "headers": []}, HEADERS),
+                ({"status": 200, "headers": {"A": "b"}}, HEADERS),
+                ({"status": 200, "headers": {"A": [1]}}, HEADERS),
+                (RESULT | {"bodyBase64": "!"}, BASE64),
+                (RESULT | {"bodyBase64": None}, BASE64),
+            )
         ),
     ],
 )
@@ -84,6 +99,50 @@ def test_what_is_no_result_is_refused(
     assert answer.status == 400
     assert answer.json()["detail"] == detail
     assert call("GET", f"{send.url}/async/r").status == 404
+
+
+def test_an_event_cannot_hide_behind_the_type_of_a_result(send: Function) -> None:
+    """In structured mode the type is that in the body, whatever the header says."""
+    hidden = {
+        "specversion": "1.0",
+        "id": "r2",
+        "source": "s",
+        "type": f"{TYPE}.dead",
+        "subject": "r2",
+        "data": RESULT,
+    }
+    headers = {"ce-type": f"{TYPE}.completed", "Content-Type": "application/cloudevents+json"}
+
+    answer = call("POST", f"{send.url}/event/callback", json.dumps(hidden), headers)
+
+    assert (answer.status, answer.json()["detail"]) == (400, "ce-type must be that of the event")
+    assert call("GET", f"{send.url}/async/r2").status == 404
+
+
+def test_a_made_up_result_cannot_break_the_answer_to_who_waits(send: Function) -> None:
+    """What cannot stand in a header, or is the server's own to set, is left out."""
+    made_up = RESULT | {
+        "headers": {
+            "X-A": ["1\r\nX-Evil: 1", "2"],
+            "X B": ["1"],
+            "Transfer-Encoding": ["chunked"],
+            "Content-Length": ["99"],
+        }
+    }
+    body = json.dumps({"targetURL": "http://127.0.0.1:1"})
+    headers = {"Idempotency-Key": "r3", "Prefer": "wait=20"}
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(call, "POST", f"{send.url}/async", body, headers)
+        while not waiting.done():
+            came = deliver(send, "/event/callback", f"{TYPE}.completed", made_up, subject="r3")
+            assert came.status == 202
+        answer = waiting.result()
+
+    assert (answer.status, answer.body) == (200, b"done")
+    assert answer.all("X-A") == ["2"]
+    assert answer.all("X-Evil") == answer.all("X B") == answer.all("Transfer-Encoding") == []
+    assert answer.all("Content-Length") == ["4"]
 
 
 def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:

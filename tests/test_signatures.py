@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from standardwebhooks import Webhook
 
+from relay.envelope import Envelope
 from relay.events import Event
 from relay.signatures import MAC, Signatures
 from tests.support import peers
@@ -194,7 +195,7 @@ def deliver(send: Function, path: str, headers: dict[str, str]) -> Answer:
     return call(
         "POST",
         f"{send.url}{path}",
-        '{"status": 200}',
+        '{"status": 200, "headers": {}}',
         {"Content-Type": "application/json"} | headers,
     )
 
@@ -232,6 +233,25 @@ def test_a_dead_letter_needs_its_mac_and_a_retry_has_one(send: Function, broker:
     assert mac.encode() not in known.body
     assert call("POST", f"{send.url}/async/order-4/retry", None, BEARER).status == 202
     assert broker.requests[-1].header("ce-relaymac") == mac
+
+
+def test_a_caller_cannot_spoil_the_signature_of_its_callback(send: Function, broker: Peer) -> None:
+    """A header that the caller gave, in whatever case, makes way for the relay's own."""
+    callback = {"url": "http://127.0.0.1:1", "headers": {"Webhook-Id": "mine", "X-Mine": "1"}}
+    body = json.dumps({"targetURL": "http://127.0.0.1:1", "callback": callback})
+    headers = {"Idempotency-Key": "order-6", **BEARER}
+    assert call("POST", f"{send.url}/async", body, headers).status == 202
+    mac = broker.requests[-1].header("ce-relaymac")
+    event = own_event(f"{TYPE}.completed", "order-6.completed", mac, subject="order-6")
+
+    reply = deliver(send, "/event/callback", event)
+
+    sent = Envelope.from_json(reply.body)
+    told = {name.lower(): value for name, value in sent.headers}
+    assert len(told) == len(sent.headers)
+    assert (told["webhook-id"], told["x-mine"]) == ("relay_order-6.completed.callback", "1")
+    assert sent.content is not None
+    assert Webhook(OLD).verify(sent.content, told)["status"] == "completed"
 
 
 def test_a_callback_event_has_a_mac_of_its_own(send: Function, broker: Peer) -> None:

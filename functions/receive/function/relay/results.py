@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from http import HTTPStatus
 from typing import cast
 
 from relay import strict_json
 from relay.client import Answer
-from relay.headers import find, is_json
+from relay.headers import end_to_end, find, is_json, json_type
 from relay.messages import Response
+from relay.problems import InvalidRequest
 
 _FRAMING = ("content-length",)
 
@@ -33,6 +35,36 @@ def result_of(answer: Answer, limit_bytes: int) -> dict[str, object]:
         result["truncated"] = True
     content_type = find(answer.headers, "Content-Type") or ""
     return result | readable(raw, content_type, truncated=truncated)
+
+
+def parse_result(raw: bytes) -> dict[str, object]:
+    """Read the data of a result event, which without `CALLBACK_SECRET` anybody may have sent.
+
+    Raises:
+        InvalidRequest: it is nothing that `result_of` makes.
+    """
+    try:
+        result = strict_json.loads(raw)
+    except strict_json.JSONError as exc:
+        raise InvalidRequest("data", str(exc)) from exc
+    if not isinstance(result, dict):
+        raise InvalidRequest("data", f"must be a result, not {json_type(result)}")
+    status = result.get("status")
+    if not isinstance(status, int) or not HTTPStatus.OK <= status < 600:
+        raise InvalidRequest("data.status", "must be a number from 200 to 599")
+    headers = result.get("headers")
+    if not isinstance(headers, dict) or not all(map(_is_list_of_text, headers.values())):
+        raise InvalidRequest("data.headers", "must be an object of lists of strings")
+    if "bodyBase64" in result:
+        try:
+            strict_json.decode_base64(result["bodyBase64"])
+        except strict_json.JSONError as exc:
+            raise InvalidRequest("data.bodyBase64", str(exc)) from exc
+    return result
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def readable(raw: bytes, content_type: str, *, truncated: bool = False) -> dict[str, object]:
@@ -70,9 +102,10 @@ def as_response(result: dict[str, object]) -> Response:
     listed = cast("dict[str, list[str]]", result["headers"])
     headers = tuple(
         (name, value)
-        for name, values in listed.items()
+        for name, value in end_to_end(
+            (name, each) for name, values in listed.items() for each in values
+        )
         if name.lower() not in _FRAMING
-        for value in values
     )
     body = b""
     if "bodyBase64" in result:

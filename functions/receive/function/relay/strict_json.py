@@ -44,13 +44,13 @@ def loads(raw: bytes) -> object:
     return value
 
 
-def decode_base64(text: str) -> bytes:
+def decode_base64(text: object) -> bytes:
     """Read the bytes that a JSON string holds.
 
     Raises:
-        JSONError: the string is not base64.
+        JSONError: the value is no string, or not base64.
     """
-    if not _BASE64.fullmatch(text):
+    if not isinstance(text, str) or not _BASE64.fullmatch(text):
         raise JSONError("must be base64 (RFC 4648 section 4)")
     return base64.b64decode(text)
 
