@@ -163,8 +163,9 @@ class Client:
         request.url = target.url
         request.headers = CaseInsensitiveDict({"User-Agent": USER_AGENT, **dict(headers)})
         request.body = content
-        if content is not None:
-            request.headers["Content-Length"] = str(len(content))
+        # A body that could be there and is not is said to be none (RFC 9110 section 8.6).
+        if content is not None or method in ("POST", "PUT", "PATCH"):
+            request.headers["Content-Length"] = str(len(content or b""))
         peer = f"the {self._peer} {target.origin.authority}"
         deadline = Deadline(timeout_s, peer)
         connect_timeout_s = min(self._connect_timeout_s, timeout_s)

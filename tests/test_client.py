@@ -112,6 +112,18 @@ class TestWire:
         assert received.header("X-B") == "caf\xe9"
         assert received.header("User-Agent") == "mine"
 
+    @pytest.mark.parametrize(
+        ("method", "length"),
+        [("GET", None), ("DELETE", None), ("POST", "0"), ("PUT", "0"), ("PATCH", "0")],
+    )
+    def test_no_body_is_said_to_be_none(
+        self, client: Client, peer: Peer, method: str, length: str | None
+    ) -> None:
+        """A server need not wait for what will not come (RFC 9110 section 8.6)."""
+        client.call(target_of(peer.url), method=method, timeout_s=5).close()
+
+        assert [each.header("Content-Length") for each in peer.requests] == [length]
+
     def test_the_environment_is_not_used(
         self, client: Client, peer: Peer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
