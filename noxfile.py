@@ -23,7 +23,7 @@ CONFIG_MAP = Path("knative/500-sample-api-configmap.yaml")
 FUNCTIONS = (Path("functions/send"), Path("functions/receive"))
 # Only Send hands the schemas out.
 SERVES_SCHEMAS = FUNCTIONS[0] / "function"
-CODE = ("relay", "functions", "local", "tests", "knative", "noxfile.py")
+CODE = ("relay", "functions", "local", "bench", "tests", "knative", "noxfile.py")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -44,7 +44,8 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check the types, strictly."""
     install(session, "local", "test", "typing")
-    session.run("mypy", "relay", "local", "tests", "knative", "functions/shared", "noxfile.py")
+    shared = ("relay", "local", "bench", "tests", "knative", "functions/shared", "noxfile.py")
+    session.run("mypy", *shared)
     for function in FUNCTIONS:  # two modules of one name cannot be checked in one run
         session.run("mypy", str(function / "function/main.py"))
 
@@ -61,6 +62,13 @@ def crash(session: nox.Session) -> None:
     """Kill the relay's processes under load and count what is lost; words after -- go to it."""
     install(session, "local")
     session.run("python", "-m", "tests.crash", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure the relay beside its rivals; words after -- go to it."""
+    install(session, "local", "bench")
+    session.run("python", "-m", "bench", *session.posargs)
 
 
 @nox.session(venv_backend="none")

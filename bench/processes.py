@@ -1,0 +1,211 @@
+"""The processes of a case: each on its core, watched until it answers, ended whatever happens."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.functions import clean_environment
+from local.serving import HOST
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+_READY_TIMEOUT_S = 30.0
+_POLL_INTERVAL_S = 0.001
+_LAST_LINES = 15
+
+
+class BenchError(Exception):
+    """What keeps the benchmark from measuring; the message is for whoever runs it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cores:
+    """Where processes run, so that the load never takes time from what is measured.
+
+    Attributes:
+        server: of what is measured.
+        others: of the load, the target and whatever else takes part.
+    """
+
+    server: frozenset[int]
+    others: frozenset[int]
+
+    @classmethod
+    def of_this_machine(cls) -> Cores:
+        """Give the server a core of its own; a machine of one core shares it.
+
+        Raises:
+            BenchError: The system cannot tell, or bind a process to a core.
+        """
+        if not hasattr(os, "sched_getaffinity") or not Path("/proc/self/smaps_rollup").exists():
+            raise BenchError("the benchmark needs Linux: cores and costs are read from its /proc")
+        first, *rest = sorted(os.sched_getaffinity(0))
+        return cls(server=frozenset([first]), others=frozenset(rest or [first]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A process that answers HTTP, and all that it has started.
+
+    Attributes:
+        pid: Also the session of all its processes.
+        started_s: Seconds from its start to its first answer.
+    """
+
+    name: str
+    port: int
+    pid: int
+    started_s: float
+
+    @property
+    def url(self) -> str:
+        """Its address, without a path."""
+        return f"http://{HOST}:{self.port}"
+
+
+class Lab:
+    """What one case starts, in a folder of its own, until the `with` block ends."""
+
+    def __init__(self, cores: Cores) -> None:
+        """Start nothing yet."""
+        self.cores = cores
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Lab:
+        # On the disk of the working copy: what is durable there is durable, unlike in a /tmp that
+        # is memory.
+        (REPOSITORY / ".local").mkdir(exist_ok=True)
+        self._temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=REPOSITORY / ".local")
+        self.folder = Path(self._temporary.name)
+        # Ends the processes should this one be killed.
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-m", "local.watchdog"],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in list(self._processes):
+            self._kill(pid)
+        self._watchdog.kill()
+        self._watchdog.communicate()
+        self._temporary.cleanup()
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        port: int,
+        cwd: Path = REPOSITORY,
+        env: Mapping[str, str] | None = None,
+        cores: frozenset[int] | None = None,
+        ready_path: str = "/",
+    ) -> Server:
+        """Start a server and wait until it answers.
+
+        Args:
+            name: What it is called in errors.
+            env: Its whole environment; what any program needs when not given.
+            cores: The server's core when not given.
+            ready_path: Answered with a status under 500 once it is ready.
+
+        Raises:
+            BenchError: It ends, or does not answer in time; with what it printed last.
+        """
+        log = self.folder / f"{name}-{port}.log"
+        started = time.monotonic()
+        with log.open("wb") as output, _bound_to(cores or self.cores.server):
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env or clean_environment(os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes[process.pid] = process
+        assert self._watchdog.stdin is not None
+        self._watchdog.stdin.write(f"{process.pid}\n".encode())
+        self._watchdog.stdin.flush()
+        while not _answers(port, ready_path):
+            if process.poll() is not None or time.monotonic() - started > _READY_TIMEOUT_S:
+                lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+                raise BenchError("\n    ".join([f"{name} did not start; it printed:", *lines]))
+            time.sleep(_POLL_INTERVAL_S)
+        return Server(name=name, port=port, pid=process.pid, started_s=time.monotonic() - started)
+
+    def stop(self, server: Server) -> None:
+        """End a server before the others."""
+        self._kill(server.pid)
+
+    def _kill(self, pid: int) -> None:
+        # Not asked first: nothing of what it would tidy up is kept.
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        self._processes.pop(pid).wait()
+
+
+def free_port() -> int:
+    """Name a port on which nothing listens at the moment."""
+    with socket.create_server((HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _bound_to(cores: frozenset[int]) -> Iterator[None]:
+    """Let what the block starts run on these cores alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def run_bound(
+    command: Sequence[str], cores: frozenset[int], env: Mapping[str, str], timeout_s: float
+) -> str:
+    """Run a program to its end and return what it printed.
+
+    Raises:
+        BenchError: It failed.
+    """
+    with _bound_to(cores):
+        process = subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        raise BenchError(f"{' '.join(command)} failed: {output}")
+    return output
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status < 500
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
