@@ -7,18 +7,20 @@ docs/bench.svg. The exit code is 0 when every limit was kept.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from bench import load, machine, tables
-from bench.cases import accept, cold, sync
+from bench.cases import accept, backlog, burst, cold, curves, deliver, large, sync
 from bench.cases.plan import Plan
 from bench.processes import BenchError, Cores
 from bench.report import PATH, Figure, Measured, Report
 
 CASES: dict[str, Callable[[Plan], Iterator[Measured]]] = {
-    module.CASE: module.run for module in (sync, accept, cold)
+    module.CASE: module.run
+    for module in (sync, burst, large, accept, backlog, deliver, cold, curves)
 }
 _QUICK = ("sync", "async", "cold")
 
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         load.check_tools()
         cores = Cores.of_this_machine()
+        os.sched_setaffinity(0, cores.others)
         report = _measure(arguments, cores)
     except BenchError as exc:
         print(f"\n{exc}", file=sys.stderr)

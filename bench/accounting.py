@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/PID/stat (proc(5)), counted from the one after the name.
 _SESSION, _UTIME, _STIME = 3, 11, 12
+_SAMPLE_INTERVAL_S = 0.2
 
 
 def cpu_s(session: int) -> float:
@@ -51,3 +53,35 @@ def _processes(session: int) -> Iterator[tuple[int, list[str]]]:
             stat = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
             if int(stat[_SESSION]) == session:
                 yield int(entry.name), stat
+
+
+class PeakMemory:
+    """The most memory that the processes of a session have while the `with` block runs.
+
+    Attributes:
+        before_bytes: What they had at its start.
+        peak_bytes: The most, looked at a few times a second: each look holds them up a little.
+    """
+
+    def __init__(self, session: int) -> None:
+        """Look once."""
+        self._session = session
+        self._ended = threading.Event()
+        self._sampler = threading.Thread(target=self._sample)
+        self.before_bytes = self.peak_bytes = memory_bytes(session)
+
+    def __enter__(self) -> PeakMemory:
+        self._sampler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._sampler.join()
+        self._look()
+
+    def _sample(self) -> None:
+        while not self._ended.wait(_SAMPLE_INTERVAL_S):
+            self._look()
+
+    def _look(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, memory_bytes(self._session))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TypedDict
 
 from bench.processes import BenchError, Cores, run_bound
 from local.functions import clean_environment
+from local.serving import HOST
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _TIMEOUT_S = 20
@@ -112,3 +115,40 @@ def run(cores: Cores, url: str, request: Request, *, connections: int, seconds: 
         p50_ms=summary["p50_us"] / 1000,
         p99_ms=summary["p99_us"] / 1000,
     )
+
+
+def burst(port: int, path: str, request: Request, count: int) -> float:
+    """Send requests all at once, each on a connection of its own.
+
+    Returns:
+        Seconds until the last one is answered.
+
+    Raises:
+        BenchError: One is not answered with a 200.
+    """
+
+    async def send_all() -> None:
+        await asyncio.gather(*(_call(port, path, request) for _ in range(count)))
+
+    started = time.monotonic()
+    try:
+        asyncio.run(asyncio.wait_for(send_all(), _TIMEOUT_S))
+    except (OSError, EOFError, asyncio.TimeoutError) as exc:
+        raise BenchError(f"a burst of {count} calls was not answered: {exc!r}") from exc
+    return time.monotonic() - started
+
+
+async def _call(port: int, path: str, request: Request) -> None:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    lines = [
+        f"{request.method} {path} HTTP/1.1",
+        f"Host: {HOST}:{port}",
+        f"Content-Length: {len(request.body)}",
+        "Connection: close",
+        *(f"{name}: {value}" for name, value in request.headers.items()),
+    ]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + request.body)
+    answer = await reader.read()
+    writer.close()
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        raise BenchError(f"{path} was answered with {answer[:300]!r}")

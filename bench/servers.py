@@ -140,8 +140,8 @@ def function(
     )
 
 
-def rival(lab: Lab, name: str, *, broker_port: int = 9) -> Server:
-    """Start a function of `rivals/` as the relay's own are started."""
+def rival(lab: Lab, name: str, *, broker_port: int = 9, threads: int | None = None) -> Server:
+    """Start a function of `rivals/` as Send is started."""
     port = free_port()
     return lab.start(
         name,
@@ -153,7 +153,7 @@ def rival(lab: Lab, name: str, *, broker_port: int = 9) -> Server:
         cwd=RIVALS,
         env={
             **clean_environment(os.environ),
-            "THREADS": Function.load(REPOSITORY / "functions/send").envs["THREADS"],
+            "THREADS": str(threads or Function.load(REPOSITORY / "functions/send").envs["THREADS"]),
             "WORKERS": "1",
             "K_SINK": f"http://{HOST}:{broker_port}/default/default",
         },
@@ -181,6 +181,11 @@ def broker(
     for name, url in services.items():
         command += ["--service", f"{_SERVICES[name]}={url}"]
     return lab.start("broker", command, port=port, cores=cores, ready_path="/healthz")
+
+
+def broker_database(lab: Lab, port: int) -> Path:
+    """Return where the Broker of a port keeps what it owes."""
+    return lab.folder / f"broker-{port}" / "data" / "broker.sqlite3"
 
 
 def envelope(port: int, *, path: str | None = None, body: object = None) -> Request:
