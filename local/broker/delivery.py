@@ -10,14 +10,13 @@ import asyncio
 import base64
 import math
 import re
-import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from local.broker.event import Event, EventError, NotAnEvent
 
@@ -33,6 +32,8 @@ _RETRIED_STATUSES = (404, 408, 409, 429)
 _HEADERS = {"accept-encoding": "gzip", "user-agent": "local-broker"}
 _PASSED_HEADERS = ("traceparent", "tracestate", "x-request-id")
 _PASSED_PREFIXES = ("knative-", "x-b3-")
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,16 +85,11 @@ def error_extensions(*, dest: str, code: int, data: bytes = b"") -> dict[str, st
 
 
 class Sender:
-    """The HTTP clients of one Trigger's deliveries.
+    """The HTTP client of one Trigger's deliveries, which says how many there are at a time."""
 
-    Each delivery in flight has a client with one connection of its own: httpcore's pool looks
-    through all its connections for every request, which at 32 costs three times as much.
-    """
-
-    def __init__(self, ssl_context: ssl.SSLContext) -> None:
-        """Make clients when needed, with `ssl_context` for the subscribers that want TLS."""
-        self._ssl_context = ssl_context
-        self._idle: list[httpx.AsyncClient] = []
+    def __init__(self) -> None:
+        """Open nothing yet; there may be no event loop."""
+        self._session: aiohttp.ClientSession | None = None
 
     async def send(
         self,
@@ -116,10 +112,10 @@ class Sender:
             )
         except asyncio.TimeoutError:
             return Failed(summary="no answer in time", retried=True)
-        # A redirect to nonsense raises other errors than httpx's own; whatever kept the request
-        # from being answered is for the delivery spec to handle.
+        # A redirect to nonsense raises other errors than the client's own; whatever kept the
+        # request from being answered is for the delivery spec to handle.
         except Exception as exc:
-            problem = f"dispatch error: {exc or type(exc).__name__}"
+            problem = f"dispatch error: {str(exc) or type(exc).__name__}"
             return Failed(
                 summary=problem,
                 retried=True,
@@ -129,46 +125,41 @@ class Sender:
 
     async def close(self) -> None:
         """Close all connections; no delivery may be in flight."""
-        for client in self._idle:
-            await client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def _post(
         self, url: str, headers: Mapping[str, str], data: bytes
-    ) -> tuple[int, httpx.Headers, bytes]:
-        request = httpx.Request("POST", url, headers={**_HEADERS, **headers}, content=data)
-        client = self._idle.pop() if self._idle else self._new_client()
-        try:
-            response = await client.send(request, stream=True)
-            try:
-                body = bytearray()
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > _MAX_ANSWER_BYTES:
-                        break
-            finally:
-                await response.aclose()
-        except BaseException:
-            # What was broken off in the middle could hold up the next delivery.
-            await client.aclose()
-            raise
-        self._idle.append(client)
-        return response.status_code, response.headers, bytes(body)
-
-    def _new_client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            verify=self._ssl_context,
-            # Neither proxies and netrc of the environment nor cookies: as Knative's client.
-            trust_env=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=None,  # noqa: S113 (`send` bounds the whole attempt instead)
-            follow_redirects=True,
+    ) -> tuple[int, RawHeaders, bytes]:
+        if self._session is None:
+            self._session = _new_session()
+        async with self._session.post(
+            URL(url, encoded=True),
+            data=data,
+            headers={**_HEADERS, **headers},
             max_redirects=_MAX_REDIRECTS,
-            limits=httpx.Limits(max_connections=1, keepalive_expiry=_KEEPALIVE_EXPIRY_S),
-        )
+        ) as response:
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > _MAX_ANSWER_BYTES:
+                    break
+        return response.status, response.raw_headers, bytes(body)
+
+
+def _new_session() -> aiohttp.ClientSession:
+    """Make a client that, as Knative's, keeps no cookies and asks no proxy or netrc."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_EXPIRY_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("accept", "content-type"),
+        timeout=aiohttp.ClientTimeout(total=None),  # `send` bounds the whole attempt instead
+        trust_env=False,
+    )
 
 
 def classify(
-    status: int, headers: httpx.Headers, body: bytes, *, url: str, wants_reply: bool
+    status: int, raw_headers: RawHeaders, body: bytes, *, url: str, wants_reply: bool
 ) -> Delivered | Failed:
     """Decide what an answer means.
 
@@ -176,6 +167,9 @@ def classify(
         url: who answered, for the dead letter sink.
         wants_reply: true for subscribers; a dead letter sink may answer with any body.
     """
+    headers = {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw_headers
+    }
     if not 200 <= status < 300:
         return Failed(
             summary=str(status),
@@ -188,7 +182,7 @@ def classify(
     if len(body) > _MAX_ANSWER_BYTES:
         return Failed(summary=f"{status} with an answer that is too large", retried=True)
     try:
-        reply = Event.from_http(headers.raw, body)
+        reply = Event.from_http(raw_headers, body)
     except NotAnEvent:
         # Knative: the response must be either empty or a valid CloudEvent.
         if body:
@@ -199,7 +193,7 @@ def classify(
     return Delivered(summary=f"{status} with a reply", reply=reply, headers=passed_on(headers))
 
 
-def _retry_after_s(headers: httpx.Headers) -> float | None:
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Return the wait that Retry-After asks for (RFC 9110 section 10.2.3)."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):

@@ -12,8 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import httpx
-
 from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
 from local.broker.event import InvalidEvent
@@ -30,9 +28,8 @@ class Dispatcher:
 
     def __init__(self, routing: Routing, store: Store) -> None:
         """Make a queue for each Trigger; `start` begins to deliver."""
-        ssl_context = httpx.create_ssl_context(trust_env=False)
         self._queues = {
-            route.name: _TriggerQueue(route, routing, store, Sender(ssl_context), self.wake)
+            route.name: _TriggerQueue(route, routing, store, Sender(), self.wake)
             for route in routing.all_routes()
         }
         self._running: list[asyncio.Task[None]] = []

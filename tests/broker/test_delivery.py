@@ -6,7 +6,6 @@ import base64
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
-import httpx
 import pytest
 
 from local.broker.delivery import Delivered, Failed, classify, passed_on
@@ -18,7 +17,7 @@ def answer(
     status: int, body: bytes = b"", *, retry_after: str = "", wants_reply: bool = True
 ) -> Delivered | Failed:
     """Classify an answer of the subscriber."""
-    headers = httpx.Headers({"retry-after": retry_after} if retry_after else {})
+    headers = [(b"Retry-After", retry_after.encode())] if retry_after else []
     return classify(status, headers, body, url=URL, wants_reply=wants_reply)
 
 
