@@ -41,6 +41,11 @@ class Cores:
     server: frozenset[int]
     others: frozenset[int]
 
+    @property
+    def all(self) -> frozenset[int]:
+        """For what is measured as a whole, many servers at once."""
+        return self.server | self.others
+
     @classmethod
     def of_this_machine(cls) -> Cores:
         """Give the server a core of its own; a machine of one core shares it.

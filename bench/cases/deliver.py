@@ -28,19 +28,18 @@ _DRAIN_TIMEOUT_S = 300.0
 
 
 class _Chain:
-    """The whole way of an event: the Broker on the server's core, the others beside it."""
+    """The whole way of an event, on all cores: nothing else runs while it is measured."""
 
     def __init__(self, lab: Lab) -> None:
         """Start it."""
         port = free_port()
-        others = lab.cores.others
         self.target = servers.target(lab)
-        self.receive = servers.function(lab, "receive", called=self.target, cores=others)
+        self.receive = servers.function(lab, "receive", called=self.target, cores=lab.cores.all)
         self.send = servers.function(
-            lab, "send", called=self.target, broker_port=port, cores=others
+            lab, "send", called=self.target, broker_port=port, cores=lab.cores.all
         )
         urls = {"receive": self.receive.url, "send": self.send.url}
-        self.broker = servers.broker(lab, urls, port=port)
+        self.broker = servers.broker(lab, urls, port=port, cores=lab.cores.all)
         self._database = servers.broker_database(lab, port)
 
     def wait_until_delivered(self) -> None:
