@@ -1,7 +1,7 @@
 """The command: `python -m bench`, or `./dev bench`.
 
-Measures the relay beside its rivals on this machine, prints a table, and writes docs/bench.json and
-docs/bench.svg. The exit code is 0 when every limit was kept.
+Measures the relay beside its rivals on this machine, prints a table, and writes docs/bench.json,
+docs/bench.svg and the tables of docs/performance.md. The exit code is 0 when every limit was kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from bench import load, machine, tables
+from bench import document, load, machine, tables
 from bench.cases import accept, backlog, burst, cold, curves, deliver, large, sync
 from bench.cases.plan import Plan
 from bench.processes import BenchError, Cores
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nstopped", file=sys.stderr)
         return 1
     if arguments.write:
-        report.write(PATH)
+        _write(report, arguments.only)
     missed = [
         figure
         for figure in report.figures
@@ -68,6 +68,19 @@ def _measure(arguments: argparse.Namespace, cores: Cores) -> Report:
         figures=[each for each in measured if isinstance(each, Figure)],
         curves=[each for each in measured if not isinstance(each, Figure)],
     )
+
+
+def _write(report: Report, cases: Sequence[str]) -> None:
+    """Write docs/; what it has of other cases stays."""
+    from bench import plot  # nothing else needs matplotlib
+
+    if PATH.exists():
+        report = report.with_others_of(Report.read(PATH), cases)
+    report.write(PATH)
+    report = Report.read(PATH)  # with the digits that are kept
+    plot.draw(report, plot.PATH)
+    text = document.PATH.read_text(encoding="utf-8")
+    document.PATH.write_text(document.with_tables(text, report), encoding="utf-8")
 
 
 def _show(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -99,6 +99,14 @@ class Report:
     rounds: int
     figures: Sequence[Figure]
     curves: Sequence[Curve]
+
+    def with_others_of(self, other: Report, cases: Sequence[str]) -> Report:
+        """Add what another report has of other cases than these, before what is here."""
+        return replace(
+            self,
+            figures=[each for each in other.figures if each.case not in cases] + [*self.figures],
+            curves=[each for each in other.curves if each.case not in cases] + [*self.curves],
+        )
 
     def write(self, path: Path) -> None:
         """Keep the report."""
