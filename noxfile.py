@@ -43,7 +43,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check the types, strictly."""
-    install(session, "local", "test", "typing")
+    install(session, "local", "bench", "test", "typing")
     shared = ("relay", "local", "bench", "tests", "knative", "functions/shared", "noxfile.py")
     session.run("mypy", *shared)
     for function in FUNCTIONS:  # two modules of one name cannot be checked in one run
