@@ -16,7 +16,7 @@ from bench import document, load, machine, tables
 from bench.cases import accept, backlog, burst, cold, curves, deliver, large, sync
 from bench.cases.plan import Plan
 from bench.processes import BenchError, Cores
-from bench.report import PATH, Figure, Measured, Report
+from bench.report import PATH, Curve, Figure, Measured, Report
 
 CASES: dict[str, Callable[[Plan], Iterator[Measured]]] = {
     module.CASE: module.run
@@ -61,12 +61,13 @@ def _measure(arguments: argparse.Namespace, cores: Cores) -> Report:
         measured += found
         _show("")
         figures = [each for each in found if isinstance(each, Figure)]
-        print(tables.figures_text(figures), flush=True)
+        curves = [each for each in found if isinstance(each, Curve)]
+        print(tables.figures_text(figures) + tables.curves_text(curves), flush=True)
     return Report(
         machine=machine.describe(cores),
         rounds=plan.rounds,
         figures=[each for each in measured if isinstance(each, Figure)],
-        curves=[each for each in measured if not isinstance(each, Figure)],
+        curves=[each for each in measured if isinstance(each, Curve)],
     )
 
 

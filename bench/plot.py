@@ -22,6 +22,8 @@ _STYLE = {
     # Text stays text, in whatever sans-serif the reader has.
     "svg.fonttype": "none",
     "svg.hashsalt": "bench",
+    "figure.constrained_layout.w_pad": 0.15,
+    "figure.constrained_layout.h_pad": 0.15,
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -39,8 +41,9 @@ def draw(report: Report, path: Path) -> None:
     if not count:
         return
     with mpl.rc_context(_STYLE):
-        canvas = Canvas(figsize=(9, 2.9 * -(-count // 2)), layout="constrained", facecolor="white")
-        panels = canvas.subplots(-(-count // 2), 2, squeeze=False).flatten().tolist()
+        rows = -(-count // 2)
+        canvas = Canvas(figsize=(9, 2.9 * rows), layout="constrained", facecolor="white")
+        panels = canvas.subplots(rows, 2, squeeze=False).flatten().tolist()
         for (name, figures), axes in zip(bars.items(), panels, strict=False):
             _draw_bars(axes, name, figures)
         for title, axes in zip(titles, panels[len(bars) :], strict=False):

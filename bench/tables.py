@@ -8,10 +8,16 @@ from bench.report import Curve, Figure, Limit, Report
 
 _HEADINGS = ("case", "figure", "median", "lowest to highest", "limit", "met")
 
+# The order of the columns.
+_SERVERS = ("send", "receive", "broker", "bare", "naive", "hello", "publish", "nginx", "target")
+
 
 def figures_text(figures: Iterable[Figure]) -> str:
     """Write figures in columns."""
-    rows = [_HEADINGS, *map(_row, figures)]
+    rows = [*map(_row, figures)]
+    if not rows:
+        return ""
+    rows.insert(0, _HEADINGS)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -20,14 +26,23 @@ def figures_text(figures: Iterable[Figure]) -> str:
     )
 
 
+def curves_text(curves: Iterable[Curve]) -> str:
+    """Write each curve on a line."""
+    return "".join(
+        f"{curve.title}, {curve.name}: "
+        + ", ".join(f"{point}: {_number(value)}" for point, value in curve.points.items())
+        + f" {curve.unit}\n"
+        for curve in curves
+    )
+
+
 def markdown(report: Report) -> str:
     """Write what docs/performance.md shows of a report."""
     limited = [figure for figure in report.figures if figure.limit]
-    others = [figure for figure in report.figures if not figure.limit]
     parts = [
         _table(_HEADINGS, map(_row, limited)),
-        "For comparison, the figures behind them:\n",
-        _table(_HEADINGS[:4], [_row(figure)[:4] for figure in others]),
+        "Each server for itself, medians:\n",
+        _comparison(report.figures),
     ]
     for title in dict.fromkeys(curve.title for curve in report.curves):
         curves = [curve for curve in report.curves if curve.title == title]
@@ -37,6 +52,24 @@ def markdown(report: Report) -> str:
         _table(("", ""), report.machine.items()),
     ]
     return "\n".join(parts)
+
+
+def _comparison(figures: Iterable[Figure]) -> str:
+    """Write a table with a column for each server; a figure's name ends in its server's."""
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for figure in figures:
+        name, of_server, server = figure.name.rpartition(": ")
+        if of_server:
+            row = rows.setdefault((figure.case, name, figure.unit), {})
+            row[server] = _number(figure.median)
+    servers = sorted({server for row in rows.values() for server in row}, key=_SERVERS.index)
+    return _table(
+        ("case", "figure", *servers),
+        [
+            (case, f"{name}, {unit}", *(row.get(server, "") for server in servers))
+            for (case, name, unit), row in rows.items()
+        ],
+    )
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

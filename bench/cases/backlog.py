@@ -68,7 +68,7 @@ def run(plan: Plan) -> Iterator[Measured]:
         values=(grown_mb,),
         limit=Limit(at_most=150.0),
     )
-    yield Figure(case=CASE, name="CPU per event accepted", unit="ms", values=tuple(cpu_ms))
+    yield Figure(case=CASE, name="CPU per event accepted: broker", unit="ms", values=tuple(cpu_ms))
     for name, unit, points in (
         ("accepted a second", "/s", rate_by_count),
         ("memory", "MB", memory_by_count),

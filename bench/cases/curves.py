@@ -38,7 +38,7 @@ def run(plan: Plan) -> Iterator[Measured]:
             name: (servers.envelope(target.port, body="." * size), _USUAL_CONNECTIONS)
             for name, size in _BODY_BYTES.items()
         }
-        yield from _curves(plan, measured, "CPU per request by the size of the body", "body", sizes)
+        yield from _curves(plan, measured, "CPU per request by body size", "body", sizes)
 
 
 def _curves(
