@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from local import manifests
+from local.browsers import LOOPBACK_NAMES
 from local.functions import Function, FunctionError, clean_environment, function_environment
 from local.ports import PortError, Ports
 from local.process import Console, Part
@@ -58,7 +59,12 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
             name=name,
             command=[sys.executable, *arguments, "--port", str(port)],
             cwd=REPOSITORY,
-            env=clean_environment(env),
+            env=clean_environment(env)
+            | (
+                {"API_TOKEN": env["API_TOKEN"]}
+                if name == "event-display" and env.get("API_TOKEN")
+                else {}
+            ),
             ready_url=_url(port) + ready_path,
             ready_headers={"Host": SEND_HOST} if name == "gateway" else {},
         )
@@ -86,11 +92,19 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     broker_arguments = ["--manifests", str(folder), "--data", str(data_dir)]
     for name, port in services.items():
         broker_arguments += ["--service", f"{name}={_url(port)}"]
-    route = f"{SEND_HOST}={_url(ports.send)}"
+    hosts = {SEND_HOST: ports.send, **dict.fromkeys(LOOPBACK_NAMES, ports.display)}
+    routes = [word for host, port in hosts.items() for word in ("--route", f"{host}={_url(port)}")]
+    display_arguments = [
+        *("--broker", _url(ports.broker), "--gateway", f"http://localhost:{ports.gateway}"),
+        *("--send-host", SEND_HOST, "--sample-api", f"localhost:{ports.sample_api}"),
+    ]
     return [
         [
             program("sample-api", ports.sample_api, "/", "local/sample_api.py"),
-            program("event-display", ports.display, "/healthz", "-m", "local.display"),
+            program(
+                *("event-display", ports.display, "/healthz"),
+                *("-m", "local.display", *display_arguments),
+            ),
             function("send", ports.send, send),
             function("receive", ports.receive, receive),
         ],
@@ -98,7 +112,7 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
         [
             program(
                 *("gateway", ports.gateway, "/health/readiness"),
-                *("-m", "local.gateway", "--route", route),
+                *("-m", "local.gateway", *routes),
             )
         ],
     ]
@@ -124,6 +138,7 @@ def _welcome(ports: Ports) -> str:
     return f"""
 The relay is ready.
 
+  page           http://localhost:{ports.gateway}/   every request, as it travels
   gateway        http://localhost:{ports.gateway}   to Send by Host: {SEND_HOST}
   Broker         http://localhost:{ports.broker}/default/default   Triggers of knative/
   Send           http://localhost:{ports.send}   functions/send
@@ -131,7 +146,7 @@ The relay is ready.
   event display  http://localhost:{ports.display}   prints every event here
   sample API     http://localhost:{ports.sample_api}   a target; GET / lists what it can do
 
-Call it from another shell. The answer of the sample API, through the relay:
+Open the page, or call it from another shell. The answer of the sample API, through the relay:
 
   {curl("GET", "/sync", "get_sync_tasks.json")}
 

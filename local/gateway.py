@@ -56,6 +56,7 @@ class Gateway:
             routes: For each host name the URL of its service, without a path.
         """
         self._routes = {host.lower(): httpx.URL(url) for host, url in routes.items()}
+        self._streams: set[asyncio.Task[None]] = set()
         # The bare transport: no redirects, cookies, proxies or decoding. No connection is kept,
         # since a server may close one at the very moment at which it is used again.
         self._transport = httpx.AsyncHTTPTransport(
@@ -77,6 +78,11 @@ class Gateway:
         else:
             await self._relay_while_connected(request, service, send)
 
+    def end_streams(self) -> None:
+        """Break off the event streams; they have no end of their own to wait for."""
+        for stream in self._streams:
+            stream.cancel()
+
     async def _relay_while_connected(
         self, request: Request, service: httpx.URL, send: Send
     ) -> None:
@@ -86,6 +92,7 @@ class Gateway:
         try:
             await asyncio.wait({relay, hang_up}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._streams.discard(relay)
             relay.cancel()
             hang_up.cancel()
             await asyncio.wait({relay, hang_up})
@@ -107,6 +114,9 @@ class Gateway:
             await _refuse(request, send, HTTPStatus.BAD_GATEWAY, detail)
             return
         _log(request, str(response.status_code))
+        relay = asyncio.current_task()
+        if relay and response.headers.get("content-type", "").startswith("text/event-stream"):
+            self._streams.add(relay)
         headers = _end_to_end(response.headers.raw)
         await send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
@@ -208,7 +218,8 @@ def main() -> int:
     logging.basicConfig(handlers=[json_handler()])
     log.setLevel(logging.INFO)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
-    return serve(Gateway(dict(options.route)), options.port, "gateway")
+    gateway = Gateway(dict(options.route))
+    return serve(gateway, options.port, "gateway", end_streams=gateway.end_streams)
 
 
 def _parse_route(text: str) -> tuple[str, str]:

@@ -16,11 +16,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from local import manifests
+from local.broker.activity import Activity
 from local.broker.database import StoreError
 from local.broker.dispatch import Dispatcher
 from local.broker.ingress import Ingress
 from local.broker.routing import Routing
 from local.broker.store import Store
+from local.serving import StreamingServer
 from relay.logs import json_handler
 
 _HOST = "127.0.0.1"
@@ -70,8 +72,9 @@ def _serve(
         await dispatcher.stop(_GRACE_S)
         await store.close()
 
-    dispatcher = Dispatcher(routing, store)
-    ingress = Ingress(routing, store, dispatcher, max_event_bytes=max_event_bytes)
+    activity = Activity()
+    dispatcher = Dispatcher(routing, store, activity)
+    ingress = Ingress(routing, store, dispatcher, activity, max_event_bytes=max_event_bytes)
     config = uvicorn.Config(
         ingress.app(lifespan),
         log_config=None,
@@ -80,7 +83,7 @@ def _serve(
         lifespan="on",
         timeout_graceful_shutdown=_GRACE_S,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    StreamingServer(config, activity.close).run(sockets=[listener])
 
 
 def _warn_of_orphans(routing: Routing, store: Store) -> None:

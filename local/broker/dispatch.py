@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from local.broker import activity
+from local.broker.activity import Accepted, Activity, Attempted
 from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
 from local.broker.event import InvalidEvent
@@ -26,10 +28,10 @@ _log = logging.getLogger("local.broker")
 class Dispatcher:
     """Deliver what the store holds, until stopped."""
 
-    def __init__(self, routing: Routing, store: Store) -> None:
+    def __init__(self, routing: Routing, store: Store, activity: Activity) -> None:
         """Make a queue for each Trigger; `start` begins to deliver."""
         self._queues = {
-            route.name: _TriggerQueue(route, routing, store, Sender(), self.wake)
+            route.name: _TriggerQueue(route, routing, store, Sender(), activity, self.wake)
             for route in routing.all_routes()
         }
         self._running: list[asyncio.Task[None]] = []
@@ -70,6 +72,7 @@ class _TriggerQueue:
         routing: Routing,
         store: Store,
         sender: Sender,
+        activity: Activity,
         wake_triggers: Callable[[Iterable[str]], None],
     ) -> None:
         self.in_flight: dict[int, asyncio.Task[None]] = {}
@@ -77,6 +80,7 @@ class _TriggerQueue:
         self._routing = routing
         self._store = store
         self.sender = sender
+        self._activity = activity
         self._wake_triggers = wake_triggers
         self._woken = asyncio.Event()
 
@@ -168,6 +172,7 @@ class _TriggerQueue:
     async def _succeed(self, delivery: Delivery, outcome: Delivered, report: _Report) -> None:
         if outcome.reply is None:
             await self._keep(lambda: self._store.finish(delivery))
+            self._note(delivery, outcome, report, activity.DELIVERED)
             report.log("delivered" if delivery.dead_letter is None else "dead-lettered")
             return
         try:
@@ -192,6 +197,9 @@ class _TriggerQueue:
             due_at=time.time(),
         )
         await self._keep(lambda: self._store.finish(delivery, publication if triggers else None))
+        self._note(delivery, outcome, report, activity.DELIVERED)
+        origin = (delivery.event.attributes["source"], delivery.event.attributes["id"])
+        self._activity.note(Accepted(event=reply, triggers=triggers, reply_to=origin))
         self._wake_triggers(triggers)
         report.log(f"delivered, its reply goes to {', '.join(triggers) or 'nobody'}")
 
@@ -204,14 +212,37 @@ class _TriggerQueue:
             await self._postpone(
                 delivery, wait_s, failures=delivery.failures + 1, dead_letter=delivery.dead_letter
             )
+            self._note(delivery, outcome, report, activity.RETRY, wait_s)
             report.log(f"retry in {wait_s:g} s")
         elif delivery.dead_letter is None and self._route.dead_letter_url is not None:
             await self._postpone(delivery, 0, failures=0, dead_letter=outcome.extensions or {})
+            self._note(delivery, outcome, report, activity.TO_DEAD_LETTER_SINK)
             report.log("to the dead letter sink")
         else:
             report.log("given up")
             where = "has no" if delivery.dead_letter is None else "was not taken by the"
             await self._drop(delivery, f"the delivery failed and {where} dead letter sink")
+            self._note(delivery, outcome, report, activity.DROPPED)
+
+    def _note(
+        self,
+        delivery: Delivery,
+        outcome: Delivered | Failed,
+        report: _Report,
+        next_step: str,
+        wait_s: float = 0.0,
+    ) -> None:
+        """Tell whoever watches of an attempt."""
+        self._activity.note(
+            Attempted.of(
+                self._route,
+                delivery,
+                outcome,
+                duration_ms=report.duration_ms,
+                next_step=next_step,
+                wait_s=wait_s,
+            )
+        )
 
     async def _postpone(
         self,

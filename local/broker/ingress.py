@@ -16,10 +16,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
+from local.broker.activity import Accepted, Activity
 from local.broker.database import StoreError
 from local.broker.delivery import passed_on
 from local.broker.dispatch import Dispatcher
 from local.broker.event import Event, EventError
+from local.broker.feed import Feed
 from local.broker.routing import Routing
 from local.broker.store import Publication, Store
 
@@ -31,9 +33,15 @@ class Ingress:
     """What publishers talk to."""
 
     def __init__(
-        self, routing: Routing, store: Store, dispatcher: Dispatcher, *, max_event_bytes: int
+        self,
+        routing: Routing,
+        store: Store,
+        dispatcher: Dispatcher,
+        activity: Activity,
+        *,
+        max_event_bytes: int,
     ) -> None:
-        """Take events into `store` and tell `dispatcher`.
+        """Take events into `store`, and tell `dispatcher` and `activity`.
 
         Args:
             max_event_bytes: bound on a request's body.
@@ -41,6 +49,7 @@ class Ingress:
         self._routing = routing
         self._store = store
         self._dispatcher = dispatcher
+        self._activity = activity
         self._max_event_bytes = max_event_bytes
 
     def app(self, lifespan: Lifespan[Starlette] | None) -> Starlette:
@@ -48,6 +57,7 @@ class Ingress:
         app = Starlette(
             routes=[
                 Route("/healthz", _healthz),
+                Route("/activity", Feed(self._activity).answer),
                 Route("/{namespace}/{broker}", self._publish, methods=["POST"]),
             ],
             lifespan=lifespan,
@@ -88,6 +98,7 @@ class Ingress:
                     "the event could not be stored\n", 503, {"Retry-After": _RETRY_AFTER_S}
                 )
             self._dispatcher.wake(triggers)
+        self._activity.note(Accepted(event=event, triggers=triggers))
         return Response(status_code=202)
 
     async def _read(self, request: Request) -> bytes | None:

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from local.broker.event import Event
-from local.display import render
+from local.display.event_form import render
 from tests.support.calls import call
 from tests.support.processes import free_port, python, running
 

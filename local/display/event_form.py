@@ -1,4 +1,4 @@
-"""The event display: prints each event that it is given as Knative's event_display does.
+"""An event as Knative's event_display prints it.
 
 The form is that of `Event.String()` in github.com/cloudevents/sdk-go, with one difference: what
 could control the terminal, or pass for another event, is escaped or indented.
@@ -6,20 +6,11 @@ could control the terminal, or pass for another event, is escaped or indented.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
-import sys
-from http import HTTPStatus
 from typing import NoReturn
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-
 from local.broker.event import Event, EventError, InvalidEvent
-from local.serving import serve
 from local.terminal import printable
 
 HEADING = "☁️  cloudevents.Event"
@@ -94,43 +85,3 @@ def _indented(text: str) -> str:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-async def _receive(request: Request) -> Response:
-    try:
-        event = Event.from_http(request.headers.raw, await request.body())
-    except EventError as exc:
-        _print(render_unreadable(exc))
-        return Response(status_code=HTTPStatus.BAD_REQUEST)
-    _print(render(event))
-    # With any body a Broker takes this answer for a failure, and sends the event again.
-    return Response(status_code=HTTPStatus.ACCEPTED)
-
-
-async def _health(_: Request) -> Response:
-    return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-app = Starlette(
-    routes=[
-        Route("/", _receive, methods=["POST"]),
-        Route("/healthz", _health, methods=["GET"]),
-    ]
-)
-
-
-def main() -> int:
-    """Show events until SIGTERM or Ctrl-C, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m local.display", description=__doc__)
-    parser.add_argument("--port", type=int, default=8084)
-    options = parser.parse_args()
-    return serve(app, options.port, "event display")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

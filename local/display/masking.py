@@ -1,0 +1,119 @@
+"""Events as the page may show them: what holds secrets is named and measured, not shown.
+
+Hidden are all bodies, all values of headers and queries, and the relay's own MAC. The terminal
+shows whole events, as Knative's event_display does; a page is shared more easily than a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from local.broker.event import Event
+from relay.envelope import METHODS
+
+HIDDEN: Final = "(hidden)"
+
+_HIDDEN_ATTRIBUTES: Final = ("relaymac", "knativeerrordata")
+_MAX_MEMBERS: Final = 50
+_MAX_CHARACTERS: Final = 300
+
+
+def masked(event: Event) -> Event:
+    """Return the event with its data described, and without the attributes that hold secrets."""
+    attributes = {
+        name: HIDDEN if name in _HIDDEN_ATTRIBUTES else shortened(value)
+        for name, value in event.attributes.items()
+    }
+    return Event(attributes=attributes, data=_masked_data(event.data))
+
+
+def target_of(event: Event) -> str:
+    """Return `host[:port]` of the target that an envelope names; "" when the data is none."""
+    return _authority(members_of(event.data).get("targetURL"))
+
+
+def members_of(data: bytes) -> Mapping[str, object]:
+    """Read data that is a JSON object; empty for any other."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def shortened(text: str) -> str:
+    """Cut what nobody would read to its end."""
+    return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…"
+
+
+def _masked_data(data: bytes) -> bytes:
+    members = members_of(data)
+    if not members:
+        return f"{HIDDEN[:-1]}: {len(data)} bytes)".encode() if data else b""
+    described = {
+        shortened(name): _described(name, value)
+        for name, value in list(members.items())[:_MAX_MEMBERS]
+    }
+    if len(members) > _MAX_MEMBERS:
+        described["…"] = f"{len(members) - _MAX_MEMBERS} more members"
+    return json.dumps(described).encode()
+
+
+def _described(name: str, value: object) -> object:
+    """Show a field of an envelope or a result, or say what kind of value it is."""
+    if name == "targetURL":
+        return _without_secrets(value)
+    if name == "targetAPI" and isinstance(value, str):
+        return _path(value)
+    if name in ("status", "timeout") and isinstance(value, int | float):
+        return value
+    if name == "method" and value in METHODS:
+        return value
+    if name == "headers" and isinstance(value, dict):
+        return {shortened(header): HIDDEN for header in list(value)[:_MAX_MEMBERS]}
+    if name == "callback" and isinstance(value, dict):
+        return {
+            shortened(field): _authority(item) if field == "url" else _described(field, item)
+            for field, item in list(value.items())[:_MAX_MEMBERS]
+        }
+    return _kind(value)
+
+
+def _kind(value: object) -> object:
+    if value is None or isinstance(value, bool):
+        kind = "null" if value is None else "boolean"
+    elif isinstance(value, int | float):
+        kind = "number"
+    elif isinstance(value, str):
+        kind = f"text of {len(value)} characters"
+    elif isinstance(value, list):
+        kind = f"array of {len(value)}"
+    else:
+        kind = f"object of {len(value)} members" if isinstance(value, dict) else "value"
+    return f"{HIDDEN[:-1]}: {kind})"
+
+
+def _authority(url: object) -> str:
+    """Return `host[:port]` of a URL; "" when it has none."""
+    try:
+        return shortened(urlsplit(str(url)).netloc.rpartition("@")[2]) if url else ""
+    except ValueError:
+        return ""
+
+
+def _without_secrets(url: object) -> object:
+    authority = _authority(url)
+    if not authority:
+        return _kind(url)
+    parts = urlsplit(str(url))
+    return f"{parts.scheme}://{authority}{_path(parts.path)}"
+
+
+def _path(text: str) -> str:
+    """Return path and names of the query; its values may be tokens."""
+    path, mark, query = text.partition("?")
+    names = [name for name, _ in parse_qsl(query, keep_blank_values=True)]
+    return shortened(path + mark + "&".join(f"{name}={HIDDEN}" for name in names))

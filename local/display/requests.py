@@ -1,0 +1,226 @@
+"""The requests that the Broker has seen lately: the state of each, and its timeline.
+
+A request is an event that nobody's reply or callback is about: usually one that Send published, but
+anybody's event has its place here. The events that follow from it belong to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from local.broker.activity import DELIVERED, RETRY, TO_DEAD_LETTER_SINK, Accepted, Attempted
+from local.display import timeline
+from local.display.masking import members_of, shortened, target_of
+from local.display.timeline import Entry
+
+MAX_REQUESTS = 10_000
+_MAX_ENTRIES = 200
+
+ACCEPTED = "accepted"
+RETRYING = "retrying"
+DELIVERED_STATE = "delivered"
+DEAD = "dead"
+RESULTS = ("completed", "failed")
+
+Key = tuple[str, str]
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """How far one Trigger has come with the event of a request."""
+
+    state: str = ACCEPTED
+    attempts: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class Request:
+    """What is known of one.
+
+    Attributes:
+        number: counts the requests, so that a newer one has a higher number.
+        target: `host[:port]`; "" when the event is no envelope.
+        status: of the target's answer, or else of the last delivery; "" before the first.
+        result: `completed` or `failed`; None before there is one.
+        progress: by the name of the Trigger.
+        events: the keys of all events that belong to it, with what each is called.
+        changed: the revision of the last change.
+    """
+
+    number: int
+    at: float
+    source: str
+    id: str
+    type: str
+    target: str = ""
+    status: str = ""
+    result: str | None = None
+    progress: dict[str, Progress] = field(default_factory=dict)
+    events: dict[Key, str] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    changed: int = 0
+
+    @property
+    def state(self) -> str:
+        """A result outweighs a dead letter, as it does for `GET /async/{id}`."""
+        if self.result is not None:
+            return self.result
+        states = {each.state for each in self.progress.values()}
+        for state in (DEAD, RETRYING, ACCEPTED):
+            if state in states:
+                return state
+        return DELIVERED_STATE if states else ACCEPTED
+
+    @property
+    def attempts(self) -> int:
+        """Of the Trigger that needed the most."""
+        return max((each.attempts for each in self.progress.values()), default=0)
+
+
+class Requests:
+    """The newest requests.
+
+    Attributes:
+        revision: counts the changes.
+        is_connected: whether the Broker's activity is being followed.
+        missed: how many of its facts went by unseen.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.revision = 0
+        self.is_connected = False
+        self.missed = 0
+        self._count = 0
+        self._by_number: OrderedDict[int, Request] = OrderedDict()
+        self._by_change: OrderedDict[int, Request] = OrderedDict()
+        self._by_event: dict[Key, Request] = {}
+        self._by_id: dict[str, Request] = {}
+
+    def get(self, number: int) -> Request | None:
+        """Return a request; None when it is too long ago."""
+        return self._by_number.get(number)
+
+    def changed_since(self, revision: int, limit: int) -> list[Request]:
+        """Return the requests changed since, the longest ago first."""
+        newest_first = takewhile(lambda r: r.changed > revision, reversed(self._by_change.values()))
+        return list(newest_first)[::-1][:limit]
+
+    def accept(self, fact: Accepted) -> None:
+        """Note that the Broker has taken an event."""
+        key = _key(fact)
+        root = self._by_event.get(key) or self._root_of(fact)
+        if root is None or key == (root.source, root.id):
+            self._publish(root, key, fact)
+            return
+        attributes = fact.event.attributes
+        ending = attributes["type"].removeprefix(f"{root.type}.")
+        if fact.reply_to is not None and ending in RESULTS:
+            root.result = ending
+            root.status = shortened(str(members_of(fact.event.data).get("status", "")))
+            entry = timeline.result(fact, ending)
+        else:
+            entry = timeline.follow_up(fact)
+        self._claim(root, key, timeline.label(fact.event))
+        self._add(root, entry)
+
+    def attempt(self, fact: Attempted) -> None:
+        """Note that a delivery was tried."""
+        key = (fact.source, fact.id)
+        request = self._by_event.get(key)
+        if request is None:
+            # Of a run of the Broker that this display has not seen.
+            request = self._new(key, fact.type, fact.at)
+        if key == (request.source, request.id):
+            progress = request.progress.setdefault(fact.trigger, Progress())
+            if not fact.to_dead_letter_sink:
+                progress.attempts += 1
+            progress.state = _state_after(fact)
+            if not fact.to_dead_letter_sink and (
+                fact.next_step != DELIVERED or request.state == DELIVERED_STATE
+            ):
+                request.status = _status_of(fact.result)
+        self._add(request, timeline.attempted(fact, about=request.events[key]))
+
+    def _publish(self, request: Request | None, key: Key, fact: Accepted) -> None:
+        is_again = request is not None
+        if request is None:
+            request = self._new(key, fact.event.attributes["type"], fact.at)
+            request.target = target_of(fact.event)
+        for trigger in fact.triggers:
+            request.progress.setdefault(trigger, Progress()).state = ACCEPTED
+        for entry in timeline.published(fact, is_again=is_again):
+            self._add(request, entry)
+        asked = re.fullmatch(r"(.+)\.(?:completed|failed|dead)\.callback", request.id)
+        parent = self._by_id.get(asked[1]) if asked else None
+        if parent is not None and not is_again:
+            told = Entry(at=fact.at, title="The outcome goes to the caller", other=request.number)
+            self._add(parent, told)
+            about = Entry(at=fact.at, title="It tells a caller what became of", other=parent.number)
+            self._add(request, about)
+
+    def _root_of(self, fact: Accepted) -> Request | None:
+        """Find the request that an event follows from."""
+        attributes = fact.event.attributes
+        if fact.reply_to is not None:
+            root = self._by_event.get(fact.reply_to)
+            # Such a reply is a request in its own right: Send's, for the callback of a caller.
+            return None if root is None or attributes["type"] == root.type else root
+        root = self._by_id.get(attributes.get("subject", ""))
+        if root is not None and attributes["type"] == f"{root.type}.callback":
+            return root
+        return None
+
+    def _new(self, key: Key, event_type: str, at: float) -> Request:
+        self._count += 1
+        source, event_id = key
+        request = Request(number=self._count, at=at, source=source, id=event_id, type=event_type)
+        self._by_number[request.number] = request
+        self._by_id[event_id] = request
+        self._claim(request, key, "")
+        if len(self._by_number) > MAX_REQUESTS:
+            _, oldest = self._by_number.popitem(last=False)
+            del self._by_change[oldest.number]
+            for each in oldest.events:
+                del self._by_event[each]
+            if self._by_id.get(oldest.id) is oldest:
+                del self._by_id[oldest.id]
+        return request
+
+    def _claim(self, request: Request, key: Key, name: str) -> None:
+        self._by_event[key] = request
+        request.events[key] = name
+        if len(request.events) > _MAX_ENTRIES:
+            # All but its own event, which is the first, may be forgotten.
+            oldest = list(request.events)[1]
+            del request.events[oldest], self._by_event[oldest]
+
+    def _add(self, request: Request, entry: Entry) -> None:
+        request.entries.append(entry)
+        if len(request.entries) > _MAX_ENTRIES:
+            # The first two say where it came from.
+            del request.entries[2]
+        self.revision += 1
+        request.changed = self.revision
+        self._by_change[request.number] = request
+        self._by_change.move_to_end(request.number)
+
+
+def _key(fact: Accepted) -> Key:
+    return fact.event.attributes["source"], fact.event.attributes["id"]
+
+
+def _state_after(fact: Attempted) -> str:
+    if fact.next_step in (RETRY, TO_DEAD_LETTER_SINK):
+        return RETRYING
+    if fact.next_step == DELIVERED and not fact.to_dead_letter_sink:
+        return DELIVERED_STATE
+    return DEAD
+
+
+def _status_of(result: str) -> str:
+    status = re.match(r"[0-9]{3}\b", result)
+    return status[0] if status else "no answer"

@@ -1,0 +1,146 @@
+// One request, opened: what is known of it, and its timeline.
+
+const $ = (id) => document.getElementById(id);
+
+export class Details {
+  // `closed` is called with the number of the request when the user closes it, `openOther` with
+  // the number of another one to be opened, `retry` with the number of a dead one.
+  constructor({ closed, openOther, retry }) {
+    this.number = 0;
+    this.id = null;
+    this.entries = [];
+    this.isAsking = false;
+    this.isStale = false;
+    this.openOther = openOther;
+    $("close").addEventListener("click", () => closed(this.number));
+    $("retry").addEventListener("click", () => retry(this.number));
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && this.id !== null) closed(this.number);
+    });
+  }
+
+  // Shows a request; without its number, that an id is not known.
+  show(id, number = 0) {
+    const isOther = number !== this.number || id !== this.id;
+    this.id = id;
+    this.number = number;
+    $("details").hidden = false;
+    document.body.classList.add("opened");
+    $("details-title").textContent = id;
+    $("gone").hidden = number !== 0;
+    $("known").hidden = number === 0;
+    if (isOther) this.clear();
+    if (number) this.refresh();
+  }
+
+  hide() {
+    this.id = null;
+    this.number = 0;
+    $("details").hidden = true;
+    document.body.classList.remove("opened");
+    this.clear();
+  }
+
+  focus() {
+    $("details-title").focus();
+  }
+
+  clear() {
+    this.entries = [];
+    $("timeline").replaceChildren();
+    $("facts").replaceChildren();
+    $("retry-line").hidden = true;
+  }
+
+  // Asks again what is known; while it asks, further calls are put together into one.
+  async refresh() {
+    this.isStale = true;
+    if (this.isAsking) return;
+    this.isAsking = true;
+    while (this.isStale && this.number) {
+      this.isStale = false;
+      const number = this.number;
+      try {
+        const answer = await fetch(`/requests/${number}`);
+        if (answer.ok && number === this.number) this.draw(await answer.json());
+      } catch {
+        // The connection is lost; when it is back, all rows come again, and this one's with them.
+      }
+    }
+    this.isAsking = false;
+  }
+
+  draw(request) {
+    if (request.number !== this.number) return;
+    $("facts").replaceChildren(
+      ...fact("State", request.state, { state: request.state }),
+      ...fact("Target", request.target || "–"),
+      ...fact("Attempts", request.attempts || "–"),
+      ...fact("Last status", request.status || "–"),
+      ...fact("Type", request.type),
+      ...fact("Source", request.source),
+    );
+    $("retry-line").hidden = request.state !== "dead";
+    const { entries } = request;
+    const start = entries.find((entry) => entry.at)?.at;
+    // What is there already stays, so that what the user has opened or focused does as well.
+    let same = 0;
+    while (same < this.entries.length && this.entries[same] === JSON.stringify(entries[same])) same += 1;
+    const list = $("timeline");
+    while (list.children.length > same) list.lastChild.remove();
+    for (const entry of entries.slice(same)) list.append(this.makeEntry(entry, start));
+    this.entries = entries.map((entry) => JSON.stringify(entry));
+  }
+
+  makeEntry(entry, start) {
+    const item = element("li", "", entry.tone);
+    const title = element("p", entry.title, "title");
+    if (entry.other !== null) {
+      const link = element("button", "open it");
+      link.type = "button";
+      link.addEventListener("click", () => this.openOther(entry.other));
+      title.append(" ", link);
+    }
+    item.append(title);
+    const details = [...entry.details];
+    if (entry.due_at !== null) {
+      details.push(`next attempt after ${seconds(entry.due_at - entry.at)}, at ${clock(entry.due_at)}`);
+    }
+    if (details.length) item.append(element("p", details.join(" · ")));
+    if (entry.at) item.append(element("p", when(entry.at, start), "when"));
+    if (entry.event) {
+      const more = document.createElement("details");
+      const text = element("pre", entry.event);
+      text.tabIndex = 0;
+      more.append(element("summary", "Event"), text);
+      item.append(more);
+    }
+    return item;
+  }
+}
+
+function fact(name, value, data = {}) {
+  const definition = element("dd", String(value));
+  Object.assign(definition.dataset, data);
+  return [element("dt", name), definition];
+}
+
+function element(name, text, className = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function when(at, start) {
+  return at > start ? `${clock(at)}  +${seconds(at - start)}` : clock(at);
+}
+
+function clock(at) {
+  const time = new Date(at * 1000);
+  return `${time.toLocaleTimeString([], { hour12: false })}.${String(time.getMilliseconds()).padStart(3, "0")}`;
+}
+
+function seconds(time) {
+  return `${Math.max(0, time).toFixed(time < 10 ? 3 : 1).replace(/\.?0+$/, "")} s`;
+}

@@ -1,0 +1,106 @@
+// The event display's page: follows the live rows, and does what its buttons say.
+
+import { Details } from "./details.js";
+import { List } from "./list.js";
+
+const RECONNECT_MS = 1000;
+const told = document.getElementById("told");
+
+const list = new List((row) => open(row.id, row.number, true));
+const details = new Details({
+  closed: (number) => {
+    history.replaceState(null, "", location.pathname);
+    show();
+    list.focus(number);
+  },
+  openOther: (number) => {
+    const row = list.byNumber.get(number);
+    if (row) open(row.id, number, true);
+  },
+  retry: (number) => ask(`/requests/${number}/retry`, "Retry", false),
+});
+
+// Opens a request and says so in the address, by id, so that it can be linked to.
+function open(id, number, takesFocus) {
+  history.replaceState(null, "", `#${encodeURIComponent(id)}`);
+  details.show(id, number);
+  list.select(number);
+  if (takesFocus) details.focus();
+}
+
+// Shows what the address says.
+function show() {
+  const id = linkedId();
+  if (id === "") {
+    details.hide();
+    list.select(0);
+  } else if (details.id !== id || details.number === 0) {
+    const number = list.find(id)?.number ?? 0;
+    details.show(id, number);
+    list.select(number);
+  }
+}
+
+function linkedId() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return location.hash.slice(1);
+  }
+}
+
+function connect() {
+  const live = new EventSource("/live");
+  live.addEventListener("reset", (event) => list.reset(Number(event.data)));
+  live.addEventListener("rows", (event) => {
+    const { connected, missed, rows } = JSON.parse(event.data);
+    list.take(rows);
+    if (!connected) tellLink("The Broker does not answer; trying again", "lost");
+    else if (missed) tellLink(`Live; ${missed} facts of the Broker went by unseen`, "live");
+    else tellLink("Live", "live");
+    // A display that was started anew has other numbers.
+    if (details.id !== null && list.byNumber.get(details.number)?.id !== details.id) details.number = 0;
+    if (details.number === 0) show();
+    else if (rows.some((row) => row.number === details.number)) details.refresh();
+  });
+  live.addEventListener("error", () => {
+    tellLink("Connection lost; trying again", "lost");
+    // After an answer that is no stream the browser would not try again by itself.
+    if (live.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
+  });
+}
+
+function tellLink(text, state) {
+  const link = document.getElementById("link");
+  if (link.textContent !== text) link.textContent = text;
+  link.dataset.link = state;
+}
+
+// Has the display do something and tells what came of it.
+async function ask(path, what, opens) {
+  told.textContent = `${what}: sent…`;
+  try {
+    const answer = await fetch(path, { method: "POST" });
+    const sent = await answer.json();
+    const took = sent.duration_ms === undefined ? "" : ` in ${Math.round(sent.duration_ms)} ms`;
+    const isDirect = answer.ok && !sent.id && !sent.detail;
+    told.textContent = [
+      `${what}: ${sent.status}${took}`,
+      sent.detail,
+      isDirect && "the target's answer came straight back, past the Broker, so it is not in the list",
+    ].filter(Boolean).join(" – ");
+    if (opens && sent.id) open(sent.id, list.find(sent.id)?.number ?? 0, false);
+  } catch {
+    told.textContent = `${what}: the display does not answer`;
+  }
+}
+
+for (const button of document.querySelectorAll("[data-example]")) {
+  button.addEventListener("click", () => {
+    ask(`/examples/${button.dataset.example}`, button.querySelector("b").textContent, true);
+  });
+}
+document.getElementById("here").textContent = location.host;
+addEventListener("hashchange", show);
+show();
+connect();
