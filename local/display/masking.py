@@ -16,6 +16,7 @@ from relay.envelope import METHODS
 
 HIDDEN: Final = "(hidden)"
 
+_HOPS: Final = "knativebrokerttl"  # the Broker's own: no subscriber ever sees it
 _HIDDEN_ATTRIBUTES: Final = ("relaymac", "knativeerrordata")
 _MAX_MEMBERS: Final = 50
 _MAX_CHARACTERS: Final = 300
@@ -26,6 +27,7 @@ def masked(event: Event) -> Event:
     attributes = {
         name: HIDDEN if name in _HIDDEN_ATTRIBUTES else shortened(value)
         for name, value in event.attributes.items()
+        if name != _HOPS
     }
     return Event(attributes=attributes, data=_masked_data(event.data))
 

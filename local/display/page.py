@@ -82,7 +82,7 @@ class Display:
         known = self._requests.get(request.path_params["number"])
         if known is None:
             return _problem(HTTPStatus.NOT_FOUND, "the request is too long ago, or never was")
-        entries = [asdict(entry) for entry in known.entries]
+        entries = [entry.document() for entry in known.entries]
         return JSONResponse({**row(known), "source": known.source, "entries": entries})
 
     async def _retry(self, request: Request) -> Response:

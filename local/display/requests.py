@@ -157,10 +157,10 @@ class Requests:
         asked = re.fullmatch(r"(.+)\.(?:completed|failed|dead)\.callback", request.id)
         parent = self._by_id.get(asked[1]) if asked else None
         if parent is not None and not is_again:
-            told = Entry(at=fact.at, title="The outcome goes to the caller", other=request.number)
-            self._add(parent, told)
-            about = Entry(at=fact.at, title="It tells a caller what became of", other=parent.number)
-            self._add(request, about)
+            link = (request.number, request.id)
+            self._add(parent, Entry(at=fact.at, title="The caller is told by", other=link))
+            link = (parent.number, parent.id)
+            self._add(request, Entry(at=fact.at, title="Tells the caller of", other=link))
 
     def _root_of(self, fact: Accepted) -> Request | None:
         """Find the request that an event follows from."""

@@ -29,8 +29,8 @@ class Entry:
         details: more about it, each a few words.
         tone: GOOD, BAD, WAITING or PLAIN.
         due_at: Unix time of the next attempt; None when none is waited for.
-        event: the event in event_display's form, masked; "" when the step has none of its own.
-        other: the number of another request that this is about; None when it is about none.
+        event: masked; None when the step has none of its own.
+        other: number and id of another request that this is about; None when it is about none.
     """
 
     at: float
@@ -38,8 +38,20 @@ class Entry:
     details: tuple[str, ...] = ()
     tone: str = PLAIN
     due_at: float | None = None
-    event: str = ""
-    other: int | None = None
+    event: Event | None = None
+    other: tuple[int, str] | None = None
+
+    def document(self) -> dict[str, object]:
+        """Return what the page shows; the event in event_display's form."""
+        return {
+            "at": self.at,
+            "title": self.title,
+            "details": self.details,
+            "tone": self.tone,
+            "due_at": self.due_at,
+            "event": "" if self.event is None else render(self.event),
+            "other": self.other,
+        }
 
 
 def published(fact: Accepted, *, is_again: bool) -> list[Entry]:
@@ -61,7 +73,7 @@ def published(fact: Accepted, *, is_again: bool) -> list[Entry]:
             at=fact.at,
             title="Stored by the Broker",
             details=(_wanted_by(fact),),
-            event=render(masked(fact.event)),
+            event=masked(fact.event),
         )
     )
     return entries
@@ -75,7 +87,7 @@ def result(fact: Accepted, ending: str) -> Entry:
         title=f"Result: {ending}",
         details=(f"the target answered {status}", _wanted_by(fact)),
         tone=GOOD if ending == "completed" else BAD,
-        event=render(masked(fact.event)),
+        event=masked(fact.event),
     )
 
 
@@ -83,9 +95,7 @@ def follow_up(fact: Accepted) -> Entry:
     """Tell of another event that is about the request."""
     kind = fact.event.attributes["type"]
     title = "The target called back" if kind.endswith(".callback") else f"Event {shortened(kind)}"
-    return Entry(
-        at=fact.at, title=title, details=(_wanted_by(fact),), event=render(masked(fact.event))
-    )
+    return Entry(at=fact.at, title=title, details=(_wanted_by(fact),), event=masked(fact.event))
 
 
 def attempted(fact: Attempted, *, about: str) -> Entry:

@@ -96,9 +96,10 @@ export class Details {
     const item = element("li", "", entry.tone);
     const title = element("p", entry.title, "title");
     if (entry.other !== null) {
-      const link = element("button", "open it");
+      const [number, id] = entry.other;
+      const link = element("button", id);
       link.type = "button";
-      link.addEventListener("click", () => this.openOther(entry.other));
+      link.addEventListener("click", () => this.openOther(number));
       title.append(" ", link);
     }
     item.append(title);

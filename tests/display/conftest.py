@@ -1,0 +1,45 @@
+"""The event display on its own, before a Broker whose words the test chooses."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from local.broker.activity import Accepted, Attempted
+from tests.support.peers import serving, until_gone
+from tests.support.processes import free_port, python, running
+
+Fact = Accepted | Attempted
+Displaying = Callable[[Iterable[Fact]], AbstractContextManager[str]]
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
+
+@pytest.fixture(scope="session")
+def displaying() -> Displaying:
+    """Give what runs a display that is told these facts, as a context manager of its URL."""
+    return _displaying
+
+
+@contextmanager
+def _displaying(facts: Iterable[Fact]) -> Iterator[str]:
+    lines = [
+        f"id: run-{number}\nevent: {type(fact).__name__.lower()}\ndata: {fact.to_json()}\n\n"
+        for number, fact in enumerate(facts, start=1)
+    ]
+
+    def tell(connection: socket.socket) -> None:
+        connection.sendall(_HEAD + "".join(lines).encode())
+        until_gone(connection)
+
+    port = free_port()
+    with serving() as broker:
+        broker.on("/activity", tell)
+        command = python("-m", "local.display", "--port", str(port), "--broker", broker.url)
+        # No gateway is there: what the buttons ask for is answered with a problem.
+        command += ["--gateway", f"http://127.0.0.1:{free_port()}", "--send-host", "send"]
+        with running(command, ready_output=f"event display on http://127.0.0.1:{port}"):
+            yield f"http://127.0.0.1:{port}"

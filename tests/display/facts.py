@@ -1,0 +1,96 @@
+"""What a Broker tells about requests, made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from local.broker.activity import (
+    DELIVERED,
+    RETRY,
+    TO_DEAD_LETTER_SINK,
+    Accepted,
+    Attempted,
+)
+from local.broker.event import Event
+
+TYPE = "dev.knative.samples.t2"
+SOURCE = "dev.knative.samples/t2"
+TRIGGERS = ["default/receive", "default/event-display"]
+
+
+def accepted(
+    event_id: str = "order-7",
+    data: object = None,
+    *,
+    triggers: list[str] | None = None,
+    reply_to: str | None = None,
+    at: float = 1000.0,
+    **attributes: str,
+) -> Accepted:
+    """Tell that an event was accepted; without data it is an envelope for `target:1`."""
+    envelope = {"targetURL": "http://target:1"} if data is None else data
+    return Accepted(
+        event=Event(
+            attributes={
+                **{"specversion": "1.0", "id": event_id, "source": SOURCE, "type": TYPE},
+                "datacontenttype": "application/json",
+                **attributes,
+            },
+            data=json.dumps(envelope).encode(),
+        ),
+        triggers=TRIGGERS if triggers is None else triggers,
+        reply_to=None if reply_to is None else (SOURCE, reply_to),
+        at=at,
+    )
+
+
+def result(ending: str, status: int, request_id: str = "order-7") -> Accepted:
+    """Tell that Receive replied with a result."""
+    return accepted(
+        f"{request_id}.{ending}",
+        {"status": status},
+        triggers=["default/results"],
+        reply_to=request_id,
+        type=f"{TYPE}.{ending}",
+        subject=request_id,
+    )
+
+
+def attempted(
+    answer: str,
+    next_step: str = DELIVERED,
+    event_id: str = "order-7",
+    *,
+    trigger: str = "default/receive",
+    attempt: int = 1,
+    to_dead_letter_sink: bool = False,
+    extensions: Mapping[str, str] | None = None,
+    at: float = 1000.5,
+) -> Attempted:
+    """Tell of a delivery; a retry comes two seconds later."""
+    return Attempted(
+        source=SOURCE,
+        id=event_id,
+        type=TYPE,
+        trigger=trigger,
+        url="http://127.0.0.1:8083",
+        to_dead_letter_sink=to_dead_letter_sink,
+        attempt=attempt,
+        result=answer,
+        extensions=extensions or {},
+        duration_ms=12.3,
+        next_step=next_step,
+        wait_s=2.0 if next_step == RETRY else 0.0,
+        at=at,
+    )
+
+
+def dies(event_id: str = "order-7") -> list[Accepted | Attempted]:
+    """Tell of a request from its acceptance to its dead letter."""
+    return [
+        accepted(event_id),
+        attempted("503", RETRY, event_id),
+        attempted("503", TO_DEAD_LETTER_SINK, event_id, attempt=2),
+        attempted("202", DELIVERED, event_id, to_dead_letter_sink=True),
+    ]
