@@ -71,6 +71,13 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "bench", *session.posargs)
 
 
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """Take the pictures in docs/images/ anew, of the running system."""
+    install(session, "local", "test")
+    session.run("python", "-m", "tests.screenshots")
+
+
 @nox.session(venv_backend="none")
 def vendored(session: nox.Session) -> None:
     """Check that what `./dev vendor` writes is up to date."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import pytest
 
@@ -13,19 +14,26 @@ from tests.support.peers import serving, until_gone
 from tests.support.processes import free_port, python, running
 
 Fact = Accepted | Attempted
-Displaying = Callable[[Iterable[Fact]], AbstractContextManager[str]]
+
+
+class Displaying(Protocol):
+    """Run a display that is told these facts, and give its URL."""
+
+    def __call__(
+        self, facts: Iterable[Fact], port: int | None = None
+    ) -> AbstractContextManager[str]: ...
+
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
 
 @pytest.fixture(scope="session")
 def displaying() -> Displaying:
-    """Give what runs a display that is told these facts, as a context manager of its URL."""
     return _displaying
 
 
 @contextmanager
-def _displaying(facts: Iterable[Fact]) -> Iterator[str]:
+def _displaying(facts: Iterable[Fact], port: int | None = None) -> Iterator[str]:
     lines = [
         f"id: run-{number}\nevent: {type(fact).__name__.lower()}\ndata: {fact.to_json()}\n\n"
         for number, fact in enumerate(facts, start=1)
@@ -35,7 +43,7 @@ def _displaying(facts: Iterable[Fact]) -> Iterator[str]:
         connection.sendall(_HEAD + "".join(lines).encode())
         until_gone(connection)
 
-    port = free_port()
+    port = port or free_port()
     with serving() as broker:
         broker.on("/activity", tell)
         command = python("-m", "local.display", "--port", str(port), "--broker", broker.url)
