@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.browser import chromium
 from tests.support.processes import REPOSITORY, free_port
@@ -32,7 +32,7 @@ def main() -> None:
 
 def take_all(relay: Relay, browser: Browser) -> None:
     """Take every picture."""
-    page = browser.new_page(viewport={"width": 1200, "height": 640})
+    page = browser.new_page(viewport={"width": 1280, "height": 680})
     page.goto(f"http://localhost:{relay.ports['GATEWAY']}/")
     send(relay, "order-1", "/tasks")
     send(relay, "order-2", "/misbehave/status/404")
@@ -41,17 +41,19 @@ def take_all(relay: Relay, browser: Browser) -> None:
     send(relay, "order-5", "/tasks", callback={"url": "http://localhost:30000/tasks"})
     wait_for(page, "order-4", "dead")
     wait_for(page, "order-5.completed.callback", "completed")
-    send(relay, "order-6", "/misbehave/slow/25")
-    wait_for(page, "order-6", "accepted")
+    send(relay, "order-6", "/misbehave/status/503?retry-after=50")
+    send(relay, "order-7", "/misbehave/slow/25")
+    wait_for(page, "order-6", "retrying")
+    wait_for(page, "order-7", "accepted")
     take(page, "requests.png")
 
     page.get_by_role("button", name="order-4", exact=True).click()
     page.locator("summary").first.click()
     expect(page.locator("#timeline pre").first).to_be_visible()
-    page.set_viewport_size({"width": 1200, "height": 1150})
-    take(page, "timeline.png")
+    page.set_viewport_size({"width": 1280, "height": 1750})
+    take(page.locator("#details"), "timeline.png")
 
-    page.set_viewport_size({"width": 1200, "height": 640})
+    page.set_viewport_size({"width": 1280, "height": 680})
     page.locator("summary").first.click()
     page.emulate_media(color_scheme="dark")
     take(page, "dark.png")
@@ -77,10 +79,12 @@ def wait_for(page: Page, request_id: str, state: str) -> None:
     expect(row.locator(".state")).to_have_text(state, timeout=20_000)
 
 
-def take(page: Page, name: str) -> None:
-    """Take one picture, without a trace of the pointer."""
+def take(shown: Page | Locator, name: str) -> None:
+    """Take one picture, from the top, without a trace of the pointer."""
+    page = shown if isinstance(shown, Page) else shown.page
     page.mouse.move(0, 0)
-    page.screenshot(path=IMAGES / name, animations="disabled", caret="hide")
+    page.evaluate("scrollTo(0, 0)")
+    shown.screenshot(path=IMAGES / name, animations="disabled", caret="hide")
     print(IMAGES / name)
 
 

@@ -131,15 +131,17 @@ def test_a_reader_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 def test_a_reader_that_does_not_read_costs_nothing(tmp_path: Path) -> None:
     """Events are accepted as ever while a reader leaves megabytes unread."""
-    with broker(tmp_path) as running:
-        with socket.create_connection(("127.0.0.1", urlsplit(running.url).port or 0)) as reader:
-            reader.sendall(b"GET /activity HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            headers = {"ce-specversion": "1.0", "ce-source": "/s", "ce-type": "t"}
-            body = b"x" * 1_000_000
-            statuses = [
-                call("POST", running.url, body, {**headers, "ce-id": str(number)}).status
-                for number in range(20)
-            ]
+    headers = {"ce-specversion": "1.0", "ce-source": "/s", "ce-type": "t"}
+    body = b"x" * 1_000_000
+    with (
+        broker(tmp_path) as running,
+        socket.create_connection(("127.0.0.1", urlsplit(running.url).port or 0)) as reader,
+    ):
+        reader.sendall(b"GET /activity HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        statuses = [
+            call("POST", running.url, body, {**headers, "ce-id": str(number)}).status
+            for number in range(20)
+        ]
 
     assert statuses == [202] * 20
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 
+from local.broker.activity import Activity
 from local.broker.dispatch import Dispatcher
 from local.broker.filters import LegacyFilter
 from local.broker.ingress import Ingress
@@ -133,8 +134,9 @@ class BrokerModel(RuleBasedStateMachine):
     async def open(self) -> None:
         """Begin a life of the Broker with the files that the last one left."""
         self.store = Store(self.folder / str(self.life))
-        self.dispatcher = Dispatcher(self.routing, self.store)
-        ingress = Ingress(self.routing, self.store, self.dispatcher, max_event_bytes=1000)
+        activity = Activity()
+        self.dispatcher = Dispatcher(self.routing, self.store, activity)
+        ingress = Ingress(self.routing, self.store, self.dispatcher, activity, max_event_bytes=1000)
         self.publisher = httpx.AsyncClient(
             transport=httpx.ASGITransport(ingress.app(None)), base_url="http://127.0.0.1"
         )

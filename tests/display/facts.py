@@ -33,7 +33,10 @@ def accepted(
     return Accepted(
         event=Event(
             attributes={
-                **{"specversion": "1.0", "id": event_id, "source": SOURCE, "type": TYPE},
+                "specversion": "1.0",
+                "id": event_id,
+                "source": SOURCE,
+                "type": TYPE,
                 "datacontenttype": "application/json",
                 **attributes,
             },

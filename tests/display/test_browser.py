@@ -194,7 +194,7 @@ def test_injected_script_would_not_run(browser: Browser, relay: Relay) -> None:
 
 def test_secrets_are_not_in_the_page(page: Page, relay: Relay) -> None:
     """Neither header, body nor query of a call; their names are."""
-    secret = "c4nary"  # noqa: S105
+    secret = "c4nary"
     send(
         relay,
         "secretive",
@@ -252,7 +252,7 @@ def test_ten_thousand_requests(browser: Browser, displaying: Displaying) -> None
         expect(rows.first).to_contain_text("order-10049")
 
         page.get_by_role("button", name="Older", exact=True).click()
-        expect(page.locator("#place")).to_have_text("101–200 of 10000")
+        expect(page.locator("#place")).to_have_text("101\u2013200 of 10000")
         expect(rows).to_have_count(100)
         page.get_by_label("Filter by id or target").fill("order-1234")
         expect(rows).to_have_count(1)
@@ -370,7 +370,8 @@ CONTRASTS = """() => {
     }
     return [255, 255, 255];
   };
-  const hasText = (element) => [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+  const hasText = (element) =>
+    [...element.childNodes].some((each) => each.nodeType === 3 && each.data.trim());
   return [...document.body.querySelectorAll("*")]
     .filter((element) => hasText(element) && element.checkVisibility() && !element.disabled)
     .map((element) => {
