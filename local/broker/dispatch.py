@@ -12,8 +12,15 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from local.broker import activity
-from local.broker.activity import Accepted, Activity, Attempted
+from local.broker.activity import (
+    DELIVERED,
+    DROPPED,
+    RETRY,
+    TO_DEAD_LETTER_SINK,
+    Accepted,
+    Activity,
+    Attempted,
+)
 from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
 from local.broker.event import InvalidEvent
@@ -172,7 +179,7 @@ class _TriggerQueue:
     async def _succeed(self, delivery: Delivery, outcome: Delivered, report: _Report) -> None:
         if outcome.reply is None:
             await self._keep(lambda: self._store.finish(delivery))
-            self._note(delivery, outcome, report, activity.DELIVERED)
+            self._note(delivery, outcome, report, DELIVERED)
             report.log("delivered" if delivery.dead_letter is None else "dead-lettered")
             return
         try:
@@ -197,7 +204,7 @@ class _TriggerQueue:
             due_at=time.time(),
         )
         await self._keep(lambda: self._store.finish(delivery, publication if triggers else None))
-        self._note(delivery, outcome, report, activity.DELIVERED)
+        self._note(delivery, outcome, report, DELIVERED)
         origin = (delivery.event.attributes["source"], delivery.event.attributes["id"])
         self._activity.note(Accepted(event=reply, triggers=triggers, reply_to=origin))
         self._wake_triggers(triggers)
@@ -212,17 +219,17 @@ class _TriggerQueue:
             await self._postpone(
                 delivery, wait_s, failures=delivery.failures + 1, dead_letter=delivery.dead_letter
             )
-            self._note(delivery, outcome, report, activity.RETRY, wait_s)
+            self._note(delivery, outcome, report, RETRY, wait_s)
             report.log(f"retry in {wait_s:g} s")
         elif delivery.dead_letter is None and self._route.dead_letter_url is not None:
             await self._postpone(delivery, 0, failures=0, dead_letter=outcome.extensions or {})
-            self._note(delivery, outcome, report, activity.TO_DEAD_LETTER_SINK)
+            self._note(delivery, outcome, report, TO_DEAD_LETTER_SINK)
             report.log("to the dead letter sink")
         else:
             report.log("given up")
             where = "has no" if delivery.dead_letter is None else "was not taken by the"
             await self._drop(delivery, f"the delivery failed and {where} dead letter sink")
-            self._note(delivery, outcome, report, activity.DROPPED)
+            self._note(delivery, outcome, report, DROPPED)
 
     def _note(
         self,

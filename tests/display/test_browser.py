@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from local.broker.activity import RETRY
 from tests.display.conftest import Displaying
 from tests.display.facts import accepted, attempted, dies, result
-from tests.support.browser import chromium, launched
+from tests.support.browser import chromium
 from tests.support.calls import call
 from tests.support.processes import free_port, python, running
 from tests.support.stack import Relay, quick_manifests, started
@@ -422,9 +422,9 @@ def test_an_empty_list_says_what_to_do(browser: Browser, displaying: Displaying)
 
 def test_without_javascript_it_says_what_it_needs(browser: Browser, relay: Relay) -> None:
     """And where to look instead."""
-    no_script = "--blink-settings=scriptEnabled=false"
-    with launched(browser.browser_type, no_script) as other:
-        page = other.new_page()
-        page.goto(f"http://localhost:{relay.ports['GATEWAY']}/")
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"http://localhost:{relay.ports['GATEWAY']}/")
 
-        expect(page.get_by_text("This page needs JavaScript")).to_be_visible()
+    expect(page.locator("noscript p")).to_be_visible()
+    context.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, BrowserType, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 _ARGUMENTS = (
     "--no-sandbox",
@@ -23,18 +23,12 @@ _ARGUMENTS = (
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Run the browser while the block runs; each of its contexts has a profile of its own."""
-    with sync_playwright() as playwright, launched(playwright.chromium) as browser:
-        yield browser
-
-
-@contextmanager
-def launched(browser_type: BrowserType, *arguments: str) -> Iterator[Browser]:
-    """Run one more, with more arguments on its command line."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.fail("the tests of the page need chromium: apt-get install chromium")
-    browser = browser_type.launch(executable_path=program, args=[*_ARGUMENTS, *arguments])
-    try:
-        yield browser
-    finally:
-        browser.close()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
