@@ -274,6 +274,7 @@ def test_by_keyboard_alone(page: Page, relay: Relay) -> None:
     expect(page.get_by_role("button", name="typed", exact=True)).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#details-title")).to_be_focused()
+    expect(page.locator("summary").first).to_be_visible()
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Close")).to_be_focused()
     page.keyboard.press("Tab")
