@@ -23,7 +23,7 @@ CONFIG_MAP = Path("knative/500-sample-api-configmap.yaml")
 FUNCTIONS = (Path("functions/send"), Path("functions/receive"))
 # Only Send hands the schemas out.
 SERVES_SCHEMAS = FUNCTIONS[0] / "function"
-CODE = ("relay", "functions", "local", "bench", "tests", "knative", "noxfile.py")
+CODE = ("relay", "functions", "local", "bench", "tests", "knative", "docs", "noxfile.py")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -44,7 +44,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check the types, strictly."""
     install(session, "local", "bench", "test", "typing")
-    shared = ("relay", "local", "bench", "tests", "knative", "functions/shared", "noxfile.py")
+    shared = ("functions/shared" if path == "functions" else path for path in CODE)
     session.run("mypy", *shared)
     for function in FUNCTIONS:  # two modules of one name cannot be checked in one run
         session.run("mypy", str(function / "function/main.py"))
@@ -134,6 +134,12 @@ def rendered_config_map() -> str:
     """Return the manifest that carries the sample API into a cluster."""
     command = [sys.executable, "knative/sample_api_configmap.py"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+
+
+@nox.session(default=False, venv_backend="none")
+def diagrams(session: nox.Session) -> None:
+    """Draw docs/diagrams/ again, that of the code from its imports; needs Graphviz."""
+    session.run(sys.executable, "-m", "docs.diagrams")
 
 
 @nox.session(default=False)
