@@ -113,7 +113,7 @@ def test_a_signed_callback_without_a_body(send: Function, broker: Peer) -> None:
         signed("a", "{}", key=OTHER),
         signed("b", "{ }"),
         signed("c", "{}", age_s=301),
-        signed("d", "{}", age_s=-330),
+        signed("d", "{}", age_s=-3600),
         signed("relay_e", "{}"),
         signed("f", "{}", webhook_id="g"),
         signed("h", "{}", webhook_id="\xff"),
