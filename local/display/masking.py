@@ -7,9 +7,10 @@ shows whole events, as Knative's event_display does; a page is shared more easil
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from local.broker.event import Event
 from relay.envelope import METHODS
@@ -75,7 +76,7 @@ def _described(name: str, value: object) -> object:
     if name == "method" and value in METHODS:
         return value
     if name == "headers" and isinstance(value, dict):
-        return {shortened(header): HIDDEN for header in list(value)[:_MAX_MEMBERS]}
+        return {_header_name(header): HIDDEN for header in list(value)[:_MAX_MEMBERS]}
     if name == "callback" and isinstance(value, dict):
         return {
             shortened(field): _authority(item) if field == "url" else _described(field, item)
@@ -114,8 +115,16 @@ def _without_secrets(url: object) -> object:
     return f"{parts.scheme}://{authority}{_path(parts.path)}"
 
 
+def _header_name(text: str) -> str:
+    """Return the name up to what can be in none: the value may follow, as in `Authorization: …`."""
+    name = re.split(r"[^!#$%&'*+.^_`|~0-9A-Za-z-]", text, maxsplit=1, flags=re.ASCII)[0]
+    return shortened(name) if name == text else f"{shortened(name)} {HIDDEN}"
+
+
 def _path(text: str) -> str:
-    """Return path and names of the query; its values may be tokens."""
-    path, mark, query = text.partition("?")
-    names = [name for name, _ in parse_qsl(query, keep_blank_values=True)]
-    return shortened(path + mark + "&".join(f"{name}={HIDDEN}" for name in names))
+    """Return path and names of the query; its values may be tokens, and so may a lone word."""
+    before, fragment, _ = text.partition("#")
+    path, mark, query = before.partition("?")
+    parameters = (each.partition("=") for each in query.split("&")) if query else ()
+    shown = "&".join(f"{name}={HIDDEN}" if equals else HIDDEN for name, equals, _ in parameters)
+    return shortened(path + mark + shown + (fragment and fragment + HIDDEN))
