@@ -547,7 +547,9 @@ class TestCallback:
             "ce-subject": "order-17",
         }
 
-        answer = call("POST", f"{send.url}/event/callback", b'{"status": 200}', headers)
+        answer = call(
+            "POST", f"{send.url}/event/callback", b'{"status": 200, "headers": {}}', headers
+        )
 
         assert (answer.status, answer.body) == (202, b"")
         assert answer.all("Content-Type") == []
