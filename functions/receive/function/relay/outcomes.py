@@ -56,9 +56,8 @@ class Outcomes:
             Forbidden: it only says that it is.
             StateUnavailable: nothing is noted; the Broker is to try again.
         """
-        if not self.is_own(
-            event.type
-        ):  # a structured event has its type in the body, not in ce-type
+        # A structured event has its type in the body, whatever ce-type says.
+        if not self.is_own(event.type):
             raise InvalidRequest("ce-type", "must be that of the event")
         self._check(event)
         callback = self._note(event)
