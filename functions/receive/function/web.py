@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -42,6 +43,9 @@ def prepare(app: flask.Flask, log_level: str) -> None:
     app.after_request(_finish)
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(log_level)
+    # The worker is forked from this process, and shares its memory until one of them writes to it,
+    # as a garbage collection does to each object it looks at.
+    gc.freeze()
 
 
 def _begin() -> None:
