@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _MAX_IDLE_S = 1.0
 # Look-ups that hang keep their thread until the resolver gives up; this bounds how many.
 _MAX_LOOKUPS = 64
+# Larger bodies are not copied to stand behind their head.
+_SENT_AT_ONCE = 64 * 1024
 
 
 class Call(NamedTuple):
@@ -64,10 +66,6 @@ class _GuardedConnection(HTTPConnection):
     _deadline: Deadline | None = None
     _idle_since = 0.0
 
-    response_class = StrictResponse
-    # urllib3's own gives one value a meaning (SKIP_HEADER).
-    putheader = http.client.HTTPConnection.putheader
-
     def _new_conn(self) -> socket.socket:
         call = calls.current
         sock = _connect(call)
@@ -82,17 +80,30 @@ class _GuardedConnection(HTTPConnection):
             self.connect()
         else:
             call.deadline.watch(self.sock)
-        self.putrequest(
-            method,
-            call.target.path,
-            skip_host="host" in headers,
-            skip_accept_encoding="accept-encoding" in headers,
-        )
-        for name, value in headers.items():
-            self.putheader(name, value)
+        assert self.sock is not None  # noqa: S101 - just connected, or pooled
+        head = _head(method, call.target, headers)
+        # One piece, where it is cheap to make: each call of the system lets another thread run.
+        pieces = (head + body,) if body and len(body) <= _SENT_AT_ONCE else (head, body)
         # A server may answer and close before it has read everything; then its answer counts.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.endheaders(body)
+            for piece in filter(None, pieces):
+                self.sock.sendall(piece)
+
+    def read_response(self, method: str) -> StrictResponse:
+        """Read the head of the answer.
+
+        Raises:
+            http.client.HTTPException, OSError: it is broken, or breaks off.
+        """
+        response = StrictResponse(self.sock, method=method)
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        if response.will_close:
+            self.close()  # the answer has a hold of its own on the socket
+        return response
 
     def rest(self) -> None:
         """Leave the deadline of the call that is over, before another call can come."""
@@ -106,6 +117,24 @@ class _GuardedConnection(HTTPConnection):
             self.close()
 
 
+def _head(method: str, target: Target, headers: Mapping[str, str]) -> bytes:
+    """Write the request line and the headers; the path is the target's own, byte for byte.
+
+    Raises:
+        ValueError: something that should have been refused long before would end a line.
+    """
+    lines = [f"{method} {target.path} HTTP/1.1"]
+    if "host" not in headers:
+        lines.append(f"Host: {target.origin.authority}")
+    if "accept-encoding" not in headers:
+        lines.append("Accept-Encoding: identity")
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    head = "\r\n".join(lines) + "\r\n\r\n"
+    if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or "\0" in head:
+        raise ValueError("a header must be one line")
+    return head.encode("latin-1")
+
+
 class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
     pass
 
@@ -115,20 +144,21 @@ class Exchange:
 
     Args:
         connection: the request has been sent on it.
+        response: what it was answered with.
         give_back: puts it into its pool.
     """
 
     def __init__(
-        self, connection: _GuardedConnection, give_back: Callable[[_GuardedConnection], None]
+        self,
+        connection: _GuardedConnection,
+        response: StrictResponse,
+        give_back: Callable[[_GuardedConnection], None],
     ) -> None:
         self._connection: _GuardedConnection | None = connection
-        self._give_back = give_back
-        # Not urllib3's, which makes of it an answer of its own, to be decoded and retried.
-        response = http.client.HTTPConnection.getresponse(connection)
-        assert isinstance(response, StrictResponse)  # noqa: S101 - made by response_class
         self._response = response
-        self.status = self._response.status
-        self.fields = self._response.fields
+        self._give_back = give_back
+        self.status = response.status
+        self.fields = response.fields
         if self.length == 0:
             self._let_go(connection)
 
@@ -185,7 +215,7 @@ class _Pool(HTTPConnectionPool):
         connection.wake()
         try:
             connection.send_request(method, headers or {}, body)
-            return Exchange(connection, self._put_conn)
+            return Exchange(connection, connection.read_response(method), self._put_conn)
         except BaseException as exc:
             connection.close()
             self._put_conn(connection)
