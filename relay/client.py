@@ -13,7 +13,6 @@ from http import HTTPStatus
 from typing import cast
 
 import requests
-from requests.structures import CaseInsensitiveDict
 
 from relay.connections import Adapter, Call, Exchange, addresses, calls
 from relay.deadlines import Deadline
@@ -161,11 +160,8 @@ class Client:
         request = requests.PreparedRequest()
         request.method = method
         request.url = target.url
-        request.headers = CaseInsensitiveDict({"User-Agent": USER_AGENT, **dict(headers)})
+        request.headers = _complete(headers, target, method, content)
         request.body = content
-        # A body that could be there and is not is said to be none (RFC 9110 section 8.6).
-        if content is not None or method in ("POST", "PUT", "PATCH"):
-            request.headers["Content-Length"] = str(len(content or b""))
         peer = f"the {self._peer} {target.origin.authority}"
         deadline = Deadline(timeout_s, peer)
         connect_timeout_s = min(self._connect_timeout_s, timeout_s)
@@ -184,6 +180,22 @@ class Client:
             answer.close()
             raise TargetFailed(f"{peer} sent only the interim answer {answer.status}")
         return answer
+
+
+def _complete(
+    headers: Headers, target: Target, method: str, content: bytes | None
+) -> dict[str, str]:
+    """Add what every request needs and this one has not."""
+    added = [
+        ("Host", target.origin.authority),
+        ("User-Agent", USER_AGENT),
+        ("Accept-Encoding", "identity"),
+    ]
+    # A body that could be there and is not is said to be none (RFC 9110 section 8.6).
+    if content is not None or method in ("POST", "PUT", "PATCH"):
+        added.append(("Content-Length", str(len(content or b""))))
+    given = {name.lower() for name, _ in headers}
+    return dict((*(field for field in added if field[0].lower() not in given), *headers))
 
 
 def _framing(raw: Exchange) -> Headers:

@@ -39,7 +39,6 @@ def prepare(app: flask.Flask, log_level: str) -> None:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     app.before_request(_begin)
-    app.before_request(_refuse_no_probe)
     app.after_request(_finish)
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(log_level)
@@ -49,11 +48,14 @@ def prepare(app: flask.Flask, log_level: str) -> None:
 
 
 def _begin() -> None:
+    """Begin the line of log, and refuse what is no GET of a probe."""
     request = flask.request
     is_probe = request.path in (LIVENESS, READINESS)
     logs.begin(request.method, level=logging.DEBUG if is_probe else logging.INFO)
     if is_probe:
         logs.note(route=request.path)
+        if request.method not in ("GET", "HEAD"):  # functions-framework would invoke the function
+            raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
 
 
 def _finish(answer: flask.Response) -> flask.Response:
@@ -128,13 +130,6 @@ def _ready() -> flask.Response:
 def _refused(error: RelayError) -> flask.Response:
     logs.refused(error)
     return to_flask(problem_of(error))
-
-
-def _refuse_no_probe() -> None:
-    """Refuse what is no GET; functions-framework would hand it on to the function."""
-    request = flask.request
-    if request.path in (LIVENESS, READINESS) and request.method not in ("GET", "HEAD"):
-        raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
 
 
 def _http_error(error: HTTPException) -> flask.Response:

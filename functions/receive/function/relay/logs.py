@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ Field = str | int | float | bool
 # Of each text from outside, so that no line is cut in two on its way: containerd does that at
 # 16 KiB, and one character may take twelve bytes.
 _MAX_CHARACTERS = 256
+_STDERR = 2
 
 log = logging.getLogger("relay")
 
@@ -123,9 +125,30 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(fields)  # in visible ASCII: all else is escaped
 
 
+class _StderrHandler(logging.Handler):
+    """Write each record to stderr by one call of the system, so that no lock need be held for it.
+
+    Threads that write take turns anyway, and what waits for a lock costs a switch of threads.
+    """
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Write the record, without the lock and the filters that a handler may have."""
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; what fails here must not end the request it tells of."""
+        try:
+            rest = (self.format(record) + "\n").encode("ascii")
+            while rest:
+                rest = rest[os.write(_STDERR, rest) :]
+        except Exception:
+            self.handleError(record)
+
+
 def json_handler() -> logging.Handler:
     """Make the handler that writes such lines to stderr."""
-    handler = logging.StreamHandler()
+    handler = _StderrHandler()
     handler.setFormatter(JSONFormatter())
     return handler
 

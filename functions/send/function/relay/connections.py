@@ -124,10 +124,6 @@ def _head(method: str, target: Target, headers: Mapping[str, str]) -> bytes:
         ValueError: something that should have been refused long before would end a line.
     """
     lines = [f"{method} {target.path} HTTP/1.1"]
-    if "host" not in headers:
-        lines.append(f"Host: {target.origin.authority}")
-    if "accept-encoding" not in headers:
-        lines.append("Accept-Encoding: identity")
     lines += [f"{name}: {value}" for name, value in headers.items()]
     head = "\r\n".join(lines) + "\r\n\r\n"
     if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or "\0" in head:
