@@ -160,7 +160,8 @@ class Client:
         request = requests.PreparedRequest()
         request.method = method
         request.url = target.url
-        request.headers = _complete(headers, target, method, content)
+        # A plain dict will do: names are unique by here, and only `send_request` reads them.
+        request.headers = _complete(headers, target, method, content)  # type: ignore[assignment]
         request.body = content
         peer = f"the {self._peer} {target.origin.authority}"
         deadline = Deadline(timeout_s, peer)

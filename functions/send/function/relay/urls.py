@@ -168,13 +168,13 @@ def _clean_path(path: str, *, field: str) -> str:
 def _clean(text: str, *, field: str) -> str:
     if _BAD_ESCAPE.search(text):
         raise InvalidRequest(field, "must have two hexadecimal digits after each %")
-    for character in text:
+
+    def escaped(found: re.Match[str]) -> str:
+        character = found[0]
         if character in "\\ " or unicodedata.category(character)[0] in "CZ":
             raise InvalidRequest(
                 field, f"must not have the character U+{ord(character):04X}; percent-encode it"
             )
-    return _TO_ESCAPE.sub(lambda match: _percent_encoded(match[0]), text)
+        return "".join(f"%{byte:02X}" for byte in character.encode("utf-8"))
 
-
-def _percent_encoded(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8"))
+    return _TO_ESCAPE.sub(escaped, text)
