@@ -232,6 +232,16 @@ def test_what_is_no_envelope_is_refused(raw: bytes, message: str) -> None:
             "callback.headers.TE is not for the caller to set; leave it out",
             id="header of a callback",
         ),
+        pytest.param(
+            {"callback": {"url": URL, "headers": {f"X-{n}": "1" for n in range(62)}}},
+            "callback.headers has 62 headers; at most 61 are sent",
+            id="too many headers of a callback",
+        ),
+        pytest.param(
+            {"callback": {"url": URL, "headers": {"X-A": "a" * 15360}}},
+            "callback.headers must be at most 15360 bytes together",
+            id="too large headers of a callback",
+        ),
         pytest.param({"timeout": 0}, "timeout must be a number of seconds above 0", id="zero"),
         pytest.param({"timeout": -1}, "timeout must be a number of seconds above 0", id="minus"),
         pytest.param({"timeout": True}, "timeout must be a number of seconds above 0", id="true"),

@@ -254,6 +254,30 @@ def test_a_caller_cannot_spoil_the_signature_of_its_callback(send: Function, bro
     assert Webhook(OLD).verify(sent.content, told)["status"] == "completed"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{f"X-{n}": "1" for n in range(61)}, {"X-A": "a" * (15 * 1024 - len("X-A: \r\n"))}],
+    ids=["most", "largest"],
+)
+def test_a_signature_has_room_beside_the_headers_of_the_callback(
+    send: Function, broker: Peer, headers: dict[str, str]
+) -> None:
+    """What is accepted with a request is delivered, signed by both keys, for an id however long."""
+    request_id = f"order-7-{len(headers)}".ljust(128, "x")
+    callback = {"url": "http://127.0.0.1:1", "headers": headers}
+    body = json.dumps({"targetURL": "http://127.0.0.1:1", "callback": callback})
+    accepted = call("POST", f"{send.url}/async", body, {"Idempotency-Key": request_id, **BEARER})
+    assert accepted.status == 202
+    mac = broker.requests[-1].header("ce-relaymac")
+    event = own_event(f"{TYPE}.completed", f"{request_id}.completed", mac, subject=request_id)
+
+    reply = deliver(send, "/event/callback", event)
+
+    told = dict(Envelope.from_json(reply.body).headers)
+    assert headers.items() <= told.items()
+    assert len(told["webhook-signature"].split()) == 2
+
+
 def test_a_callback_event_has_a_mac_of_its_own(send: Function, broker: Peer) -> None:
     """What Send publishes for a target it takes back from the Broker, and nothing else."""
     call("POST", f"{send.url}/event/callback?id=order-5", "{}", signed("msg_own", "{}"))

@@ -8,11 +8,25 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay import strict_json
-from relay.headers import Headers, find, is_json, json_type, parse_headers, wire_value
+from relay.headers import (
+    MAX_HEADERS,
+    MAX_HEADERS_BYTES,
+    Headers,
+    find,
+    is_json,
+    json_type,
+    parse_headers,
+    wire_value,
+)
 from relay.problems import InvalidRequest
 from relay.urls import Target, parse_target
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+# A callback is called by an envelope of its own, to which Standard Webhooks adds an id, a time and
+# one signature for each key.
+_SIGNATURE_HEADERS: Final = 3
+_SIGNATURE_BYTES: Final = 1024
 
 _FIELDS: Final = frozenset(
     {"targetURL", "targetAPI", "headers", "body", "bodyBase64", "method", "timeout", "callback"}
@@ -181,7 +195,12 @@ def _callback(value: dict[str, object]) -> Callback | None:
         target=parse_target(
             url, question_mark + query, url_field="callback.url", api_field="callback.url"
         ),
-        headers=parse_headers(callback.get("headers", {}), field="callback.headers"),
+        headers=parse_headers(
+            callback.get("headers", {}),
+            field="callback.headers",
+            at_most=MAX_HEADERS - _SIGNATURE_HEADERS,
+            together=MAX_HEADERS_BYTES - _SIGNATURE_BYTES,
+        ),
     )
 
 

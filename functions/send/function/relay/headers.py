@@ -56,7 +56,9 @@ _TRACEPARENT = re.compile(
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 
 
-def parse_headers(value: object, *, field: str) -> Headers:
+def parse_headers(
+    value: object, *, field: str, at_most: int = MAX_HEADERS, together: int = MAX_HEADERS_BYTES
+) -> Headers:
     """Check the headers that an envelope asks for.
 
     `Host` passes here: whether it may be sent is the egress policy's to say.
@@ -64,6 +66,8 @@ def parse_headers(value: object, *, field: str) -> Headers:
     Args:
         value: an object of name to string or number.
         field: what the object is called where the caller wrote it, for errors.
+        at_most: how many there may be.
+        together: how many bytes they may have on the wire.
 
     Raises:
         InvalidRequest: it is no such object, a name or value is not legal on the wire, a header is
@@ -71,8 +75,8 @@ def parse_headers(value: object, *, field: str) -> Headers:
     """
     if not isinstance(value, dict):
         raise InvalidRequest(field, f"must be an object, not {json_type(value)}")
-    if len(value) > MAX_HEADERS:
-        raise InvalidRequest(field, f"has {len(value)} headers; at most {MAX_HEADERS} are sent")
+    if len(value) > at_most:
+        raise InvalidRequest(field, f"has {len(value)} headers; at most {at_most} are sent")
     headers: dict[str, str] = {}
     seen: set[str] = set()
     for name, item in value.items():
@@ -88,8 +92,8 @@ def parse_headers(value: object, *, field: str) -> Headers:
             raise InvalidRequest(path, "is given twice, in upper and lower case")
         seen.add(lower)
         headers[name] = _text(item, path)
-    if sum(len(name) + len(text) + 4 for name, text in headers.items()) > MAX_HEADERS_BYTES:
-        raise InvalidRequest(field, f"must be at most {MAX_HEADERS_BYTES} bytes together")
+    if sum(len(name) + len(text) + 4 for name, text in headers.items()) > together:
+        raise InvalidRequest(field, f"must be at most {together} bytes together")
     return tuple(headers.items())
 
 
