@@ -14,11 +14,12 @@ from typing import cast
 
 import requests
 
-from relay.connections import Adapter, Call, Exchange, addresses, calls
+from relay.connections import Adapter, Call, Exchange, calls
 from relay.deadlines import Deadline
 from relay.egress import Policy
 from relay.headers import Headers, end_to_end
 from relay.problems import DeadlineExceeded, TargetFailed, TargetUnreachable
+from relay.sockets import addresses
 from relay.urls import Target
 
 READ_BYTES = 64 * 1024

@@ -1,4 +1,4 @@
-"""Open connections to addresses the policy has judged, and keep each under its call's deadline.
+"""Keep connections to targets, each used under the policy and the deadline of the call at hand.
 
 urllib3 makes the pools and speaks HTTP; it passes nothing of ours to its connections, so the call
 that a thread is making is found in `calls`.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
-import queue
 import socket
 import ssl
 import threading
@@ -27,8 +25,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from relay.deadlines import Deadline
 from relay.egress import Policy
 from relay.heads import StrictResponse
-from relay.problems import TargetUnreachable
-from relay.urls import IPAddress, Origin, Target
+from relay.sockets import connect
+from relay.urls import Target
 
 if TYPE_CHECKING:
     from urllib3._base_connection import BaseHTTPConnection
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 # Servers close idle connections after 2 s (gunicorn) or more, and a request that meets such a close
 # is lost: nobody can know whether to send it again.
 _MAX_IDLE_S = 1.0
-# Look-ups that hang keep their thread until the resolver gives up; this bounds how many.
-_MAX_LOOKUPS = 64
 # Larger bodies are not copied to stand behind their head.
 _SENT_AT_ONCE = 64 * 1024
 
@@ -68,7 +64,7 @@ class _GuardedConnection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         call = calls.current
-        sock = _connect(call)
+        sock = connect(call.target.origin, call.policy, call.deadline, call.connect_timeout_s)
         call.deadline.watch(sock)
         return sock
 
@@ -280,74 +276,3 @@ def _tls_context(ca_certs: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.load_verify_locations(cafile=certifi.where(), cadata=ca_certs)
     return context
-
-
-def _connect(call: Call) -> socket.socket:
-    """Open a socket to the first permitted address that answers; one look-up in all."""
-    origin = call.target.origin
-    budget = Deadline(call.connect_timeout_s, call.deadline.peer)
-    permitted = call.policy.permitted(origin, addresses(origin, budget))
-    reason = "no address"
-    for left, address in zip(range(len(permitted), 0, -1), permitted, strict=True):
-        try:
-            sock = _open(address, origin.port, max(budget.remaining_s / left, 0.001))
-        except OSError as exc:
-            reason = "timed out" if isinstance(exc, TimeoutError) else (exc.strerror or "failed")
-            continue
-        sock.settimeout(None)  # from here on the deadline ends what hangs
-        return sock
-    raise TargetUnreachable(f"{budget.peer} cannot be reached: {reason}")
-
-
-def _open(address: IPAddress, port: int, timeout_s: float) -> socket.socket:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect((str(address), port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-_lookups = threading.BoundedSemaphore(_MAX_LOOKUPS)
-
-
-def addresses(origin: Origin, budget: Deadline) -> list[IPAddress]:
-    """Look the host up, for no longer than the budget, whatever the resolver does.
-
-    Raises:
-        TargetUnreachable: the name cannot be resolved, or not in time.
-    """
-    if origin.address is not None:
-        return [origin.address]
-    failed = f"{budget.peer} cannot be reached: "
-    if not _lookups.acquire(timeout=budget.remaining_s):
-        raise TargetUnreachable(failed + "too many look-ups hang")
-    results: queue.SimpleQueue[list[IPAddress] | OSError] = queue.SimpleQueue()
-    threading.Thread(
-        target=_look_up, args=(origin, results.put), name="look-up", daemon=True
-    ).start()
-    try:
-        result = results.get(timeout=budget.remaining_s)
-    except queue.Empty as exc:
-        raise TargetUnreachable(failed + "its name was not resolved in time") from exc
-    if isinstance(result, OSError):
-        raise TargetUnreachable(failed + "its name cannot be resolved") from result
-    return result
-
-
-def _look_up(origin: Origin, put: Callable[[list[IPAddress] | OSError], None]) -> None:
-    try:
-        found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        # dict: each address once, in the resolver's order; a zone would only say which link.
-        texts = dict.fromkeys(str(info[4][0]).partition("%")[0] for info in found)
-        put([ipaddress.ip_address(text) for text in texts])
-    except OSError as exc:
-        put(exc)
-    except UnicodeError:  # the idna codec, for a label it does not like
-        put(OSError("no name"))
-    finally:
-        _lookups.release()

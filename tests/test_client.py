@@ -409,7 +409,7 @@ class TestDeadlines:
         self, hanging_look_ups: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """However many look-ups hang, only so many threads wait for them."""
-        monkeypatch.setattr("relay.connections._lookups", threading.BoundedSemaphore(1))
+        monkeypatch.setattr("relay.sockets._lookups", threading.BoundedSemaphore(1))
         client = make_client(connect_timeout_s=0.1)
         with pytest.raises(TargetUnreachable):
             get(client, "http://localhost", 10)

@@ -12,8 +12,8 @@ it comes from.
 Events: `events` reads and writes them, `broker` publishes them, `callbacks` makes them of what
 targets call back with.
 
-Calls: `calls` turns an envelope into a call of the `client`, whose `connections` keep the egress
-policy and its deadline (`deadlines`), and read the `heads` of answers.
+Calls: `calls` turns an envelope into a call of the `client`, whose `connections` open `sockets` to
+where the egress policy lets them, keep its deadline (`deadlines`), and read the `heads` of answers.
 
 Requests: what comes with a call. `bodies` are read, `tokens` let callers in, `prefer` says who
 would rather wait, `ids` are what requests are called; `schemas` describe it all to callers.
