@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
+from typing import Final
 
 from relay.messages import Response
 
@@ -130,6 +131,10 @@ class LoopDetected(RelayError):
     status = HTTPStatus.LOOP_DETECTED
 
 
+# Before 3.13 Python has the phrase of the RFC that 9110 replaced.
+_RENAMED: Final = {413: "Content Too Large"}
+
+
 def problem(
     status: int,
     detail: str,
@@ -140,14 +145,14 @@ def problem(
     """Render a problem document (RFC 9457 section 3.1; its type is `about:blank`).
 
     Args:
-        status: the HTTP status, whose registered phrase becomes the title.
+        status: the HTTP status, whose phrase in RFC 9110 becomes the title.
         detail: what is wrong with this one request.
         headers: extra headers of the answer.
         members: extension members.
     """
     document = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": _RENAMED.get(status) or HTTPStatus(status).phrase,
         "status": int(status),
         "detail": detail,
         **(members or {}),
