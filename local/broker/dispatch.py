@@ -1,4 +1,4 @@
-"""The deliveries of each Trigger: started when due, bounded in number, ended in the store.
+"""The deliveries of each Trigger: started when due, bounded in number.
 
 Every Trigger has its own queue in the store and its own places, so that a slow subscriber holds up
 nobody else. Only what is being delivered is in memory, however long a queue grows.
@@ -9,26 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from local.broker.activity import (
-    DELIVERED,
-    DROPPED,
-    RETRY,
-    TO_DEAD_LETTER_SINK,
-    Accepted,
-    Activity,
-    Attempted,
-)
-from local.broker.database import StoreError
-from local.broker.delivery import Delivered, Failed, Sender, error_extensions
-from local.broker.event import InvalidEvent
-from local.broker.routing import Route, Routing, outgoing_headers
-from local.broker.store import Delivery, Publication, Store
+from local.broker.activity import Activity
+from local.broker.attempts import Attempts
+from local.broker.routing import Routing
+from local.broker.store import Delivery, Store
 
 _MAX_IN_FLIGHT_PER_TRIGGER = 32
-_STORE_RETRY_S = 1.0
+_PAUSE_S = 1.0
 _log = logging.getLogger("local.broker")
 
 
@@ -38,7 +27,9 @@ class Dispatcher:
     def __init__(self, routing: Routing, store: Store, activity: Activity) -> None:
         """Make a queue for each Trigger; `start` begins to deliver."""
         self._queues = {
-            route.name: _TriggerQueue(route, routing, store, Sender(), activity, self.wake)
+            route.name: _TriggerQueue(
+                route.name, store, Attempts(route, routing, store, activity, self.wake)
+            )
             for route in routing.all_routes()
         }
         self._running: list[asyncio.Task[None]] = []
@@ -67,28 +58,17 @@ class Dispatcher:
             self._running.extend(late)
         await asyncio.gather(*self._running, return_exceptions=True)
         for queue in self._queues.values():
-            await queue.sender.close()
+            await queue.attempts.close()
 
 
 class _TriggerQueue:
     """The pending deliveries of one Trigger."""
 
-    def __init__(
-        self,
-        route: Route,
-        routing: Routing,
-        store: Store,
-        sender: Sender,
-        activity: Activity,
-        wake_triggers: Callable[[Iterable[str]], None],
-    ) -> None:
+    def __init__(self, trigger: str, store: Store, attempts: Attempts) -> None:
         self.in_flight: dict[int, asyncio.Task[None]] = {}
-        self._route = route
-        self._routing = routing
+        self.attempts = attempts
+        self._trigger = trigger
         self._store = store
-        self.sender = sender
-        self._activity = activity
-        self._wake_triggers = wake_triggers
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -102,8 +82,8 @@ class _TriggerQueue:
                 wait_s = self._start_due()
             # Whatever cannot be read now: a queue that ends would hold its events up for ever.
             except Exception:
-                _log.exception("trigger=%s the store cannot be read", self._route.name)
-                wait_s = _STORE_RETRY_S
+                _log.exception("trigger=%s the store cannot be read", self._trigger)
+                wait_s = _PAUSE_S
             timer = None if wait_s is None else loop.call_later(wait_s, self.wake)
             await self._woken.wait()
             if timer is not None:
@@ -120,9 +100,7 @@ class _TriggerQueue:
         if free == 0:
             return None
         # What is in flight is still in the store, so it comes along and is left out here.
-        for event_id, due_at in self._store.next_due(
-            self._route.name, _MAX_IN_FLIGHT_PER_TRIGGER + 1
-        ):
+        for event_id, due_at in self._store.next_due(self._trigger, _MAX_IN_FLIGHT_PER_TRIGGER + 1):
             if event_id in self.in_flight:
                 continue
             if due_at > now:
@@ -130,190 +108,19 @@ class _TriggerQueue:
             if free == 0:
                 break
             free -= 1
-            delivery = self._store.load(event_id, self._route.name)
+            delivery = self._store.load(event_id, self._trigger)
             self.in_flight[event_id] = asyncio.create_task(self._deliver(delivery))
         return None
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
-            await self._attempt(delivery)
+            await self.attempts.make(delivery)
         except Exception:
             # Without the pause a defect here would be a loop at full speed.
             _log.exception(
-                "trigger=%s id=%r attempt broke", self._route.name, delivery.event.attributes["id"]
+                "trigger=%s id=%r attempt broke", self._trigger, delivery.event.attributes["id"]
             )
-            await asyncio.sleep(_STORE_RETRY_S)
+            await asyncio.sleep(_PAUSE_S)
         finally:
             del self.in_flight[delivery.event_id]
             self.wake()
-
-    async def _attempt(self, delivery: Delivery) -> None:
-        route = self._route
-        headers = {
-            **delivery.headers,
-            **outgoing_headers(delivery.event, delivery.dead_letter or {}),
-            "kn-namespace": route.namespace,
-        }
-        if delivery.dead_letter is None:
-            url = route.subscriber_url
-            headers["prefer"] = "reply"
-        elif route.dead_letter_url is None:
-            await self._drop(delivery, "its dead letter sink is no longer in the manifests")
-            return
-        else:
-            url = route.dead_letter_url
-        started = time.monotonic()
-        outcome = await self.sender.send(
-            url,
-            headers,
-            delivery.event.data,
-            timeout_s=route.delivery.timeout_s,
-            wants_reply=delivery.dead_letter is None,
-        )
-        report = _Report(delivery, outcome.summary, (time.monotonic() - started) * 1000)
-        if isinstance(outcome, Delivered):
-            await self._succeed(delivery, outcome, report)
-        else:
-            await self._fail(delivery, outcome, report)
-
-    async def _succeed(self, delivery: Delivery, outcome: Delivered, report: _Report) -> None:
-        if outcome.reply is None:
-            await self._keep(lambda: self._store.finish(delivery))
-            self._note(delivery, outcome, report, DELIVERED)
-            report.log("delivered" if delivery.dead_letter is None else "dead-lettered")
-            return
-        try:
-            reply, triggers = self._routing.admit_reply(
-                self._route.broker, outcome.reply, to=delivery.event
-            )
-        except InvalidEvent as exc:
-            # The Broker refuses its own subscriber's reply, as its ingress would with a 400.
-            ingress_url = self._routing.ingress_url(self._route.broker)
-            refused = Failed(
-                summary=f"reply refused: {exc}",
-                retried=False,
-                extensions=error_extensions(dest=ingress_url, code=400),
-            )
-            await self._fail(delivery, refused, report)
-            return
-        publication = Publication(
-            event=reply,
-            # A reply goes on with the trace of its event unless the subscriber says otherwise.
-            headers={**delivery.headers, **outcome.headers},
-            triggers=triggers,
-            due_at=time.time(),
-        )
-        await self._keep(lambda: self._store.finish(delivery, publication if triggers else None))
-        self._note(delivery, outcome, report, DELIVERED)
-        origin = (delivery.event.attributes["source"], delivery.event.attributes["id"])
-        self._activity.note(Accepted(event=reply, triggers=triggers, reply_to=origin))
-        self._wake_triggers(triggers)
-        report.log(f"delivered, its reply goes to {', '.join(triggers) or 'nobody'}")
-
-    async def _fail(self, delivery: Delivery, outcome: Failed, report: _Report) -> None:
-        spec = self._route.delivery
-        if outcome.retried and delivery.failures < spec.retry:
-            wait_s = spec.backoff_s(delivery.failures)
-            if outcome.retry_after_s is not None and spec.retry_after_max_s is not None:
-                wait_s = max(wait_s, min(outcome.retry_after_s, spec.retry_after_max_s))
-            await self._postpone(
-                delivery, wait_s, failures=delivery.failures + 1, dead_letter=delivery.dead_letter
-            )
-            self._note(delivery, outcome, report, RETRY, wait_s)
-            report.log(f"retry in {wait_s:g} s")
-        elif delivery.dead_letter is None and self._route.dead_letter_url is not None:
-            await self._postpone(delivery, 0, failures=0, dead_letter=outcome.extensions or {})
-            self._note(delivery, outcome, report, TO_DEAD_LETTER_SINK)
-            report.log("to the dead letter sink")
-        else:
-            report.log("given up")
-            where = "has no" if delivery.dead_letter is None else "was not taken by the"
-            await self._drop(delivery, f"the delivery failed and {where} dead letter sink")
-            self._note(delivery, outcome, report, DROPPED)
-
-    def _note(
-        self,
-        delivery: Delivery,
-        outcome: Delivered | Failed,
-        report: _Report,
-        next_step: str,
-        wait_s: float = 0.0,
-    ) -> None:
-        """Tell whoever watches of an attempt."""
-        self._activity.note(
-            Attempted.of(
-                self._route,
-                delivery,
-                outcome,
-                duration_ms=report.duration_ms,
-                next_step=next_step,
-                wait_s=wait_s,
-            )
-        )
-
-    async def _postpone(
-        self,
-        delivery: Delivery,
-        wait_s: float,
-        *,
-        failures: int,
-        dead_letter: Mapping[str, str] | None,
-    ) -> None:
-        due_at = time.time() + wait_s
-        await self._keep(
-            lambda: self._store.postpone(
-                delivery, due_at=due_at, failures=failures, dead_letter=dead_letter
-            )
-        )
-
-    async def _drop(self, delivery: Delivery, reason: str) -> None:
-        await self._keep(lambda: self._store.finish(delivery))
-        _log.error(
-            "trigger=%s id=%r EVENT DROPPED: %s",
-            delivery.trigger,
-            delivery.event.attributes["id"],
-            reason,
-        )
-
-    async def _keep(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Repeat a write until it is durable; until then the delivery keeps its place."""
-        while True:
-            try:
-                await write()
-            except StoreError as exc:
-                _log.error("trigger=%s not stored, trying again: %s", self._route.name, exc)
-                await asyncio.sleep(_STORE_RETRY_S)
-            else:
-                return
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """The log line of one attempt; no headers and no data, which may hold secrets."""
-
-    delivery: Delivery
-    result: str
-    duration_ms: float
-
-    def log(self, next_step: str) -> None:
-        attributes = self.delivery.event.attributes
-        is_dead = self.delivery.dead_letter is not None
-        fields = {
-            "trigger": self.delivery.trigger,
-            "id": attributes["id"],
-            "type": attributes["type"],
-            "attempt": self.delivery.failures + 1,
-            "to": "dead letter sink" if is_dead else "subscriber",
-            "result": self.result,
-            "duration_ms": round(self.duration_ms, 1),
-            "next": next_step,
-        }
-        _log.info(
-            "%s to %s%s: %s, %s",
-            attributes["type"],
-            "the dead letter sink of " if is_dead else "",
-            self.delivery.trigger,
-            self.result,
-            next_step,
-            extra={"fields": fields},
-        )

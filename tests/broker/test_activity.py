@@ -99,6 +99,28 @@ def test_tells_of_the_dead_letter(tmp_path: Path) -> None:
     assert dropped["next_step"] == "dropped"
 
 
+def test_tells_of_a_dead_letter_whose_sink_is_gone(tmp_path: Path) -> None:
+    """The manifests of the next start have no sink any more: the event is dropped, and told of."""
+    with Subscriber() as subscriber:
+        subscriber.scripts["/"] = [Answer(status=400)]
+        subscriber.scripts["/dead"] = [Answer(status=503)]
+        delivery = "{retry: 1, backoffPolicy: exponential, backoffDelay: PT1S"
+        with_sink = f'{delivery}, deadLetterSink: {{uri: "{subscriber.url}/dead"}}}}'
+        wants = trigger("t", subscriber=subscriber.url, delivery=with_sink)
+        with broker(tmp_path, wants) as running:
+            publish_event(running.url, "1")
+            running.process.wait_for_output('"next": "retry in 1 s"')
+        wants = trigger("t", subscriber=subscriber.url, delivery=f"{delivery}}}")
+        with broker(tmp_path, wants) as running, watching(running.url) as feed:
+            _, _, dropped = next_fact(feed)
+            running.process.wait_for_output("EVENT DROPPED")
+
+    assert dropped["to_dead_letter_sink"] is True
+    assert dropped["result"] == "its dead letter sink is no longer in the manifests"
+    assert dropped["next_step"] == "dropped"
+    assert len(subscriber.calls("/dead")) == 1
+
+
 def test_goes_on_where_a_reader_left(tmp_path: Path) -> None:
     """After a reconnect comes the next fact; an id of another run begins at the oldest."""
     with broker(tmp_path) as running:
