@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -158,8 +159,10 @@ def _reason(extensions: Mapping[str, str]) -> list[str]:
 
 def _unix_time(text: str | None) -> float:
     """Read an event's time; 0 when there is none, or none that Python can read."""
+    # Python 3.10 reads microseconds and nothing finer or coarser, and no Z.
+    text = re.sub(r"\.(\d+)", lambda match: f".{match[1]:0<6.6}", text or "").upper()
     try:
-        time = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
+        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return 0.0
     return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()

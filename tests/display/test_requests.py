@@ -124,6 +124,23 @@ def test_the_timeline_tells_it_all() -> None:
     assert "  subject: order-7\n" in str(completed.document()["event"])
 
 
+@pytest.mark.parametrize(
+    ("time", "at"),
+    [
+        ("1970-01-01T00:16:39Z", 999.0),
+        ("1970-01-01t00:16:39.25z", 999.25),
+        ("1970-01-01T00:16:39.123456789Z", 999.123456),
+        ("1970-01-01T02:16:39.500+02:00", 999.5),
+        ("1970-01-01T00:16:60Z", 0.0),
+    ],
+)
+def test_times_as_rfc_3339_allows_them(time: str, at: float) -> None:
+    """Functions of Knative write nanoseconds; a leap second is one that Python cannot tell."""
+    entry = only(told(accepted(relayhops="0", time=time))).entries[0]
+
+    assert (entry.title, entry.at) == ("Accepted by Send", at)
+
+
 def test_the_timeline_tells_of_the_dead_letter() -> None:
     """The last attempt, and who took the dead letter."""
     assert titles(only(told(*dies())))[-2:] == [
