@@ -19,7 +19,7 @@ from relay.deadlines import Deadline
 from relay.egress import Policy
 from relay.headers import Headers, end_to_end
 from relay.problems import DeadlineExceeded, TargetFailed, TargetUnreachable
-from relay.sockets import addresses
+from relay.sockets import permitted
 from relay.urls import Target
 
 READ_BYTES = 64 * 1024
@@ -137,7 +137,7 @@ class Client:
         """
         budget = Deadline(self._connect_timeout_s, self._peer)
         with contextlib.suppress(TargetUnreachable):
-            self._policy.permitted(target.origin, addresses(target.origin, budget))
+            permitted(target.origin, self._policy, budget)
 
     def call(
         self,

@@ -341,6 +341,10 @@ BEYOND_SCHEMA = (
 @example({"targetURL": URL, "headers": {"X-A\n": "1"}})
 @example({"targetURL": URL + "\n"})
 @example({"targetURL": URL, "bodyBase64": "YQ==\n"})
+@example({"targetURL": URL, "headers": {f"X-{n}": "1" for n in range(64)}})
+@example({"targetURL": URL, "headers": {f"X-{n}": "1" for n in range(65)}})
+@example({"targetURL": URL, "callback": {"url": URL, "headers": {f"X-{n}": 1 for n in range(61)}}})
+@example({"targetURL": URL, "callback": {"url": URL, "headers": {f"X-{n}": 1 for n in range(62)}}})
 def test_parser_and_schema_agree(value: object) -> None:
     """What the parser takes the schema takes; what the schema refuses the parser refuses."""
     refusal = refusal_of(json.dumps(value).encode())

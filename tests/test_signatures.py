@@ -170,9 +170,9 @@ def test_without_the_state_no_callback_is_taken(broker: Peer) -> None:
     assert broker.requests == []
 
 
-def published_mac(send: Function, broker: Peer, request_id: str) -> str:
-    """Have a request accepted and return the MAC of its event."""
-    body = json.dumps({"targetURL": "http://127.0.0.1:1"})
+def published_mac(send: Function, broker: Peer, request_id: str, **more: object) -> str:
+    """Have a request accepted and return the MAC of its event; `callback=…` is a field of it."""
+    body = json.dumps({"targetURL": "http://127.0.0.1:1", **more})
     headers = {"Idempotency-Key": request_id, **BEARER}
     assert call("POST", f"{send.url}/async", body, headers).status == 202
     mac = broker.requests[-1].header("ce-relaymac")
@@ -238,10 +238,7 @@ def test_a_dead_letter_needs_its_mac_and_a_retry_has_one(send: Function, broker:
 def test_a_caller_cannot_spoil_the_signature_of_its_callback(send: Function, broker: Peer) -> None:
     """A header that the caller gave, in whatever case, makes way for the relay's own."""
     callback = {"url": "http://127.0.0.1:1", "headers": {"Webhook-Id": "mine", "X-Mine": "1"}}
-    body = json.dumps({"targetURL": "http://127.0.0.1:1", "callback": callback})
-    headers = {"Idempotency-Key": "order-6", **BEARER}
-    assert call("POST", f"{send.url}/async", body, headers).status == 202
-    mac = broker.requests[-1].header("ce-relaymac")
+    mac = published_mac(send, broker, "order-6", callback=callback)
     event = own_event(f"{TYPE}.completed", "order-6.completed", mac, subject="order-6")
 
     reply = deliver(send, "/event/callback", event)
@@ -265,10 +262,7 @@ def test_a_signature_has_room_beside_the_headers_of_the_callback(
     """What is accepted with a request is delivered, signed by both keys, for an id however long."""
     request_id = f"order-7-{len(headers)}".ljust(128, "x")
     callback = {"url": "http://127.0.0.1:1", "headers": headers}
-    body = json.dumps({"targetURL": "http://127.0.0.1:1", "callback": callback})
-    accepted = call("POST", f"{send.url}/async", body, {"Idempotency-Key": request_id, **BEARER})
-    assert accepted.status == 202
-    mac = broker.requests[-1].header("ce-relaymac")
+    mac = published_mac(send, broker, request_id, callback=callback)
     event = own_event(f"{TYPE}.completed", f"{request_id}.completed", mac, subject=request_id)
 
     reply = deliver(send, "/event/callback", event)

@@ -69,10 +69,9 @@ class Attempts:
             url = route.subscriber_url
             headers["prefer"] = "reply"
         elif route.dead_letter_url is None:
-            gone = Failed(
-                summary="its dead letter sink is no longer in the manifests", retried=False
-            )
-            await self._fail(delivery, gone, _Report(delivery, gone.summary, 0.0))
+            gone = "its dead letter sink is no longer in the manifests"
+            failed = Failed(summary=gone, retried=False)
+            await self._drop(delivery, failed, _Report(delivery, gone, 0.0), gone)
             return
         else:
             url = route.dead_letter_url
@@ -142,8 +141,8 @@ class Attempts:
         else:
             report.log("given up")
             where = "has no" if delivery.dead_letter is None else "was not taken by the"
-            await self._drop(delivery, f"the delivery failed and {where} dead letter sink")
-            self._note(delivery, outcome, report, DROPPED)
+            reason = f"the delivery failed and {where} dead letter sink"
+            await self._drop(delivery, outcome, report, reason)
 
     def _note(
         self,
@@ -180,7 +179,9 @@ class Attempts:
             )
         )
 
-    async def _drop(self, delivery: Delivery, reason: str) -> None:
+    async def _drop(
+        self, delivery: Delivery, outcome: Failed, report: _Report, reason: str
+    ) -> None:
         await self._keep(lambda: self._store.finish(delivery))
         _log.error(
             "trigger=%s id=%r EVENT DROPPED: %s",
@@ -188,6 +189,7 @@ class Attempts:
             delivery.event.attributes["id"],
             reason,
         )
+        self._note(delivery, outcome, report, DROPPED)
 
     async def _keep(self, write: Callable[[], Awaitable[None]]) -> None:
         """Repeat a write until it is durable; until then the delivery keeps its place."""

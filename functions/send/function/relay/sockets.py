@@ -34,9 +34,9 @@ def connect(origin: Origin, policy: Policy, deadline: Deadline, timeout_s: float
         TargetUnreachable: none of them answers, or there is none.
     """
     budget = Deadline(timeout_s, deadline.peer)
-    permitted = policy.permitted(origin, addresses(origin, budget))
+    addresses = permitted(origin, policy, budget)
     reason = "no address"
-    for left, address in zip(range(len(permitted), 0, -1), permitted, strict=True):
+    for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
         try:
             sock = _open(address, origin.port, max(budget.remaining_s / left, 0.001))
         except OSError as exc:
@@ -60,12 +60,18 @@ def _open(address: IPAddress, port: int, timeout_s: float) -> socket.socket:
     return sock
 
 
-def addresses(origin: Origin, budget: Deadline) -> list[IPAddress]:
-    """Look the host up, for no longer than the budget, whatever the resolver does.
+def permitted(origin: Origin, policy: Policy, budget: Deadline) -> list[IPAddress]:
+    """Look the host up and judge what is found; no address leaves here that was not judged.
 
     Raises:
+        TargetNotAllowed: the policy permits none of the addresses.
         TargetUnreachable: the name cannot be resolved, or not in time.
     """
+    return policy.permitted(origin, _addresses(origin, budget))
+
+
+def _addresses(origin: Origin, budget: Deadline) -> list[IPAddress]:
+    """Look the host up, for no longer than the budget, whatever the resolver does."""
     if origin.address is not None:
         return [origin.address]
     failed = f"{budget.peer} cannot be reached: "
