@@ -61,7 +61,7 @@ def tests(session: nox.Session) -> None:
 def crash(session: nox.Session) -> None:
     """Kill the relay's processes under load and count what is lost; words after -- go to it."""
     install(session, "local")
-    session.run("python", "-m", "tests.crash", *session.posargs)
+    session.run("python", "-m", "tests.system.crash", *session.posargs)
 
 
 @nox.session(default=False)

@@ -1,8 +1,8 @@
-"""How a function is run on this machine: from its own folder, in the environment of its pod.
+"""How a function is run on this machine: from source, in the environment of its pod.
 
 The environment is put together from, each winning over those before it:
 
-1. the few variables that any program needs (`INHERITED`);
+1. the few variables that any program needs (`INHERITED`), and where the source of `relay` is;
 2. `run.envs` of the function's func.yaml;
 3. what a SinkBinding in knative/ injects;
 4. `ALLOWED_TARGETS`, so that the sample API can be called;
@@ -24,9 +24,11 @@ import yaml
 from local.manifests import Manifests
 from relay.settings import Settings
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR")
 RELAY_SETTINGS = frozenset(field.name.upper() for field in fields(Settings)) - {
     "K_SINK",
+    "K_CE_OVERRIDES",
     "K_CA_CERTS",
 }
 
@@ -80,7 +82,7 @@ class Function:
 
     @property
     def source_folder(self) -> Path:
-        """The folder of main.py, and of the function's own copy of relay."""
+        """The folder of main.py."""
         return self.folder / "function"
 
     def command(self, python: str, host: str, port: int) -> list[str]:
@@ -127,6 +129,7 @@ def function_environment(
     allowed = ",".join(filter(None, [sample_api, given.pop("ALLOWED_TARGETS", "")]))
     return {
         **clean_environment(env),
+        "PYTHONPATH": str(REPOSITORY),
         **function.envs,
         **injected,
         "ALLOWED_TARGETS": allowed,

@@ -1,27 +1,25 @@
-"""The relay: what its two functions, Send and Receive, share. Nothing in here knows Flask.
+"""The relay: everything that its two functions, Send and Receive, do. Only `web` knows Flask.
 
 Start with the functions. A module imports from its own paragraph and from those below, never from
 one above; `docs/diagrams` draws it.
 
-Functions: `send` takes calls over HTTP, `receive` takes request events from the Broker.
+Functions: `send` takes calls over HTTP, `receive` takes request events from the Broker, `web`
+adapts Flask, which functions-framework serves them with.
 
 Outcomes: what became of a request. `results` puts a target's answer into JSON, `outcomes` takes
-what comes back, `records` notes it in the `state`, `status` tells it, and `signatures` prove whom
-it comes from.
+what comes back, `records` keeps it in the `state`, `status` reports it, and `auth` authenticates
+callers, callbacks and the relay's own events.
 
-Events: `events` reads and writes them, `broker` publishes them, `callbacks` makes them of what
-targets call back with.
+Events: `events` reads and writes CloudEvents, `broker` publishes them.
 
 Calls: `calls` turns an envelope into a call of the `client`, whose `connections` open `sockets` to
-where the egress policy lets them, keep its deadline (`deadlines`), and read the `heads` of answers.
+addresses that the egress policy permits, keep its deadline (`deadlines`), and read the `heads` of
+answers.
 
-Requests: what comes with a call. `bodies` are read, `tokens` let callers in, `prefer` says who
-would rather wait, `ids` are what requests are called; `schemas` describe it all to callers.
+Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
+read with `urls`, `headers` and `jsons`; `tracing` is what travels with it. `settings` is what an
+operator can set; `egress` is the policy.
 
-Rules: what may be said, and where calls may go. `envelope` is a call as its caller writes it, read
-with `urls`, `headers` and `strict_json`. `settings` is what an operator can set, read with
-`variables`; `egress` is the policy.
-
-Ground: `problems` is the tree of what goes wrong, `messages` is HTTP as all of them see it, `logs`
-write down what becomes of each request.
+Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
+line for each request.
 """

@@ -59,13 +59,13 @@ class Broker:
     """Publish to `K_SINK`.
 
     Args:
-        settings: `k_sink`, `k_ca_certs`, `ce_overrides`, `publish_timeout_s`,
+        settings: `k_sink`, `k_ca_certs`, `k_ce_overrides`, `publish_timeout_s`,
             `target_connect_timeout_s` and `threads` count.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._target = settings.k_sink
-        self._overrides = settings.ce_overrides
+        self._overrides = settings.k_ce_overrides or {}
         self._timeout_s = settings.publish_timeout_s
         self._client = Client(
             _OperatorsOwn(),

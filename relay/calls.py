@@ -6,27 +6,8 @@ from relay import logs
 from relay.client import Answer, Client
 from relay.egress import Policy
 from relay.envelope import Envelope
-from relay.headers import HOPS, Headers, find, hops_of
-from relay.problems import LoopDetected
+from relay.headers import HOPS, Headers, find
 from relay.settings import Settings
-
-# A synchronous loop holds one thread a hop, so this must stay well below THREADS.
-MAX_HOPS = 3
-
-
-def next_hop(received: str | None) -> int:
-    """Count this pass through the relay.
-
-    Args:
-        received: the counter as it came, in the `Relay-Hops` header or the `relayhops` extension.
-
-    Raises:
-        LoopDetected: the call has passed a relay `MAX_HOPS` times already.
-    """
-    hops = hops_of(received) + 1
-    if hops > MAX_HOPS:
-        raise LoopDetected(f"the call has passed a relay {MAX_HOPS} times; the relay calls itself")
-    return hops
 
 
 class Caller:

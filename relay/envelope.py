@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from relay import strict_json
-from relay.headers import (
-    MAX_HEADERS,
-    MAX_HEADERS_BYTES,
-    Headers,
-    find,
-    is_json,
-    json_type,
-    parse_headers,
-    wire_value,
-)
+from relay import jsons
+from relay.headers import MAX_HEADERS, MAX_HEADERS_BYTES, Headers, find, parse_headers, wire_value
+from relay.jsons import is_json, json_type
 from relay.problems import InvalidRequest
 from relay.urls import Target, parse_target
+
+# Fit for an event's id, a header and a path segment alike; with or without the quotes of
+# draft-ietf-httpapi-idempotency-key-header.
+_ID = re.compile(r'("?)([A-Za-z0-9._~:+=@-]{1,128})\1', re.ASCII)
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -92,8 +90,8 @@ class Envelope:
                 "envelope", 'is empty; send {"targetURL", "targetAPI", "headers", "body"} as JSON'
             )
         try:
-            return cls.from_object(strict_json.loads(raw))
-        except strict_json.JSONError as exc:
+            return cls.from_object(jsons.loads(raw))
+        except jsons.JSONError as exc:
             raise InvalidRequest("envelope", str(exc)) from exc
 
     @classmethod
@@ -146,8 +144,8 @@ def _content(value: dict[str, object], headers: Headers) -> tuple[bytes | None, 
             raise InvalidRequest("bodyBase64", "must not stand beside body; send one of them")
         text = _string(value["bodyBase64"], "bodyBase64")
         try:
-            return strict_json.decode_base64(text), "application/octet-stream"
-        except strict_json.JSONError as exc:
+            return jsons.decode_base64(text), "application/octet-stream"
+        except jsons.JSONError as exc:
             raise InvalidRequest("bodyBase64", str(exc)) from exc
     if "body" not in value:
         return None, "application/json"
@@ -213,3 +211,24 @@ def _string(value: object, field: str) -> str:
 def _shown(name: str) -> str:
     """Make a name that the caller made up safe and short enough for an error."""
     return ascii(name[:64])[1:-1] or '""'
+
+
+def parse_id(text: str, *, field: str) -> str:
+    """Check an id that a caller chose.
+
+    Args:
+        text: the id, maybe in double quotes.
+        field: what it is called where the caller wrote it, for errors.
+
+    Raises:
+        InvalidRequest: it has other characters, or too many.
+    """
+    match = _ID.fullmatch(text)
+    if match is None:
+        raise InvalidRequest(field, "must be 1 to 128 letters, digits or . _ ~ : + = @ -")
+    return match[2]
+
+
+def new_id() -> str:
+    """Make an id for a request whose caller chose none."""
+    return str(uuid.uuid4())

@@ -17,9 +17,9 @@ import cloudevents.exceptions
 from cloudevents.conversion import to_binary
 from cloudevents.http import CloudEvent, from_http
 
-from relay import strict_json
+from relay import jsons
 from relay.headers import wire_value
-from relay.messages import Response
+from relay.http import Response
 from relay.problems import InvalidRequest
 
 SPEC_VERSIONS: Final = ("1.0", "0.3")
@@ -142,8 +142,8 @@ def _escaped(name: str, value: str) -> str:
 
 def _check_structured(body: bytes) -> None:
     try:
-        value = strict_json.loads(body)
-    except strict_json.JSONError as exc:
+        value = jsons.loads(body)
+    except jsons.JSONError as exc:
         raise InvalidRequest("event", str(exc)) from exc
     if not isinstance(value, dict):
         raise InvalidRequest("event", "must be one JSON object")
@@ -151,8 +151,8 @@ def _check_structured(body: bytes) -> None:
         if "data" in value:
             raise InvalidRequest("data_base64", "must not stand beside data")
         try:
-            strict_json.decode_base64(value["data_base64"])
-        except strict_json.JSONError as exc:
+            jsons.decode_base64(value["data_base64"])
+        except jsons.JSONError as exc:
             raise InvalidRequest("data_base64", str(exc)) from exc
     for name, item in value.items():
         if name in ("data", "data_base64"):

@@ -6,14 +6,19 @@ import email.utils
 import re
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from urllib.parse import quote
 
+from relay.jsons import json_type
 from relay.problems import InvalidRequest
 
 Headers = tuple[tuple[str, str], ...]
 
 MAX_HEADERS = 64
 MAX_HEADERS_BYTES = 16 * 1024
+
+# Longer than this nobody should hold a connection open; /async is there for it.
+MAX_WAIT_S = 120
 
 # Counts how often a call has passed a relay. Only the relay sets it.
 HOPS = "relay-hops"
@@ -45,15 +50,9 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 # but legal, its control characters (U+0080 to U+009F) are not worth the doubt.
 _VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 
-_NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e]")
+_PREFERENCE = re.compile(r"\s*([A-Za-z-]+)\s*(?:=\s*\"?([^\";,]*)\"?\s*)?(?:;[^,]*)?")
 
-# W3C Trace Context, section 3.2: neither id is all zero, version ff is none, and version 00 ends
-# after 55 characters.
-_TRACEPARENT = re.compile(
-    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-    r"(?:-[\x21-\x7e]*)?"
-)
-_TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
+_NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e]")
 
 
 def parse_headers(
@@ -125,25 +124,6 @@ def find(headers: Headers, name: str) -> str | None:
     return next((value for key, value in headers if key.lower() == lower), None)
 
 
-def is_json(content_type: str) -> bool:
-    """Tell whether a Content-Type is JSON, or a type written in it (RFC 6839 section 3.1)."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type == "application/json" or media_type.endswith("+json")
-
-
-def json_type(value: object) -> str:
-    """Name a JSON value's type with its article, for errors."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "a string"
-    return "an array" if isinstance(value, list) else "an object"
-
-
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Leave out of a target's answer what is not for the caller, and what would break its framing.
 
@@ -162,27 +142,6 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def trace_context(traceparent: str | None, tracestate: str | None) -> Headers:
-    """Keep a W3C trace context that is well-formed; drop any other, as that standard asks."""
-    if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
-        return ()
-    if tracestate is None or not _TRACESTATE.fullmatch(tracestate):
-        return (("traceparent", traceparent),)
-    return (("traceparent", traceparent), ("tracestate", tracestate))
-
-
-def trace_id(traceparent: str | None) -> str | None:
-    """Read the id of the trace out of a well-formed traceparent; None for any other."""
-    if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
-        return None
-    return traceparent.split("-")[1]
-
-
-def hops_of(value: str | None) -> int:
-    """Read the hop counter; one that is no number counts as none."""
-    return int(value) if value and re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) else 0
-
-
 def retry_after_s(value: str | None) -> float | None:
     """Read a Retry-After header, a number of seconds or a date (RFC 9110 section 10.2.3).
 
@@ -198,3 +157,30 @@ def retry_after_s(value: str | None) -> float | None:
     except (ValueError, OverflowError):
         return None
     return max(0.0, date.timestamp() - time.time())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preferences:
+    """What a caller would like.
+
+    Args:
+        wait_s: answer within this time if there is an answer (section 4.3); None for no wish.
+        respond_async: answer 202 rather than wait for the answer (section 4.1).
+    """
+
+    wait_s: int | None = None
+    respond_async: bool = False
+
+    @classmethod
+    def from_header(cls, value: str | None) -> Preferences:
+        """Read the header; what is not understood is ignored, and of two the first counts."""
+        preferences: dict[str, str] = {}
+        for part in (value or "").split(","):
+            match = _PREFERENCE.fullmatch(part)
+            if match is not None:
+                preferences.setdefault(match[1].lower(), (match[2] or "").strip())
+        wait = preferences.get("wait", "")
+        return cls(
+            wait_s=min(int(wait), MAX_WAIT_S) if re.fullmatch(r"[0-9]{1,6}", wait) else None,
+            respond_async="respond-async" in preferences,
+        )

@@ -6,18 +6,23 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import cast
+from typing import Final, cast
+from urllib.parse import parse_qsl, urlencode
 
-from relay import logs, strict_json
+from relay import jsons, logs
+from relay.auth import Signatures
 from relay.broker import Broker
+from relay.envelope import new_id, parse_id
 from relay.events import CALLBACK, JSON, RESULTS, Event
-from relay.headers import trace_id
-from relay.messages import Response
+from relay.http import Request, Response
+from relay.jsons import is_json
 from relay.problems import InvalidRequest
 from relay.records import DEAD, Record, Records
 from relay.results import parse_result
 from relay.settings import Settings
-from relay.signatures import Signatures
+from relay.tracing import trace_id
+
+FORM: Final = "application/x-www-form-urlencoded"
 
 
 class Outcomes:
@@ -158,12 +163,12 @@ def reason_of(event: Event) -> dict[str, object]:
     if code.isascii() and code.isdigit():
         reason["code"] = int(code)
     try:
-        raw = strict_json.decode_base64(event.attributes.get("knativeerrordata", ""))
-    except strict_json.JSONError:
+        raw = jsons.decode_base64(event.attributes.get("knativeerrordata", ""))
+    except jsons.JSONError:
         return reason
     try:
-        data = strict_json.loads(raw)
-    except strict_json.JSONError:
+        data = jsons.loads(raw)
+    except jsons.JSONError:
         return reason | ({"data": raw.decode("utf-8", "replace")} if raw else {})
     reason["data"] = data
     if isinstance(data, dict):
@@ -175,3 +180,42 @@ def _epitaph(reason: Mapping[str, object]) -> str:
     """Say why a request is dead; what its subscriber sent may hold what is not for the log."""
     why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
     return f"the request is dead: {why}"
+
+
+def target_callback_event(request: Request, body: bytes, *, event_type: str, source: str) -> Event:
+    """Make the event of a target's callback.
+
+    Args:
+        request: its query may name a request (`id`), which becomes the event's subject.
+        body: JSON, a form, a CloudEvent, anything else or nothing. A callback without a body, by
+            GET say, has its data in the query.
+        event_type: of the event.
+        source: of the event.
+
+    Raises:
+        InvalidRequest: the id is none, or the body is not what its Content-Type says.
+    """
+    attributes = {"id": new_id(), "type": event_type, "source": source}
+    query = parse_qsl(request.query, keep_blank_values=True)
+    for request_id in (value for name, value in query if name == "id"):
+        attributes["subject"] = parse_id(request_id, field="id")
+    parameters = [(name, value) for name, value in query if name != "id"]
+    if body:
+        attributes["datacontenttype"], body = _callback_data(request, body)
+    elif parameters:
+        attributes["datacontenttype"], body = FORM, urlencode(parameters).encode("ascii")
+    return Event(attributes=attributes, data=body or None)
+
+
+def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:
+    content_type = request.headers.get("content-type", "application/octet-stream")
+    if content_type.lower().startswith("application/cloudevents"):
+        # In binary mode this Content-Type would turn the data into the event itself.
+        event = Event.from_http(request.headers, body)
+        return event.attributes.get("datacontenttype", JSON), event.data or b"null"
+    if is_json(content_type):
+        try:
+            jsons.loads(body)
+        except jsons.JSONError as exc:
+            raise InvalidRequest("body", str(exc)) from exc
+    return content_type, body

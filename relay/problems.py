@@ -21,13 +21,7 @@ None of them is an `OSError`: urllib3 would take it for a network fault and wrap
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
-from typing import Final
-
-from relay.messages import Response
-
-PROBLEM_JSON = "application/problem+json"
 
 
 class RelayError(Exception):
@@ -129,38 +123,3 @@ class DeadlineExceeded(RelayError):
 
 class LoopDetected(RelayError):
     status = HTTPStatus.LOOP_DETECTED
-
-
-# Before 3.13 Python has the phrase of the RFC that 9110 replaced.
-_RENAMED: Final = {413: "Content Too Large"}
-
-
-def problem(
-    status: int,
-    detail: str,
-    *,
-    headers: tuple[tuple[str, str], ...] = (),
-    members: dict[str, str | int | float] | None = None,
-) -> Response:
-    """Render a problem document (RFC 9457 section 3.1; its type is `about:blank`).
-
-    Args:
-        status: the HTTP status, whose phrase in RFC 9110 becomes the title.
-        detail: what is wrong with this one request.
-        headers: extra headers of the answer.
-        members: extension members.
-    """
-    document = {
-        "type": "about:blank",
-        "title": _RENAMED.get(status) or HTTPStatus(status).phrase,
-        "status": int(status),
-        "detail": detail,
-        **(members or {}),
-    }
-    body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    return Response.whole(status, body, content_type=PROBLEM_JSON, headers=headers)
-
-
-def problem_of(error: RelayError) -> Response:
-    """Render the answer that belongs to an error."""
-    return problem(error.status, error.detail, headers=error.headers, members=error.members)

@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from relay import logs
-from relay.calls import Caller, next_hop
+from relay.auth import MAC
+from relay.calls import Caller
 from relay.envelope import Envelope
 from relay.events import COMPLETED, FAILED, JSON, Event
-from relay.headers import Headers, find, is_json, trace_context, trace_id
-from relay.messages import Response
+from relay.headers import Headers, find
+from relay.http import Response, problem
+from relay.jsons import is_json
 from relay.problems import (
     DeadlineExceeded,
     InvalidRequest,
@@ -31,13 +33,12 @@ from relay.problems import (
     StateUnavailable,
     TargetFailed,
     TargetNotAllowed,
-    problem,
 )
 from relay.records import Records
 from relay.results import result_of
 from relay.settings import Settings
-from relay.signatures import MAC
 from relay.state import State
+from relay.tracing import next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,11 @@ import json
 from http import HTTPStatus
 from typing import cast
 
-from relay import strict_json
+from relay import jsons
 from relay.client import Answer
-from relay.headers import end_to_end, find, is_json, json_type
-from relay.messages import Response
+from relay.headers import end_to_end, find
+from relay.http import Response
+from relay.jsons import is_json, json_type
 from relay.problems import InvalidRequest
 
 _FRAMING = ("content-length",)
@@ -44,8 +45,8 @@ def parse_result(raw: bytes) -> dict[str, object]:
         InvalidRequest: it is nothing that `result_of` makes.
     """
     try:
-        result = strict_json.loads(raw)
-    except strict_json.JSONError as exc:
+        result = jsons.loads(raw)
+    except jsons.JSONError as exc:
         raise InvalidRequest("data", str(exc)) from exc
     if not isinstance(result, dict):
         raise InvalidRequest("data", f"must be a result, not {json_type(result)}")
@@ -57,8 +58,8 @@ def parse_result(raw: bytes) -> dict[str, object]:
         raise InvalidRequest("data.headers", "must be an object of lists of strings")
     if "bodyBase64" in result:
         try:
-            strict_json.decode_base64(result["bodyBase64"])
-        except strict_json.JSONError as exc:
+            jsons.decode_base64(result["bodyBase64"])
+        except jsons.JSONError as exc:
             raise InvalidRequest("data.bodyBase64", str(exc)) from exc
     return result
 
@@ -78,7 +79,7 @@ def readable(raw: bytes, content_type: str, *, truncated: bool = False) -> dict[
         return {}
     try:
         if is_json(content_type) and not truncated:
-            return {"body": strict_json.loads(raw)}
+            return {"body": jsons.loads(raw)}
         # A cut may go through the middle of a character; what is before it is still text.
         return {"body": _text_before_cut(raw) if truncated else raw.decode("utf-8")}
     except ValueError:

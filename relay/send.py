@@ -12,18 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from relay import logs, strict_json
-from relay.bodies import read_body
+from relay import jsons, logs
+from relay.auth import Signatures, check_token
 from relay.broker import Broker
-from relay.callbacks import callback_event
-from relay.calls import Caller, next_hop
-from relay.envelope import METHODS, Callback, Envelope
+from relay.calls import Caller
+from relay.envelope import METHODS, Callback, Envelope, new_id, parse_id
 from relay.events import CALLBACK, JSON, Event
-from relay.headers import HOPS, Headers, hops_of, trace_context, trace_id
-from relay.ids import new_id, parse_id
-from relay.messages import Request, Response
-from relay.outcomes import Outcomes
-from relay.prefer import Preferences
+from relay.headers import HOPS, Headers, Preferences
+from relay.http import Request, Response, problem_of, read_body
+from relay.outcomes import Outcomes, target_callback_event
 from relay.problems import (
     BrokerUnavailable,
     InvalidRequest,
@@ -31,16 +28,13 @@ from relay.problems import (
     NotFound,
     RelayError,
     StateUnavailable,
-    problem_of,
 )
 from relay.records import Record, Records
 from relay.results import as_response
-from relay.schemas import Schemas
 from relay.settings import Settings
-from relay.signatures import Signatures
 from relay.state import State
 from relay.status import Status, status_answer
-from relay.tokens import check_token
+from relay.tracing import hops_of, next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +61,7 @@ class Send:
         self._signatures = Signatures(settings.callback_secret, settings.state_url)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._status = Status(self._records, self._broker, self._signatures)
-        described = Schemas(schemas)
+        self._schemas = schemas
         # Who waits holds a thread; most of them stay free for everybody else.
         self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
         self._routes: dict[str, dict[str, Handler]] = {
@@ -79,8 +73,8 @@ class Send:
             "/event/dead-letter": {"POST": self._dead_letter},
             "/async/{id}": {"GET": self._status.read},
             "/async/{id}/retry": {"POST": self._status.retry},
-            "/openapi.yaml": {"GET": described.openapi},
-            "/envelope.schema.json": {"GET": described.envelope},
+            "/openapi.yaml": {"GET": self._openapi},
+            "/envelope.schema.json": {"GET": self._envelope_schema},
         }
 
     def handle(self, request: Request) -> Response:
@@ -116,6 +110,19 @@ class Send:
             'must go to /sync or /async: {"targetURL", "targetAPI", "headers", "body"} as JSON',
         )
 
+    def _openapi(self, request: Request) -> Response:
+        return self._schema("openapi.yaml", "application/yaml")  # RFC 9512
+
+    def _envelope_schema(self, request: Request) -> Response:
+        # openapi.yaml refers to it as its neighbour.
+        return self._schema("envelope.schema.json", "application/schema+json")
+
+    def _schema(self, name: str, content_type: str) -> Response:
+        # Read when asked for, which is seldom; the files change only with the function.
+        body = (self._schemas / name).read_bytes()
+        cached = (("Cache-Control", "max-age=300"),)
+        return Response.whole(200, body, content_type=content_type, headers=cached)
+
     def _sync(self, request: Request) -> Response:
         data = self._body(request)
         envelope = self._envelope(data)
@@ -140,7 +147,7 @@ class Send:
 
     def _respond_async(self, request: Request, data: bytes) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""
-        value = strict_json.loads(data)
+        value = jsons.loads(data)
         assert isinstance(value, dict)  # noqa: S101 - it has been read as an envelope
         data = json.dumps(value | {"method": request.method}).encode("ascii")
         record = self._accept(request, data, self._envelope(data))
@@ -213,7 +220,7 @@ class Send:
         if self._outcomes.is_own(request.headers.get("ce-type")):
             return self._outcomes.take(Event.from_http(request.headers, body))
         self._signatures.verify(request.headers, body)
-        event = callback_event(
+        event = target_callback_event(
             request,
             body,
             event_type=f"{self._settings.event_type}.{CALLBACK}",

@@ -1,94 +1,222 @@
-"""The settings of both functions, read once from the environment."""
+"""The settings of both functions, read once from the environment.
+
+A wrong value stops the start and ends up in the log. Some settings are secrets, so no error repeats
+a value, except the entries of `ALLOWED_TARGETS` and the names in `K_CE_OVERRIDES`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
-from relay import variables
 from relay.egress import AllowedTarget
-from relay.urls import Target
+from relay.jsons import JSONError, decode_base64, loads
+from relay.problems import InvalidRequest
+from relay.urls import Target, parse_authority, parse_target
+
+_ATTRIBUTE_VALUE = re.compile(r"[!#$&-~]{1,128}", re.ASCII)
+_EXTENSION_NAME = re.compile(r"[a-z0-9]{1,20}", re.ASCII)
+# The context attributes of CloudEvents 1.0, which an override must not touch.
+_CONTEXT_ATTRIBUTES: Final = frozenset(
+    ("data", "datacontenttype", "dataschema", "id", "source", "specversion", "subject", "time")
+) | {"type"}
+# The user information of a URL (RFC 3986 section 3.2.1). The parsers that would read another one
+# repeat it in their errors.
+_REDIS = re.compile(
+    r"rediss?://(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?([^/?#@]+)(?:/[0-9]{1,4})?", re.ASCII
+)
+# Standard Webhooks, "Signature scheme": between 24 and 64 bytes.
+_MIN_SECRET_BYTES: Final = 24
+_MIN_TOKEN_CHARACTERS: Final = 16
+
+
+class InvalidSetting(ValueError):
+    """Name the setting and what would be right; it stops the start."""
+
+
+def _sink(text: str) -> Target:
+    try:
+        return parse_target(text, url_field="K_SINK")
+    except InvalidRequest as exc:
+        raise InvalidSetting(exc.detail.removeprefix("K_SINK ")) from exc
+
+
+def _certificates(pem: str) -> str:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, TypeError) as exc:  # TypeError: it is not ASCII
+        raise InvalidSetting("must be certificates in PEM") from exc
+    return pem
+
+
+def _extensions(text: str) -> dict[str, str]:
+    """Read `{"extensions": {name: value}}`, as Knative's SinkBinding writes it."""
+    try:
+        overrides = loads(text.encode("utf-8", "surrogateescape"))
+    except JSONError as exc:
+        raise InvalidSetting(str(exc)) from exc
+    extensions = overrides.get("extensions") or {} if isinstance(overrides, dict) else None
+    if not isinstance(extensions, dict):
+        raise InvalidSetting('must be JSON like {"extensions": {"name": "value"}}')
+    for name, value in extensions.items():
+        if not _EXTENSION_NAME.fullmatch(name) or name in _CONTEXT_ATTRIBUTES:
+            raise InvalidSetting(
+                f"has the extension name {name!a};"
+                " a name is 1 to 20 lower-case letters or digits, and no context attribute"
+            )
+        if not isinstance(value, str) or not value.isprintable():
+            raise InvalidSetting(f"must give {name} a string of visible characters")
+    return extensions
+
+
+def _attribute(text: str) -> str:
+    if not _ATTRIBUTE_VALUE.fullmatch(text):
+        raise InvalidSetting("must be 1 to 128 visible ASCII characters without space, quote or %")
+    return text
+
+
+def _allowed_targets(text: str) -> tuple[AllowedTarget, ...]:
+    entries = [entry.strip() for entry in text.split(",")]
+    try:
+        return tuple(AllowedTarget.from_text(entry) for entry in entries if entry)
+    except ValueError as exc:
+        raise InvalidSetting(f"has {exc}") from exc
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InvalidSetting("must be true or false")
+    return text.lower() == "true"
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 86_400:
+        raise InvalidSetting("must be a number of seconds above 0, at most 86400")
+    return value
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,12}", text, re.ASCII) or int(text) == 0:
+        raise InvalidSetting("must be a whole number above 0")
+    return int(text)
+
+
+def _state_url(url: str) -> str:
+    redis = _REDIS.fullmatch(url)
+    if redis is not None:
+        try:
+            parse_authority(redis[1], field="STATE_URL")
+        except InvalidRequest:
+            redis = None
+    if redis is None and not re.fullmatch(r"memory://|file:///[^?#]+", url):
+        raise InvalidSetting(
+            "must be memory://, file:///DIRECTORY"
+            " or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE], the password percent-encoded"
+        )
+    return url
+
+
+def _secrets(text: str) -> tuple[bytes, ...]:
+    """Read one key, or two with a space between them while one replaces the other."""
+    keys = []
+    for secret in text.split():
+        try:
+            keys.append(decode_base64(secret.removeprefix("whsec_")))
+        except JSONError:
+            keys.append(b"")
+    if any(len(key) < _MIN_SECRET_BYTES for key in keys):
+        raise InvalidSetting(
+            f"must be whsec_ and base64 of {_MIN_SECRET_BYTES} bytes or more,"
+            " or two of these with a space between them"
+        )
+    return tuple(keys)
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    tokens = tuple(text.split())
+    for token in tokens:
+        if not re.fullmatch(rf"[!-~]{{{_MIN_TOKEN_CHARACTERS},}}", token, re.ASCII):
+            raise InvalidSetting(
+                f"must be {_MIN_TOKEN_CHARACTERS} or more visible ASCII characters,"
+                " or several of these with a space between them"
+            )
+    return tokens
+
+
+def _log_level(text: str) -> str:
+    level = text.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise InvalidSetting("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    return level
+
+
+# Any: a field's type is that of its default and of what its parser returns, which mypy cannot say.
+def _setting(
+    default: Any, parse: Callable[[str], object], meaning: str, *, secret: bool = False
+) -> Any:
+    metadata = {"parse": parse, "meaning": meaning}
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """What an operator can set; each field is the environment variable of its name in upper case.
 
-    Args:
-        k_sink: the Broker; None when there is no SinkBinding, and then nothing is published.
-        ce_overrides: extension attributes for every event, from `K_CE_OVERRIDES`.
-        k_ca_certs: PEM certificates to trust for the Broker, besides the system's.
-        event_type: type of a request event; results append `.completed`, `.failed`, `.callback`.
-        event_source: source of every event the relay makes.
-        allowed_targets: what the egress policy lets through besides public addresses.
-        allowed_targets_only: nothing but `allowed_targets` is let through.
-        target_timeout_s: the longest that one call to a target may take in all.
-        target_connect_timeout_s: of that, for the look-up and the connection.
-        publish_timeout_s: for publishing one event, retries included.
-        max_body_bytes: the largest request body.
-        max_result_bytes: how much of a target's answer a result event keeps.
-        k_service: the name of the Knative Service that this is, set by Knative.
-        state_url: where what became of requests is kept: `memory://` (this process only),
-            `file:///DIRECTORY` (all processes of one machine) or `redis[s]://…` (all there are).
-        state_ttl_s: for how long, whole seconds.
-        callback_secret: Standard Webhooks keys from `CALLBACK_SECRET`, the one in use first; what
-            callers are called back with is signed with each, and what targets call back with must
-            be signed with one.
-        api_token: from `API_TOKEN`; callers must carry one of them.
-        log_level: of Python's `logging`.
-        threads: how many requests functions-framework serves at once; sizes connection pools.
+    A line is the default, the parser and the meaning; the table in README.md begins each row with
+    the same words.
     """
 
-    k_sink: Target | None = None
-    ce_overrides: Mapping[str, str] = field(default_factory=dict)
-    k_ca_certs: str | None = None
-    event_type: str = "dev.knative.samples.t2"
-    event_source: str = "dev.knative.samples/t2"
-    allowed_targets: tuple[AllowedTarget, ...] = ()
-    allowed_targets_only: bool = False
-    target_timeout_s: float = 30.0
-    target_connect_timeout_s: float = 5.0
-    publish_timeout_s: float = 30.0
-    max_body_bytes: int = 1_048_576
-    max_result_bytes: int = 262_144
-    k_service: str | None = None
-    state_url: str = field(default="memory://", repr=False)
-    state_ttl_s: int = 86_400
-    callback_secret: tuple[bytes, ...] = field(default=(), repr=False)
-    api_token: tuple[str, ...] = field(default=(), repr=False)
-    log_level: str = "INFO"
-    threads: int = 8
+    k_sink: Target | None = _setting(None, _sink, "set by the SinkBinding")
+    k_ce_overrides: Mapping[str, str] | None = _setting(None, _extensions, "set by the SinkBinding")
+    k_ca_certs: str | None = _setting(None, _certificates, "set by the SinkBinding")
+    k_service: str | None = _setting(None, str, "set by Knative")
+    event_type: str = _setting("dev.knative.samples.t2", _attribute, "of the events")
+    event_source: str = _setting("dev.knative.samples/t2", _attribute, "of the events")
+    allowed_targets: tuple[AllowedTarget, ...] = _setting(
+        (), _allowed_targets, "what may be called besides public addresses"
+    )
+    allowed_targets_only: bool = _setting(False, _boolean, "nothing else may be called")
+    target_timeout_s: float = _setting(
+        30.0, _seconds, "the longest a call to a target may take in all"
+    )
+    target_connect_timeout_s: float = _setting(
+        5.0, _seconds, "of that, for the look-up and the connection"
+    )
+    publish_timeout_s: float = _setting(30.0, _seconds, "for publishing one event")
+    max_body_bytes: int = _setting(1_048_576, _count, "the largest request body")
+    max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
+    state_url: str = _setting(
+        "memory://", _state_url, "where what became of requests is kept", secret=True
+    )
+    state_ttl_s: int = _setting(86_400, _count, "for how long")
+    callback_secret: tuple[bytes, ...] = _setting(
+        (), _secrets, "signs delivered callbacks", secret=True
+    )
+    api_token: tuple[str, ...] = _setting((), _tokens, "callers of `/sync`", secret=True)
+    log_level: str = _setting("INFO", _log_level, "what is [logged](#logs)")
+    threads: int = _setting(8, _count, "functions-framework's own")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
         """Read the settings; an empty variable counts as unset.
 
         Raises:
-            variables.InvalidSetting: a value is not of its kind.
+            InvalidSetting: a value is not of its kind.
         """
-        default = cls()
-        return cls(
-            k_sink=variables.k_sink(env),
-            ce_overrides=variables.ce_overrides(env),
-            k_ca_certs=variables.certificates(env),
-            event_type=variables.attribute(env, "EVENT_TYPE", default.event_type),
-            event_source=variables.attribute(env, "EVENT_SOURCE", default.event_source),
-            allowed_targets=variables.allowed_targets(env),
-            allowed_targets_only=variables.boolean(env, "ALLOWED_TARGETS_ONLY"),
-            target_timeout_s=variables.seconds(env, "TARGET_TIMEOUT_S", default.target_timeout_s),
-            target_connect_timeout_s=variables.seconds(
-                env, "TARGET_CONNECT_TIMEOUT_S", default.target_connect_timeout_s
-            ),
-            publish_timeout_s=variables.seconds(
-                env, "PUBLISH_TIMEOUT_S", default.publish_timeout_s
-            ),
-            max_body_bytes=variables.count(env, "MAX_BODY_BYTES", default.max_body_bytes),
-            max_result_bytes=variables.count(env, "MAX_RESULT_BYTES", default.max_result_bytes),
-            k_service=env.get("K_SERVICE") or None,
-            state_url=variables.state_url(env, default.state_url),
-            state_ttl_s=variables.count(env, "STATE_TTL_S", default.state_ttl_s),
-            callback_secret=variables.callback_secret(env),
-            api_token=variables.api_token(env),
-            log_level=variables.log_level(env, default.log_level),
-            threads=variables.count(env, "THREADS", default.threads),
-        )
+        values = {}
+        for each in fields(cls):
+            name = each.name.upper()
+            if env.get(name):
+                try:
+                    values[each.name] = each.metadata["parse"](env[name])
+                except InvalidSetting as exc:
+                    raise InvalidSetting(f"{name} {exc}") from exc.__cause__
+        return cls(**values)

@@ -6,12 +6,12 @@ import json
 from urllib.parse import parse_qs, quote
 
 from relay import logs
+from relay.auth import Signatures
 from relay.broker import Broker
 from relay.events import JSON
-from relay.messages import Request, Response
+from relay.http import Request, Response
 from relay.problems import Conflict, InvalidRequest, NotFound, RelayError
 from relay.records import ACCEPTED, DEAD, Record, Records
-from relay.signatures import Signatures
 
 # How soon it is worth asking again about a request that is open.
 _ASK_AGAIN_S = 1

@@ -114,14 +114,12 @@ def _reachable(graph: Graph, start: str) -> set[str]:
 
 
 def _modules(root: Path) -> Iterator[_Module]:
-    """Find the code that is drawn, without the copies in the functions' folders."""
+    """Find the code that is drawn."""
     for path in sorted(root.glob("relay/[!_]*.py")):
         yield _Module(f"relay.{path.stem}", f"relay.{path.stem}", path)
     for path in sorted(root.glob("functions/*/function/main.py")):
         function = path.parts[-3]
         yield _Module(f"functions.{function}", f"functions/{function}/", path)
-    for path in sorted(root.glob("functions/shared/function/[!_]*.py")):
-        yield _Module(path.stem, "functions/shared/", path)
     for path in sorted(path for name in _UNDEPLOYED for path in root.glob(f"{name}/**/*.py")):
         file = path.relative_to(root)
         parts = file.parent.parts if path.stem == "__init__" else file.with_suffix("").parts

@@ -8,6 +8,7 @@ import pytest
 
 from local import manifests
 from local.functions import Function, FunctionError, function_environment
+from tests.support.processes import REPOSITORY
 
 FUNC_YAML = """
 name: send-serving
@@ -55,6 +56,7 @@ def environment(folder: Path, env: dict[str, str], manifest: str = MANIFESTS) ->
         sample_api="localhost:30000",
     )
     assert result.pop("PYTHONUNBUFFERED") == result.pop("PYTHONUTF8") == "1"
+    assert result.pop("PYTHONPATH") == str(REPOSITORY)
     return result
 
 

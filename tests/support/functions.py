@@ -41,5 +41,7 @@ def serving(
     )
     url = f"http://127.0.0.1:{port}"
     ready = f"{url}/health/readiness"
-    with running(command, env={"THREADS": "8", **env}, ready_url=ready) as process:
+    with running(
+        command, env={"PYTHONPATH": str(REPOSITORY), "THREADS": "8", **env}, ready_url=ready
+    ) as process:
         yield Function(url=url, port=port, process=process)

@@ -7,8 +7,8 @@ import flask
 import functions_framework
 from cloudevents.http import CloudEvent
 
-import web
-from relay.bodies import read_body
+from relay import web
+from relay.http import read_body
 from relay.problems import RelayError
 from relay.receive import Receive, refusal
 from relay.settings import Settings

@@ -6,7 +6,7 @@ from pathlib import Path
 import flask
 import functions_framework
 
-import web
+from relay import web
 from relay.send import Send
 from relay.settings import Settings
 

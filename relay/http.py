@@ -1,0 +1,150 @@
+"""HTTP messages as the relay sees them, whatever framework brought them in.
+
+`relay.web` turns the framework's request into a `Request` and a `Response` into the framework's;
+nothing else knows which framework that is. Request bodies are read here, bounded and whole or not
+at all, and errors become problem documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from relay.problems import InvalidRequest, RelayError, TooLarge
+
+PROBLEM_JSON: Final = "application/problem+json"
+
+# Before 3.13 Python has the phrase of the RFC that 9110 replaced.
+_RENAMED: Final = {413: "Content Too Large"}
+
+_PIECE_BYTES = 64 * 1024
+# Many clients look for the answer only once they have sent all of the body, so what is too large is
+# still read and dropped, up to this many times the limit.
+_DROPPED = 8
+
+
+class Readable(Protocol):
+    """The part of a binary stream that reading a request body needs."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One HTTP request.
+
+    Args:
+        method: as sent, in upper case.
+        path: percent-decoded, beginning with a slash.
+        query: the query string as sent, without the question mark.
+        headers: by lower-case name.
+        stream: the body, not yet read.
+        content_length: in bytes; None when the request did not say.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    stream: Readable
+    content_length: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Response:
+    """One HTTP answer; a body that has a `close` method is closed when the answer is done with."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: Iterable[bytes] = ()
+
+    @classmethod
+    def whole(
+        cls,
+        status: int,
+        body: bytes,
+        *,
+        content_type: str,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> Response:
+        """Make an answer whose body is known; it gets a `Content-Length`."""
+        framing = (("Content-Type", content_type), ("Content-Length", str(len(body))))
+        return cls(status=status, headers=framing + headers, body=(body,))
+
+    @classmethod
+    def empty(cls, status: int, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+        """Make an answer without a body, which to a Broker is a success; most bodies are not."""
+        return cls(status=status, headers=(("Content-Length", "0"), *headers))
+
+
+def read_body(stream: Readable, content_length: int | None, limit_bytes: int) -> bytes:
+    """Read a whole body.
+
+    Args:
+        stream: the body; it ends where the body ends.
+        content_length: what the request declared; None for a chunked body or none.
+        limit_bytes: the largest body that is taken.
+
+    Raises:
+        TooLarge: the body is larger.
+        InvalidRequest: the client died before the body was complete. Frameworks hand on what had
+            come until then as if it were all.
+    """
+    if content_length is not None and content_length > limit_bytes:
+        raise _too_large(stream, limit_bytes)
+    body = bytearray()
+    while piece := _next_piece(stream, min(_PIECE_BYTES, limit_bytes + 1 - len(body))):
+        body += piece
+        if len(body) > limit_bytes:
+            raise _too_large(stream, limit_bytes)
+    if content_length is not None and len(body) < content_length:
+        raise InvalidRequest("body", f"has {len(body)} bytes; Content-Length says {content_length}")
+    return bytes(body)
+
+
+def _next_piece(stream: Readable, size_bytes: int) -> bytes:
+    try:
+        return stream.read(size_bytes)
+    except Exception as exc:  # each server has its own errors for a broken chunk or a dead client
+        raise InvalidRequest("body", "broke off before its end") from exc
+
+
+def _too_large(stream: Readable, limit_bytes: int) -> TooLarge:
+    left_bytes = _DROPPED * limit_bytes
+    while left_bytes > 0 and (piece := _next_piece(stream, min(_PIECE_BYTES, left_bytes))):
+        left_bytes -= len(piece)
+    return TooLarge(f"the body is larger than {limit_bytes} bytes (MAX_BODY_BYTES)")
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    headers: tuple[tuple[str, str], ...] = (),
+    members: dict[str, str | int | float] | None = None,
+) -> Response:
+    """Render a problem document (RFC 9457 section 3.1; its type is `about:blank`).
+
+    Args:
+        status: the HTTP status, whose phrase in RFC 9110 becomes the title.
+        detail: what is wrong with this one request.
+        headers: extra headers of the answer.
+        members: extension members.
+    """
+    document = {
+        "type": "about:blank",
+        "title": _RENAMED.get(status) or HTTPStatus(status).phrase,
+        "status": int(status),
+        "detail": detail,
+        **(members or {}),
+    }
+    body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return Response.whole(status, body, content_type=PROBLEM_JSON, headers=headers)
+
+
+def problem_of(error: RelayError) -> Response:
+    """Render the answer that belongs to an error."""
+    return problem(error.status, error.detail, headers=error.headers, members=error.members)

@@ -1,0 +1,125 @@
+"""Read JSON as RFC 8259 has it and nothing more, so that every reader sees the same value.
+
+Python's own reader also takes `NaN`, repeated names, UTF-16 and numbers beyond a double's range.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+
+# Far deeper than any real body; the same on every Python, whose own limits differ by version and
+# by how deep the call stack already is: what Send accepts, Receive must be able to read.
+MAX_DEPTH = 100
+
+# RFC 4648 section 4. Python's own reader takes less or more of it from version to version.
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
+
+
+class JSONError(ValueError):
+    """Say why a text is not JSON; the message carries none of the text."""
+
+
+def loads(raw: bytes) -> object:
+    """Read one JSON value.
+
+    Args:
+        raw: UTF-8, without a byte order mark (RFC 8259 section 8.1).
+
+    Raises:
+        JSONError: the bytes are not one JSON value, a name stands twice in an object, a number is
+            out of range, or the value is nested deeper than `MAX_DEPTH`.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise JSONError(f"is not UTF-8 (byte {exc.start})") from exc
+    _check_depth(text)
+    try:
+        value: object = _decoder.decode(text)
+    except json.JSONDecodeError as exc:
+        raise JSONError(f"is not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}") from exc
+    return value
+
+
+def decode_base64(text: object) -> bytes:
+    """Read the bytes that a JSON string holds.
+
+    Raises:
+        JSONError: the value is no string, or not base64.
+    """
+    if not isinstance(text, str) or not _BASE64.fullmatch(text):
+        raise JSONError("must be base64 (RFC 4648 section 4)")
+    return base64.b64decode(text)
+
+
+def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    in_string = escaped = False
+    for character in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                in_string = False
+        elif character == '"':
+            in_string = True
+        elif character in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise JSONError(f"is nested deeper than {MAX_DEPTH} levels")
+        elif character in "]}":
+            depth -= 1
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise JSONError("has a name twice in one object")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise JSONError("holds a number that is out of range")
+    return value
+
+
+def _int(text: str) -> int:
+    _float(text)  # the same range for both; and reading very long integers is slow
+    return int(text)
+
+
+def _constant(name: str) -> float:
+    raise JSONError(f"is not JSON: {name} is not a JSON number")
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=_constant
+)
+
+
+def is_json(content_type: str) -> bool:
+    """Tell whether a Content-Type is JSON, or a type written in it (RFC 6839 section 3.1)."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def json_type(value: object) -> str:
+    """Name a JSON value's type with its article, for errors."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "an object"

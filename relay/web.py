@@ -1,0 +1,147 @@
+"""Adapt Flask, which functions-framework serves with, to the relay's own requests and answers."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import flask
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as WrongMethod
+
+from relay import logs
+from relay.http import Request, Response, problem, problem_of
+from relay.problems import MethodNotAllowed, RelayError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+    from werkzeug.datastructures import Headers
+
+LIVENESS = "/health/liveness"
+READINESS = "/health/readiness"
+
+
+def prepare(app: flask.Flask, log_level: str) -> None:
+    """Give a function's app its probes, its log, and answers that are problem documents.
+
+    functions-framework would invoke an HTTP function for a probe and refuse one to a CloudEvent
+    function; its own error pages are HTML, and one of them repeats every request header.
+    """
+    app.get(LIVENESS)(_alive)
+    app.get(READINESS)(_ready)
+    app.url_map.merge_slashes = False  # else //sync is a redirect, in HTML
+    app.register_error_handler(RelayError, _refused)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+    app.before_request(_begin)
+    app.after_request(_finish)
+    logging.basicConfig(handlers=[logs.json_handler()], force=True)
+    logging.getLogger("relay").setLevel(log_level)
+    # The worker is forked from this process, and shares its memory until one of them writes to it,
+    # as a garbage collection does to each object it looks at.
+    gc.freeze()
+
+
+def _begin() -> None:
+    """Begin the line of log, and refuse what is no GET of a probe."""
+    request = flask.request
+    is_probe = request.path in (LIVENESS, READINESS)
+    logs.begin(request.method, level=logging.DEBUG if is_probe else logging.INFO)
+    if is_probe:
+        logs.note(route=request.path)
+        if request.method not in ("GET", "HEAD"):  # functions-framework would invoke the function
+            raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
+
+
+def _finish(answer: flask.Response) -> flask.Response:
+    # Closed after the last byte, or when there will be no more.
+    answer.call_on_close(lambda: logs.finish(answer.status_code))
+    return answer
+
+
+def from_flask(request: flask.Request) -> Request:
+    """Return the relay's view of a request; its body is not read yet."""
+    return Request(
+        method=request.method,
+        path=request.path,
+        query=request.query_string.decode("latin-1"),
+        headers={name.lower(): value for name, value in request.headers.items()},
+        # Not request.stream: it ends early without a word when the client dies.
+        stream=request.environ["wsgi.input"],
+        content_length=request.content_length,
+    )
+
+
+class _Exact(flask.Response):
+    """An answer with the headers it was given: Flask would add a type and drop some of a 304's."""
+
+    default_mimetype = None
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        return self.headers
+
+
+def to_flask(response: Response) -> flask.Response:
+    """Return Flask's form of an answer."""
+    # A body that is an iterator counts as streamed, and only then does functions-framework not read
+    # what the client still sends, however much that is.
+    answer = _Exact(_pieces(response), status=response.status, headers=list(response.headers))
+    close = getattr(response.body, "close", None)
+    if close is not None:
+        answer.call_on_close(close)
+    return answer
+
+
+def _pieces(response: Response) -> Iterator[bytes]:
+    try:
+        yield from response.body
+    except GeneratorExit:
+        logs.note(cut_off=True)
+        logs.explain("the caller left before the end of the answer", logging.INFO)
+        raise
+    except Exception as exc:
+        logs.note(cut_off=True)
+        if isinstance(exc, RelayError):
+            logs.explain(f"the answer was cut off: {exc.detail}", logging.WARNING)
+        else:
+            logs.explain("the answer was cut off: the relay failed", logging.ERROR, error=exc)
+        # The server ends the connection for any error, but for this one without lines of its own,
+        # which hold the query.
+        raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from exc
+
+
+def _alive() -> flask.Response:
+    return to_flask(Response.whole(200, b"ok\n", content_type="text/plain"))
+
+
+def _ready() -> flask.Response:
+    # gunicorn's worker handles the signal, and is alive until it has come.
+    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if not getattr(worker, "alive", True):
+        return to_flask(problem(503, "this process is ending"))
+    return _alive()
+
+
+def _refused(error: RelayError) -> flask.Response:
+    logs.refused(error)
+    return to_flask(problem_of(error))
+
+
+def _http_error(error: HTTPException) -> flask.Response:
+    request = flask.request
+    if isinstance(error, WrongMethod):
+        allowed = tuple(sorted(error.valid_methods or ()))
+        return _refused(MethodNotAllowed(request.method, request.path[:200], allowed))
+    detail = f"{request.method} {request.path[:200]!a}: {error.name}"
+    logs.explain(detail, logging.INFO)
+    return to_flask(problem(error.code or 500, detail))
+
+
+def _unexpected(error: Exception) -> flask.Response:
+    logs.explain("the relay failed", logging.ERROR, error=error)
+    return to_flask(problem(500, "the relay failed; its log says why"))

@@ -1,0 +1,116 @@
+"""`relay.jsons`: one text, one value, whoever reads it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.jsons import MAX_DEPTH, JSONError, decode_base64, loads
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**18), 10**18)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_json_value_is_read_back(value: object) -> None:
+    """Whatever a JSON writer writes is read as the value it was."""
+    assert loads(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        pytest.param(b"", "is not JSON: Expecting value at line 1 column 1", id="empty"),
+        pytest.param(b"{} {}", "is not JSON: Extra data at line 1 column 4", id="two values"),
+        pytest.param(b"\xff", "is not UTF-8 (byte 0)", id="no UTF-8"),
+        pytest.param('{"a":1}'.encode("utf-16"), "is not UTF-8 (byte 0)", id="UTF-16"),
+        pytest.param(
+            b"\xef\xbb\xbf{}", "is not JSON: Expecting value at line 1 column 1", id="BOM"
+        ),
+        pytest.param(b'{"a":1,"a":2}', "has a name twice in one object", id="name twice"),
+        pytest.param(
+            rb'{"a":1,"\u0061":2}', "has a name twice in one object", id="name twice, escaped"
+        ),
+        pytest.param(b"NaN", "is not JSON: NaN is not a JSON number", id="NaN"),
+        pytest.param(b"-Infinity", "is not JSON: -Infinity is not a JSON number", id="-Infinity"),
+        pytest.param(b"1e400", "holds a number that is out of range", id="float too large"),
+        pytest.param(b"1" * 400, "holds a number that is out of range", id="integer too large"),
+        pytest.param(b"9" * 5000, "holds a number that is out of range", id="integer too long"),
+        pytest.param(
+            b'"\x01"', "is not JSON: Invalid control character at at line 1 column 2", id="control"
+        ),
+    ],
+)
+def test_what_readers_disagree_about_is_refused(raw: bytes, message: str) -> None:
+    """A text that some reader refuses, or reads differently, is refused."""
+    with pytest.raises(JSONError) as caught:
+        loads(raw)
+
+    assert str(caught.value) == message
+
+
+def test_the_largest_double_is_read() -> None:
+    """The range is that of a double, for integers too."""
+    assert loads(b"[1.7976931348623157e308, " + b"1" * 309 + b"]") == [
+        1.7976931348623157e308,
+        int("1" * 309),
+    ]
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'], ids=["arrays", "objects"])
+def test_depth_is_limited(opening: str) -> None:
+    """Nesting is read to the limit, the same on every Python, and refused beyond it."""
+    closing = {"[": "]", '{"a":': "}"}[opening]
+
+    def nested(depth: int) -> bytes:
+        return (opening * depth + "1" + closing * depth).encode()
+
+    loads(nested(MAX_DEPTH))
+    with pytest.raises(JSONError) as caught:
+        loads(nested(MAX_DEPTH + 1))
+
+    assert str(caught.value) == "is nested deeper than 100 levels"
+
+
+def test_brackets_beside_and_in_strings_are_not_depth() -> None:
+    """Only nesting counts, however many brackets a text has."""
+    value = [["["] * 200, '\\"[' * 200, [[]] * 200]
+
+    assert loads(json.dumps(value).encode()) == value
+
+
+@given(st.binary())
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+    """No bytes at all bring about another error than `JSONError`."""
+    with contextlib.suppress(JSONError):
+        loads(raw)
+
+
+@given(st.binary())
+def test_base64_is_read_back(raw: bytes) -> None:
+    """What base64 writes is read as it was."""
+    assert decode_base64(base64.b64encode(raw).decode()) == raw
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["YQ=", "YQ", "YQ==\n", " YQ==", "YQ==YQ==", "=", "YWJj=", "Y-_=", "YQ\u0661=", None, 1000],
+)
+def test_no_other_base64_is_read(text: object) -> None:
+    """What some versions of Python take for base64 and others do not is refused by all."""
+    with pytest.raises(JSONError) as caught:
+        decode_base64(text)
+
+    assert str(caught.value) == "must be base64 (RFC 4648 section 4)"

@@ -1,0 +1,243 @@
+"""Send, Receive and the Broker as processes that are killed, and restarted whenever they end."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from local import manifests
+from local.functions import Function, clean_environment, function_environment
+from local.serving import HOST
+from tests.support.processes import REPOSITORY, free_port, wait_until
+from tests.system.crash.plan import RETRY
+from tests.system.crash.target import DEAD_LETTERS, RESULTS
+
+VICTIMS = ("receive worker", "receive master", "send", "broker")
+
+_READY = {
+    "broker": "/healthz",
+    "send": "/health/readiness",
+    "receive": "/health/readiness",
+}
+_SERVICES = {"send": "send-serving", "receive": "receive-cloudevent-service"}
+_RESTART_POLL_S = 0.05
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 15.0
+_TARGET_TIMEOUT_S = "1"
+REQUEST_TYPE = "dev.knative.samples.t2"
+
+# As in knative/, but for the patience. Attempts that meet a Receive that is down spend the retries
+# too, and this run has one down every few seconds: what is measured is whether anything is lost,
+# not for how long the retries of knative/ last. Dead letters go to the subscriber that counts them.
+_MANIFESTS = """\
+apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {{name: default}}
+spec:
+  delivery:
+    retry: {retry}
+    backoffPolicy: linear
+    backoffDelay: PT0.1S
+    retryAfterMax: PT1S
+    deadLetterSink: {{uri: "{observer}{dead_letters}"}}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Trigger
+metadata: {{name: receive}}
+spec:
+  broker: default
+  filter: {{attributes: {{type: {type}}}}}
+  subscriber: {{ref: {{kind: Service, name: receive-cloudevent-service}}}}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Trigger
+metadata: {{name: results}}
+spec:
+  broker: default
+  filters: [{{prefix: {{type: {type}.}}}}]
+  subscriber: {{ref: {{kind: Service, name: send-serving}}, uri: /event/callback}}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Trigger
+metadata: {{name: observer}}
+spec:
+  broker: default
+  filters: [{{prefix: {{type: {type}.}}}}]
+  subscriber: {{uri: "{observer}{results}"}}
+"""
+
+
+class _Part:
+    """One process, the leader of its own group; its output goes to a file."""
+
+    def __init__(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path
+    ) -> None:
+        self.log = log
+        self._command = command
+        self._cwd = cwd
+        self._env = env
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                cwd=self._cwd,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill_worker(self) -> None:
+        """Kill the process that serves, which its master starts again."""
+        pids = re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())
+        with suppress(ProcessLookupError):  # killed already, and not started again yet
+            os.kill(int(pids[-1]), signal.SIGKILL)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_STOP_TIMEOUT_S)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class System:
+    """The relay as `./dev up` runs it, on free ports, while the `with` block runs.
+
+    Args:
+        folder: for the manifests, the Broker's data and the logs.
+        target: `host:port` of the target, which is the observer of results and dead letters too.
+    """
+
+    def __init__(self, folder: Path, target: str) -> None:
+        self._folder = folder
+        self._target = target
+        self._authorities = {name: f"{HOST}:{free_port()}" for name in _READY}
+        self._stopping = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise)
+        self._watchdog: subprocess.Popen[bytes]
+        self._parts = {
+            "broker": self._broker(),
+            **{name: self._function(name) for name in _SERVICES},
+        }
+
+    def authority(self, part: str) -> str:
+        """Return the `host:port` of `broker`, `send` or `receive`."""
+        return self._authorities[part]
+
+    def __enter__(self) -> System:
+        # Ends the parts should this process be killed itself.
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-m", "local.watchdog"],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        for part in self._parts.values():
+            self._start(part)
+        self._supervisor.start()
+        try:
+            for name, part in self._parts.items():
+                what = f"{name}, whose log is {part.log}"
+                wait_until(lambda: self._is_ready(name), _START_TIMEOUT_S, what)  # noqa: B023
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._supervisor.join()
+        for part in self._parts.values():
+            part.stop()
+        self._watchdog.kill()
+        self._watchdog.communicate()
+
+    def kill(self, victim: str) -> None:
+        """Kill one of `VICTIMS` with SIGKILL; it is started again at once."""
+        if victim == "receive worker":
+            self._parts["receive"].kill_worker()
+        else:
+            self._parts[victim.partition(" ")[0]].process.kill()
+
+    def pending(self) -> int:
+        """Count what the Broker still has to deliver."""
+        database = self._folder / "data" / "broker.sqlite3"
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)) as db:
+            return int(db.execute("SELECT count(*) FROM deliveries").fetchone()[0])
+
+    def broker_log(self) -> str:
+        """Return what the Broker has logged, in all its lives."""
+        return self._parts["broker"].log.read_text(encoding="utf-8")
+
+    def _broker(self) -> _Part:
+        folder = self._folder / "manifests"
+        folder.mkdir()
+        text = _MANIFESTS.format(
+            retry=RETRY,
+            type=REQUEST_TYPE,
+            observer=f"http://{self._target}",
+            results=RESULTS,
+            dead_letters=DEAD_LETTERS,
+        )
+        (folder / "eventing.yaml").write_text(text, encoding="utf-8")
+        command = [
+            *(sys.executable, "-m", "local.broker"),
+            *("--port", self._authorities["broker"].rpartition(":")[2]),
+            *("--manifests", str(folder), "--data", str(self._folder / "data")),
+        ]
+        for part, service in _SERVICES.items():
+            command += ["--service", f"{service}=http://{self._authorities[part]}"]
+        env = clean_environment(os.environ)
+        return _Part(command, REPOSITORY, env, self._folder / "broker.log")
+
+    def _function(self, name: str) -> _Part:
+        function = Function.load(REPOSITORY / "functions" / name)
+        settings = {"TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S, "LOG_LEVEL": "WARNING"}
+        env = function_environment(
+            function,
+            {**clean_environment(os.environ), **settings},
+            manifests.load(REPOSITORY / "knative"),
+            broker_url=f"http://{self._authorities['broker']}",
+            sample_api=self._target,
+        )
+        # The log then tells the workers' pids.
+        env["GUNICORN_LOG_LEVEL"] = "info"
+        port = int(self._authorities[name].rpartition(":")[2])
+        command = function.command(sys.executable, HOST, port)
+        return _Part(command, function.source_folder, env, self._folder / f"{name}.log")
+
+    def _start(self, part: _Part) -> None:
+        part.start()
+        assert self._watchdog.stdin is not None
+        self._watchdog.stdin.write(f"{part.process.pid}\n".encode())
+        self._watchdog.stdin.flush()
+
+    def _supervise(self) -> None:
+        while not self._stopping.wait(_RESTART_POLL_S):
+            for part in self._parts.values():
+                if part.process.poll() is not None:
+                    self._start(part)
+
+    def _is_ready(self, name: str) -> bool:
+        connection = http.client.HTTPConnection(self._authorities[name], timeout=5)
+        try:
+            connection.request("GET", _READY[name])
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
