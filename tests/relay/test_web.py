@@ -51,11 +51,11 @@ def test_a_probe_is_no_call(functions: Mapping[str, Function], name: str, path: 
 
 
 def test_a_second_slash_is_no_redirect(functions: Mapping[str, Function]) -> None:
-    """Flask would redirect to the path with one, in HTML."""
-    answer = call("GET", f"{functions['send'].url}/event//callback")
+    """Flask can redirect to the path with one; no caller of an API expects that."""
+    answer = call("POST", f"{functions['send'].url}//sync", "{}")
 
-    assert answer.status == 404
-    assert problem_of(answer)["title"] == "Not Found"
+    assert answer.status == 400
+    assert problem_of(answer)["field"] == "targetURL"
 
 
 def test_what_the_framework_refuses_is_a_problem(functions: Mapping[str, Function]) -> None:
