@@ -1,4 +1,4 @@
-"""The pictures in docs/images/, taken of the running system: `python -m tests.screenshots`."""
+"""The pictures in docs/images/, taken of the running system: `python -m tests.local.display.screenshots`."""
 
 from __future__ import annotations
 
