@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.load import Request
-from bench.processes import REPOSITORY, Lab, Server, free_port
+from bench.processes import Lab, Server
 from bench.target import ANSWER
 from local import manifests
-from local.functions import Function, clean_environment, function_environment
-from local.serving import HOST
+from local.functions import Function, function_environment
+from local.ports import HOST, free_port
+from local.process import REPOSITORY, clean_environment
 
 PROBE = "/health/readiness"
 RIVALS = Path(__file__).parent / "rivals"

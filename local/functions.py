@@ -2,7 +2,7 @@
 
 The environment is put together from, each winning over those before it:
 
-1. the few variables that any program needs (`INHERITED`), and where the source of `relay` is;
+1. the few variables that any program needs, and where the source of `relay` is;
 2. `run.envs` of the function's func.yaml;
 3. what a SinkBinding in knative/ injects;
 4. `ALLOWED_TARGETS`, so that the sample API can be called;
@@ -19,13 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import yaml
+import msgspec
 
 from local.manifests import Manifests
+from local.process import REPOSITORY, clean_environment
 from relay.settings import Settings
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR")
 RELAY_SETTINGS = frozenset(field.name.upper() for field in fields(Settings)) - {
     "K_SINK",
     "K_CE_OVERRIDES",
@@ -35,6 +34,21 @@ RELAY_SETTINGS = frozenset(field.name.upper() for field in fields(Settings)) - {
 
 class FunctionError(ValueError):
     """A func.yaml that cannot be used; the message names the field."""
+
+
+class _Env(msgspec.Struct):
+    name: str
+    value: str
+
+
+class _Run(msgspec.Struct):
+    envs: list[_Env]
+
+
+class _FuncYAML(msgspec.Struct):
+    name: str
+    invoke: str
+    run: _Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,27 +72,15 @@ class Function:
         """Read the func.yaml of a folder.
 
         Raises:
-            FunctionError: A field that is needed is not there, or not a string.
+            FunctionError: It is not YAML, or a field is missing or not a string.
         """
         path = folder / "func.yaml"
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-            function = cls(
-                folder=folder,
-                name=document["name"],
-                invoke=document["invoke"],
-                envs={each["name"]: each["value"] for each in document["run"]["envs"]},
-            )
-        except yaml.YAMLError as exc:
-            raise FunctionError(f"{path}: must be YAML: {exc}") from exc
-        except (KeyError, TypeError) as exc:
-            raise FunctionError(
-                f"{path}: name, invoke and run.envs must be given: {exc!r}"
-            ) from exc
-        for text in (function.name, function.invoke, *function.envs.values()):
-            if not isinstance(text, str):
-                raise FunctionError(f"{path}: {text!r} must be a string: put it in quotes")
-        return function
+            document = msgspec.yaml.decode(path.read_bytes(), type=_FuncYAML)
+        except msgspec.DecodeError as exc:
+            raise FunctionError(f"{path}: {exc}") from exc
+        envs = {env.name: env.value for env in document.run.envs}
+        return cls(folder=folder, name=document.name, invoke=document.invoke, envs=envs)
 
     @property
     def source_folder(self) -> Path:
@@ -91,12 +93,6 @@ class Function:
             *(python, "-m", "functions_framework", "--source", "main.py"),
             *("--signature-type", self.invoke, "--host", host, "--port", str(port)),
         ]
-
-
-def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Leave of an environment what any program needs."""
-    inherited = {name: env[name] for name in INHERITED if name in env}
-    return {**inherited, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
 
 
 def function_environment(
@@ -118,11 +114,12 @@ def function_environment(
     """
     injected: dict[str, str] = {}
     for binding in manifests.sink_bindings:
-        if binding.subject_name == function.name:
-            extensions = dict(binding.ce_overrides)
+        if binding.spec.subject.name == function.name:
+            extensions = binding.spec.ce_overrides.extensions
             overrides = json.dumps({"extensions": extensions}) if extensions else ""
+            namespace = binding.metadata.namespace
             injected = {
-                "K_SINK": binding.sink.resolve({}, broker_url),
+                "K_SINK": binding.spec.sink.resolve({}, broker_url, namespace=namespace),
                 "K_CE_OVERRIDES": overrides,
             }
     given = {name: value for name, value in env.items() if name in RELAY_SETTINGS}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from local.serving import HOST, reason
+HOST = "127.0.0.1"
+
+_named: set[int] = set()
 
 
 class PortError(ValueError):
@@ -16,11 +19,14 @@ class PortError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ports:
-    """The port of each part; `GATEWAY_PORT` moves `gateway`, and so on."""
+    """Where each part listens; `GATEWAY_PORT` moves `gateway`, and so on.
+
+    Attributes:
+        gateway: Send's own. Callers find it where a cluster has its gateway.
+    """
 
     gateway: int = 8080
     broker: int = 8081
-    send: int = 8082
     receive: int = 8083
     display: int = 8084
     sample_api: int = 30000
@@ -30,7 +36,7 @@ class Ports:
         """Read the settings; an empty one counts as unset.
 
         Raises:
-            PortError: A setting is no port, or two of them are the same.
+            PortError: A setting is not a port, or two of them are the same.
         """
         settings = {field.name: setting_of(field.name) for field in fields(cls)}
         ports = cls(
@@ -49,25 +55,46 @@ class Ports:
         return ports
 
     def check_free(self) -> None:
-        """Check that every port can be listened on.
-
-        Raises:
-            PortError: One cannot.
-        """
+        """Raise a PortError for the first port that cannot be listened on."""
         for field in fields(self):
             port: int = getattr(self, field.name)
-            try:
-                socket.create_server((HOST, port)).close()
-            except OSError as exc:
+            problem = _problem_of(port)
+            if problem:
                 setting = setting_of(field.name)
                 raise PortError(
-                    f"port {port} cannot be used ({reason(exc)}): set {setting} to another one"
-                ) from exc
+                    f"port {port} cannot be used ({problem}): set {setting} to another one"
+                )
 
 
 def setting_of(name: str) -> str:
     """Name the setting that moves the port of a part."""
     return f"{name.upper()}_PORT"
+
+
+def free_port() -> int:
+    """Choose a port of 127.0.0.1 on which nothing listens at the moment, each time another one.
+
+    It is outside the range from which systems take the ports of outgoing connections: one of those
+    could otherwise have it by the time that a server starts.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)  # noqa: S311
+        if port not in _named and not _problem_of(port):
+            _named.add(port)
+            return port
+
+
+def reason(error: OSError) -> str:
+    """Say why a port cannot be listened on, without the address that `socket` appends."""
+    return str(error.strerror).partition(" (")[0]
+
+
+def _problem_of(port: int) -> str:
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as exc:
+        return reason(exc)
+    return ""
 
 
 def _parse(setting: str, text: str) -> int:

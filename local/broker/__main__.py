@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import uvicorn
 from starlette.applications import Starlette
 
 from local import manifests
@@ -22,10 +20,8 @@ from local.broker.dispatch import Dispatcher
 from local.broker.ingress import Ingress
 from local.broker.routing import Routing
 from local.broker.store import Store
-from local.serving import StreamingServer
-from relay.logs import json_handler
+from local.serving import listen, serve, url_of
 
-_HOST = "127.0.0.1"
 _GRACE_S = 5
 _log = logging.getLogger("local.broker")
 
@@ -37,24 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 after a signal, 1 when it cannot start.
     """
     arguments = _parse_arguments(argv)
-    logging.basicConfig(handlers=[json_handler()])
     _log.setLevel(logging.INFO)
-    # uvicorn has handlers of its own while it serves, and raises the signal again afterwards.
-    for stop_signal in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop_signal, lambda *_: sys.exit(0))
     try:
-        listener = socket.create_server((_HOST, arguments.port), backlog=1024)
-        base_url = f"http://{_HOST}:{listener.getsockname()[1]}"
+        listener = listen(arguments.port)
         routing = Routing.from_manifests(
             manifests.load(arguments.manifests),
             services=dict(arguments.service),
-            base_url=base_url,
+            base_url=url_of(listener),
         )
         store = Store(arguments.data)
     except (OSError, manifests.ManifestError, StoreError) as exc:
         print(f"broker: {exc}", file=sys.stderr)
         return 1
-    _warn_of_orphans(routing, store)
     _serve(listener, routing, store, max_event_bytes=arguments.max_event_bytes)
     return 0
 
@@ -64,8 +54,8 @@ def _serve(
 ) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        _warn_of_orphans(routing, store)
         dispatcher.start()
-        # The listener takes connections already, and from here on a signal stops in order.
         urls = ", ".join(routing.ingress_url(broker) for broker in routing.routes) or "no Broker"
         print(f"broker: ready: {urls}; {len(routing.all_routes())} Triggers", flush=True)
         yield
@@ -75,15 +65,7 @@ def _serve(
     activity = Activity()
     dispatcher = Dispatcher(routing, store, activity)
     ingress = Ingress(routing, store, dispatcher, activity, max_event_bytes=max_event_bytes)
-    config = uvicorn.Config(
-        ingress.app(lifespan),
-        log_config=None,
-        access_log=False,
-        ws="none",
-        lifespan="on",
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    StreamingServer(config, activity.close).run(sockets=[listener])
+    serve(ingress.app(lifespan), listener, end_streams=activity.close)
 
 
 def _warn_of_orphans(routing: Routing, store: Store) -> None:

@@ -8,8 +8,14 @@ from datetime import datetime, timezone
 from urllib.parse import urljoin
 
 from local.broker.event import Event, InvalidEvent
-from local.broker.filters import Filter
-from local.manifests import DeliverySpec, Destination, ManifestError, Manifests, Trigger
+from local.manifests import (
+    DeliverySpec,
+    Destination,
+    ManifestError,
+    Manifests,
+    TriggerResource,
+    TriggerSpec,
+)
 
 _TTL = "knativebrokerttl"
 _ARRIVAL_TIME = "knativearrivaltime"
@@ -23,12 +29,14 @@ class Route:
     Attributes:
         name: `namespace/name` of the Trigger.
         broker: `namespace/name` of its Broker.
+        spec: Says which events the Trigger wants.
+        delivery: The delivery spec in force.
     """
 
     name: str
     namespace: str
     broker: str
-    filter: Filter
+    spec: TriggerSpec
     delivery: DeliverySpec
     subscriber_url: str
     dead_letter_url: str | None
@@ -54,19 +62,18 @@ class Routing:
         Raises:
             ManifestError: naming the Trigger and the service that has no URL.
         """
-        routes: dict[str, list[Route]] = {f"{b.namespace}/{b.name}": [] for b in manifests.brokers}
+        routes: dict[str, list[Route]] = {broker.key: [] for broker in manifests.brokers}
         for trigger in manifests.triggers:
             delivery = manifests.delivery_for(trigger)
             sink = delivery.dead_letter_sink
-            broker = f"{trigger.namespace}/{trigger.broker}"
-            routes[broker].append(
+            routes[trigger.broker_key].append(
                 Route(
-                    name=f"{trigger.namespace}/{trigger.name}",
-                    namespace=trigger.namespace,
-                    broker=broker,
-                    filter=trigger.filter,
+                    name=trigger.key,
+                    namespace=trigger.metadata.namespace,
+                    broker=trigger.broker_key,
+                    spec=trigger.spec,
                     delivery=delivery,
-                    subscriber_url=_resolve(trigger.subscriber, trigger, services, base_url),
+                    subscriber_url=_resolve(trigger.spec.subscriber, trigger, services, base_url),
                     dead_letter_url=(_resolve(sink, trigger, services, base_url) if sink else None),
                 )
             )
@@ -102,7 +109,7 @@ class Routing:
             _TTL: str(ttl),
             _ARRIVAL_TIME: arrival.replace("+00:00", "Z"),
         }
-        triggers = [r.name for r in self.routes[broker] if r.filter.matches(attributes)]
+        triggers = [r.name for r in self.routes[broker] if r.spec.wants(attributes)]
         return Event(attributes=attributes, data=event.data), triggers
 
     def admit_reply(self, broker: str, reply: Event, *, to: Event) -> tuple[Event, list[str]]:
@@ -126,12 +133,13 @@ def outgoing_headers(event: Event, extensions: Mapping[str, str]) -> dict[str, s
 
 
 def _resolve(
-    destination: Destination, trigger: Trigger, services: Mapping[str, str], base_url: str
+    destination: Destination, trigger: TriggerResource, services: Mapping[str, str], base_url: str
 ) -> str:
     try:
-        return destination.resolve(services, base_url)
+        return destination.resolve(services, base_url, namespace=trigger.metadata.namespace)
     except KeyError as exc:
+        (name,) = exc.args
         raise ManifestError(
-            f"Trigger {trigger.namespace}/{trigger.name}: no URL is known for service"
-            f" {destination.name!r}: give --service {destination.name}=URL"
+            f"Trigger {trigger.key}: no URL is known for service {name!r}:"
+            f" give --service {name}=URL"
         ) from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-import httpx
+import aiohttp
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -20,17 +21,18 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from local.broker.event import Event, EventError
 from local.browsers import foreign_host, foreign_origin
+from local.display.buttons import EXAMPLES, Buttons, Sent
 from local.display.event_form import render, render_unreadable
 from local.display.live import Live, row
 from local.display.requests import Requests
-from local.display.send import EXAMPLES, Caller, Sent
+from relay import http
 
 _STATIC = Path(__file__).parent / "static"
 _FILES: Final[Mapping[str, str]] = {
     "/": "index.html",
     **{f"/{name}": name for name in ("page.css", "page.js", "list.js", "details.js", "icon.svg")},
 }
-# Nothing runs, and nothing is asked, but what this display serves itself.
+# The page runs and loads only what this display serves.
 _HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -44,19 +46,12 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 class Display:
-    """The routes."""
+    """The routes; without `buttons` the page only shows."""
 
-    def __init__(self, requests: Requests, live: Live, caller: Caller | None) -> None:
-        """Show these requests.
-
-        Args:
-            requests: what the Broker says about them.
-            live: the streams of the pages.
-            caller: does what the buttons ask for; None when there is no stack around.
-        """
+    def __init__(self, requests: Requests, live: Live, buttons: Buttons | None) -> None:
         self._requests = requests
         self._live = live
-        self._caller = caller
+        self._buttons = buttons
 
     def app(self, lifespan: Lifespan[Starlette]) -> Starlette:
         """Return the ASGI application."""
@@ -81,34 +76,36 @@ class Display:
     async def _details(self, request: Request) -> Response:
         known = self._requests.get(request.path_params["number"])
         if known is None:
-            return _problem(HTTPStatus.NOT_FOUND, "the request is too long ago, or never was")
+            return _problem(HTTPStatus.NOT_FOUND, "no such request, or it is no longer kept")
         entries = [entry.document() for entry in known.entries]
         return JSONResponse({**row(known), "source": known.source, "entries": entries})
 
     async def _retry(self, request: Request) -> Response:
         known = self._requests.get(request.path_params["number"])
         if known is None:
-            return _problem(HTTPStatus.NOT_FOUND, "the request is too long ago, or never was")
-        return await self._call(lambda caller: caller.retry(known.id))
+            return _problem(HTTPStatus.NOT_FOUND, "no such request, or it is no longer kept")
+        return await self._call(lambda buttons: buttons.retry(known.id))
 
     async def _send_example(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in EXAMPLES:
             return _problem(HTTPStatus.NOT_FOUND, f"the examples are {', '.join(EXAMPLES)}")
-        return await self._call(lambda caller: caller.send_example(name))
+        return await self._call(lambda buttons: buttons.send_example(name))
 
-    async def _call(self, make: Callable[[Caller], Awaitable[Sent]]) -> Response:
-        if self._caller is None:
-            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "this display knows no gateway")
+    async def _call(self, make: Callable[[Buttons], Awaitable[Sent]]) -> Response:
+        if self._buttons is None:
+            return _problem(
+                HTTPStatus.SERVICE_UNAVAILABLE, "this display does not know where Send is"
+            )
         try:
-            return JSONResponse(asdict(await make(self._caller)))
-        except httpx.HTTPError as exc:
-            detail = f"the gateway does not answer: {exc or type(exc).__name__}"
+            return JSONResponse(asdict(await make(self._buttons)))
+        except (aiohttp.ClientError, asyncio.TimeoutError) as exc:
+            detail = f"Send does not answer: {str(exc) or type(exc).__name__}"
             return _problem(HTTPStatus.BAD_GATEWAY, detail)
 
 
 class _Guard:
-    """Refuses what pages of elsewhere ask for, and says to browsers what this page may do."""
+    """Refuses requests of other sites' pages, and tells browsers what this page may do."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -154,9 +151,8 @@ def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _problem(status: HTTPStatus, detail: str) -> Response:
-    """Answer with a problem document (RFC 9457 section 3.1)."""
-    problem = {"title": status.phrase, "status": status.value, "detail": detail}
-    return JSONResponse(problem, status_code=status, media_type="application/problem+json")
+    problem = http.problem(status, detail)
+    return Response(b"".join(problem.body), problem.status, dict(problem.headers))
 
 
 def _print(text: str) -> None:

@@ -55,7 +55,8 @@ def next_fact(feed: http.client.HTTPResponse) -> tuple[str, str, dict[str, objec
     while "data" not in fields:
         name, _, value = feed.readline().decode().rstrip("\n").partition(": ")
         fields[name] = value
-    return fields["id"], fields["event"], json.loads(fields["data"])
+    fact = json.loads(fields["data"])
+    return fields["id"], fact["fact"], fact
 
 
 def test_tells_of_acceptance_attempts_and_replies(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+import msgspec
 import pytest
 
-from local.broker.activity import Accepted, Attempted
+from local.broker.activity import Fact
 from tests.support.peers import serving, until_gone
 from tests.support.processes import free_port, python, running
-
-Fact = Accepted | Attempted
 
 
 class Displaying(Protocol):
@@ -35,7 +34,7 @@ def displaying() -> Displaying:
 @contextmanager
 def _displaying(facts: Iterable[Fact], port: int | None = None) -> Iterator[str]:
     lines = [
-        f"id: run-{number}\nevent: {type(fact).__name__.lower()}\ndata: {fact.to_json()}\n\n"
+        f"id: run-{number}\ndata: {msgspec.json.encode(fact).decode()}\n\n"
         for number, fact in enumerate(facts, start=1)
     ]
 
@@ -47,7 +46,7 @@ def _displaying(facts: Iterable[Fact], port: int | None = None) -> Iterator[str]
     with serving() as broker:
         broker.on("/activity", tell)
         command = python("-m", "local.display", "--port", str(port), "--broker", broker.url)
-        # No gateway is there: what the buttons ask for is answered with a problem.
-        command += ["--gateway", f"http://127.0.0.1:{free_port()}", "--send-host", "send"]
+        # No Send is there: what the buttons ask for is answered with a problem.
+        command += ["--send", f"http://127.0.0.1:{free_port()}"]
         with running(command, ready_output=f"event display on http://127.0.0.1:{port}"):
             yield f"http://127.0.0.1:{port}"

@@ -61,7 +61,7 @@ def opened(browser: Browser, url: str, **options: object) -> Iterator[Page]:
 @pytest.fixture
 def page(browser: Browser, relay: Relay) -> Iterator[Page]:
     """Open the page of the running relay, as a user would."""
-    with opened(browser, f"http://localhost:{relay.ports['GATEWAY']}/") as page:
+    with opened(browser, f"http://localhost:{relay.ports['DISPLAY']}/") as page:
         expect(page.locator("#link")).to_have_text("Live")
         yield page
 
@@ -184,7 +184,7 @@ def test_injected_script_would_not_run(browser: Browser, relay: Relay) -> None:
     """Should markup get in all the same, the browser refuses to run it."""
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"http://localhost:{relay.ports['GATEWAY']}/")
+    page.goto(f"http://localhost:{relay.ports['DISPLAY']}/")
     with page.expect_console_message(lambda message: "Content Security Policy" in message.text):
         page.evaluate("html => { document.body.innerHTML = html }", HOSTILE)
 
@@ -289,7 +289,7 @@ def test_by_keyboard_alone(page: Page, relay: Relay) -> None:
 
 def test_a_link_opens_its_request(browser: Browser, relay: Relay) -> None:
     """The address names the request by its id, also one that is still to come."""
-    url = f"http://localhost:{relay.ports['GATEWAY']}/#linked%3Aone"
+    url = f"http://localhost:{relay.ports['DISPLAY']}/#linked%3Aone"
     with opened(browser, url) as page:
         expect(page.locator("#details-title")).to_have_text("linked:one")
         expect(page.locator("#gone")).to_be_visible()
@@ -425,7 +425,7 @@ def test_without_javascript_it_says_what_it_needs(browser: Browser, relay: Relay
     """And where to look instead."""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"http://localhost:{relay.ports['GATEWAY']}/")
+    page.goto(f"http://localhost:{relay.ports['DISPLAY']}/")
 
     expect(page.locator("noscript p")).to_be_visible()
     context.close()

@@ -140,7 +140,7 @@ def test_an_unknown_request_is_404(display: str, method_and_path: str) -> None:
     answer = call(method, display + path)
 
     assert answer.status == 404
-    assert answer.json()["detail"] == "the request is too long ago, or never was"
+    assert answer.json()["detail"] == "no such request, or it is no longer kept"
 
 
 def test_an_unknown_example_is_404(display: str) -> None:
@@ -150,12 +150,12 @@ def test_an_unknown_example_is_404(display: str) -> None:
     assert answer.status == 404
 
 
-def test_says_that_the_gateway_is_away(display: str) -> None:
+def test_says_that_send_is_away(display: str) -> None:
     """A button that cannot do its work says why."""
     answer = call("POST", f"{display}/examples/event")
 
     assert answer.status == 502
-    assert answer.json()["detail"] == "the gateway does not answer: All connection attempts failed"
+    assert str(answer.json()["detail"]).startswith("Send does not answer: Cannot connect to host ")
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,15 @@ def test_its_own_page_can(display: str) -> None:
     assert call("POST", f"{display}/examples/event", b"", headers).status == 502
 
 
-def test_localhost_at_the_gateway_is_the_page(relay: Relay) -> None:
-    """The page, its rows and its buttons are at the gateway; other hosts are not known."""
-    url = f"http://localhost:{relay.ports['GATEWAY']}"
+def test_the_page_has_a_port_of_its_own(relay: Relay) -> None:
+    """At the port of callers Send answers, whatever the Host."""
+    page, send = (f"http://localhost:{relay.ports[name]}" for name in ("DISPLAY", "GATEWAY"))
 
-    assert b"<title>Requests" in call("GET", url).body
-    assert read_live(url, 1) == [("reset", 10_000)]
-    assert call("GET", url, headers={"Host": "elsewhere.example.com"}).status == 404
+    assert b"<title>Requests" in call("GET", page).body
+    assert read_live(page, 1) == [("reset", 10_000)]
+    for host in ("localhost", "send-serving.default.example.com", "10.0.0.1:8080"):
+        answer = call("GET", f"{send}/async/none", headers={"Host": host})
+        assert (answer.status, answer.json()["title"]) == (401, "Unauthorized")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_localhost_at_the_gateway_is_the_page(relay: Relay) -> None:
 )
 def test_sends_the_examples(relay: Relay, name: str, status: int, is_listed: bool) -> None:
     """Each as its curl line would, with the token of the stack; the target is the sample API."""
-    url = f"http://127.0.0.1:{relay.ports['GATEWAY']}"
+    url = f"http://127.0.0.1:{relay.ports['DISPLAY']}"
 
     sent = call("POST", f"{url}/examples/{name}").json()
 
@@ -231,7 +233,7 @@ def test_sends_the_examples(relay: Relay, name: str, status: int, is_listed: boo
 def test_stops_while_pages_are_open(tmp_path: Path) -> None:
     """An open page does not hold up the end of the stack."""
     with started(tmp_path) as relay:
-        connection = http.client.HTTPConnection("127.0.0.1", relay.ports["GATEWAY"], timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", relay.ports["DISPLAY"], timeout=20)
         connection.request("GET", "/live")
         answer = connection.getresponse()
         answer.readline()
