@@ -1,15 +1,12 @@
-"""How a function is run on this machine: from source, in the environment of its pod.
+"""How a function runs on this machine: from source, in the environment of its pod.
 
-The environment is put together from, each winning over those before it:
+The environment is made of these, a later one winning over those before it:
 
 1. the few variables that any program needs, and where the source of `relay` is;
 2. `run.envs` of the function's func.yaml;
 3. what a SinkBinding in knative/ injects;
 4. `ALLOWED_TARGETS`, so that the sample API can be called;
-5. the relay's own settings where the user gives them, as in `TARGET_TIMEOUT_S=5 ./dev up`.
-
-Nothing else of the user's environment is passed on: a proxy or a PYTHONPATH set there for another
-purpose would make the function behave as it never does in a cluster.
+5. the relay's own settings from the user's environment, as in `TARGET_TIMEOUT_S=5 ./dev up`.
 """
 
 from __future__ import annotations
@@ -88,7 +85,7 @@ class Function:
         return self.folder / "function"
 
     def command(self, python: str, host: str, port: int) -> list[str]:
-        """Make the command that serves the function; it is to be run in `source_folder`."""
+        """Return the command that serves the function, to be run in `source_folder`."""
         return [
             *(python, "-m", "functions_framework", "--source", "main.py"),
             *("--signature-type", self.invoke, "--host", host, "--port", str(port)),
@@ -103,19 +100,17 @@ def function_environment(
     broker_url: str,
     sample_api: str,
 ) -> dict[str, str]:
-    """Put together the environment of a function, as the module's docstring says.
+    """Return the environment of a function, as the module's docstring says.
 
     Args:
-        function: The function.
         env: The user's environment.
-        manifests: The manifests of knative/.
         broker_url: Where the Brokers' ingress is, without a path.
         sample_api: `host:port` of the sample API.
     """
     injected: dict[str, str] = {}
     for binding in manifests.sink_bindings:
         if binding.spec.subject.name == function.name:
-            extensions = binding.spec.ce_overrides.extensions
+            extensions = binding.spec.ce_overrides.get("extensions")
             overrides = json.dumps({"extensions": extensions}) if extensions else ""
             namespace = binding.metadata.namespace
             injected = {

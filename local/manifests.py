@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import yaml
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from local.broker.filters import AttributesFilter, Dialect
 
@@ -54,10 +54,10 @@ class Destination(Struct, frozen=True, kw_only=True):
         Args:
             services: Base URL of each service by its name.
             broker_base_url: Where the Brokers' ingress is, without the path of a Broker.
-            namespace: Of the resource that has this destination.
+            namespace: The one of the resource that has this destination.
 
         Raises:
-            KeyError: Naming the service that is not in `services`.
+            KeyError: Naming a service that is not in `services`.
         """
         if self.ref is None:
             return self.uri
@@ -74,7 +74,7 @@ class DeliverySpec(Struct, frozen=True, kw_only=True, rename="camel"):
         retry: Further attempts after the first one.
         backoff_policy: None retries at once.
         timeout: Of one attempt; None leaves it to the sender.
-        retry_after_max: Up to here Retry-After is honoured; None ignores the header.
+        retry_after_max: Retry-After is honoured up to this; None ignores the header.
         dead_letter_sink: None drops what cannot be delivered.
     """
 
@@ -100,11 +100,7 @@ class DeliverySpec(Struct, frozen=True, kw_only=True, rename="camel"):
         return None if self.retry_after_max is None else self.retry_after_max.total_seconds()
 
     def backoff_s(self, failures: int) -> float:
-        """Return the wait after a failed attempt.
-
-        Args:
-            failures: How many attempts had failed before that one, so 0 for the first.
-        """
+        """Return the wait after an attempt that failed after so many other failures."""
         delay_s = self.backoff_delay.total_seconds()
         if self.backoff_policy == "exponential":
             return delay_s * float(2 ** min(failures, _MAX_EXPONENT))
@@ -166,18 +162,10 @@ class TriggerResource(Resource, frozen=True, kw_only=True):
         return f"{self.metadata.namespace}/{self.spec.broker}"
 
 
-class Subject(Struct, frozen=True, kw_only=True):
-    name: _Text
-
-
-class CloudEventOverrides(Struct, frozen=True, kw_only=True):
-    extensions: dict[str, str] = {}
-
-
 class SinkBindingSpec(Struct, frozen=True, kw_only=True, rename="camel"):
-    subject: Subject
+    subject: Metadata
     sink: Destination
-    ce_overrides: CloudEventOverrides = field(default_factory=CloudEventOverrides)
+    ce_overrides: dict[Literal["extensions"], dict[str, str]] = {}
 
 
 class SinkBindingResource(Resource, frozen=True, kw_only=True):

@@ -39,7 +39,10 @@ class ProcessError(Exception):
 
 
 class Process:
-    """A running program. Ctrl-C in the terminal does not reach it by itself."""
+    """A running program, out of reach of the terminal's Ctrl-C.
+
+    The methods that wait raise a ProcessError when the time is up.
+    """
 
     def __init__(
         self,
@@ -57,10 +60,9 @@ class Process:
         Args:
             name: Names it in errors.
             env: The whole environment.
-            log: Takes the output, without a thread that reads it.
-            show: Called with the lines of the output otherwise; what was written at once stays
-                together.
-            kept_lines: How many lines of the output `output` has without a log; None for all.
+            log: Takes the output; no thread then reads it.
+            show: Called with the lines of the output; those written at once come together.
+            kept_lines: How many lines `output`, without a log, and errors have; None for all.
         """
         self.name = name
         self._log = log
@@ -85,7 +87,7 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, negative for a signal; None while the program runs."""
+        """Negative for a signal; None while the program runs."""
         return self._popen.poll()
 
     @property
@@ -97,47 +99,30 @@ class Process:
 
     @property
     def last_lines(self) -> list[str]:
-        """The end of the output."""
-        return self.output.splitlines()[-_LAST_LINES:]
+        return self.output.splitlines()[-(self._lines.maxlen or 0) :]
 
-    def describe_exit(self) -> str:
-        """Say how the program has ended."""
+    @property
+    def ending(self) -> str:
+        """How the program has ended."""
         status = self._popen.wait()
         return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
     def wait_for(
-        self,
-        condition: Callable[[], bool],
-        timeout_s: float,
-        what: str,
-        *,
-        poll_s: float = _POLL_S,
+        self, condition: Callable[[], bool], timeout_s: float, what: str, *, poll_s: float = _POLL_S
     ) -> None:
-        """Poll until the condition holds.
-
-        Args:
-            what: What is waited for, for the error.
-
-        Raises:
-            ProcessError: The program ended first, or the time is up.
-        """
+        """Poll until the condition holds; that the program ends first is an error too."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.exit_code is not None:
                 self._join_reader()  # what was printed last may be what is waited for
                 if condition():
                     return
-                raise self._error(f"ended ({self.describe_exit()}) before {what}")
+                raise self._error(f"ended ({self.ending}) before {what}")
             if time.monotonic() > deadline:
                 raise self._error(f"did not get to {what} in {timeout_s:g} s")
             time.sleep(poll_s)
 
     def wait_until_ready(self, url: str, timeout_s: float, *, poll_s: float = _POLL_S) -> None:
-        """Wait until the URL answers, as `answers` has it.
-
-        Raises:
-            ProcessError: The program ended first, or the time is up.
-        """
         self.wait_for(lambda: answers(url), timeout_s, f"an answer of {url}", poll_s=poll_s)
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -145,11 +130,7 @@ class Process:
         self._popen.send_signal(number)
 
     def wait(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
-        """Wait for the end of the program and return its exit code.
-
-        Raises:
-            ProcessError: The time is up.
-        """
+        """Wait for the end of the program and return its exit code."""
         try:
             status = self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -158,11 +139,7 @@ class Process:
         return status
 
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
-        """End the program by SIGTERM and return its exit code.
-
-        Raises:
-            ProcessError: The time is up.
-        """
+        """End the program by SIGTERM and return its exit code."""
         self.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
@@ -198,9 +175,8 @@ class Process:
             self._reader.join(_LAST_OUTPUT_TIMEOUT_S)
 
     def _error(self, problem: str) -> ProcessError:
-        lines = self.output.splitlines()
-        kept = lines if self._lines.maxlen is None else lines[-_LAST_LINES:]
-        return ProcessError("\n    ".join([f"{self.name} {problem}; its output:", *kept]))
+        lines = [f"{self.name} {problem}; its output:", *self.last_lines]
+        return ProcessError("\n    ".join(lines))
 
 
 def answers(url: str, timeout_s: float = 5.0) -> bool:

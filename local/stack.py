@@ -103,7 +103,7 @@ class Stack:
                 process.kill()
                 shown = (readable(line, is_colored=False) for line in process.last_lines)
                 raise _Stopped(
-                    f"{process.name} ended ({process.describe_exit()}); its last lines:\n"
+                    f"{process.name} ended ({process.ending}); its last lines:\n"
                     + "".join(f"    {text}\n" for texts in shown for text in texts)
                 )
 

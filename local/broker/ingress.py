@@ -1,6 +1,6 @@
 """The Broker's HTTP side: `POST /{namespace}/{broker}` publishes an event.
 
-The answers are those of Knative's ingress: 202 once the event is on disk, 400 for what is no valid
+The answers are those of Knative's ingress: 202 once the event is on disk, 400 for an invalid
 CloudEvent, 404 for a Broker that does not exist or any query, 405 for other methods; and 413 and
 503 where a Broker must say that it did not take the event.
 """
@@ -30,8 +30,6 @@ _log = logging.getLogger("local.broker")
 
 
 class Ingress:
-    """What publishers talk to."""
-
     def __init__(
         self,
         routing: Routing,
@@ -44,7 +42,7 @@ class Ingress:
         """Take events into `store`, and tell `dispatcher` and `activity`.
 
         Args:
-            max_event_bytes: bound on a request's body.
+            max_event_bytes: Bound on a request's body.
         """
         self._routing = routing
         self._store = store

@@ -56,11 +56,11 @@ class Routing:
         """Resolve every destination.
 
         Args:
-            services: base URL of each service by its name.
-            base_url: where the ingress is, without the path of a Broker.
+            services: Base URL of each service by its name.
+            base_url: Where the ingress is, without the path of a Broker.
 
         Raises:
-            ManifestError: naming the Trigger and the service that has no URL.
+            ManifestError: Naming the Trigger and the service that has no URL.
         """
         routes: dict[str, list[Route]] = {broker.key: [] for broker in manifests.brokers}
         for trigger in manifests.triggers:
@@ -95,11 +95,11 @@ class Routing:
             Triggers that want it.
 
         Raises:
-            InvalidEvent: it may not be published, or has been round too often.
+            InvalidEvent: It may not be published, or has been through too many replies.
         """
         event.validate()
         hops = event.attributes.get(_TTL, "")
-        # As Knative's TTLDefaulter: what is not a number counts as not given.
+        # As Knative's TTLDefaulter: a value that is not a number counts as absent.
         ttl = int(hops) - 1 if hops.isascii() and hops.isdigit() else _DEFAULT_TTL
         if ttl <= 0:
             raise InvalidEvent(f"{_TTL} is used up: the event has been through too many replies")
@@ -123,10 +123,7 @@ class Routing:
 
 
 def outgoing_headers(event: Event, extensions: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of an event and more extensions for a subscriber or dead letter sink.
-
-    Neither ever sees the Broker's hop count.
-    """
+    """Return the headers of an event and more extensions, without the Broker's hop count."""
     attributes = {**event.attributes, **extensions}
     del attributes[_TTL]
     return Event(attributes=attributes, data=event.data).to_headers()

@@ -11,8 +11,8 @@ from pathlib import Path
 from local.broker.database import Database, StoreError
 from local.broker.event import Event
 
-# AUTOINCREMENT: an id is never used again, so a write that is repeated after a commit whose outcome
-# is unknown can only ever touch its own event.
+# AUTOINCREMENT never uses an id again: a write that is repeated after a commit of unknown outcome
+# can touch its own event only.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,8 +40,8 @@ class Publication:
     """An event on its way into the store.
 
     Attributes:
-        headers: of the request, what the Broker passes on.
-        triggers: names of the Triggers that want the event.
+        headers: Those of the request that the Broker passes on.
+        triggers: The names of the Triggers that want the event.
         due_at: Unix time of the first attempt.
     """
 
@@ -56,10 +56,9 @@ class Delivery:
     """One event for one Trigger.
 
     Attributes:
-        failures: attempts that have failed so far, at the subscriber or, since the delivery
-            went there, at the dead letter sink.
-        dead_letter: None while it goes to the subscriber; afterwards the extensions that tell the
-            dead letter sink what happened.
+        failures: Failed attempts so far, at the subscriber or else at the dead letter sink.
+        dead_letter: None while it goes to the subscriber; then the extensions that tell the dead
+            letter sink what happened.
     """
 
     event_id: int
@@ -71,13 +70,13 @@ class Delivery:
 
 
 class Store:
-    """The events that a Broker owes to somebody."""
+    """The events that a Broker has yet to deliver."""
 
     def __init__(self, folder: Path) -> None:
         """Open the database of a folder, or make it.
 
         Raises:
-            StoreError: the folder or the database cannot be used.
+            StoreError: The folder or the database cannot be used.
         """
         self._database = Database(folder, "broker", _SCHEMA)
 
@@ -85,7 +84,7 @@ class Store:
         """Keep an event with one delivery for each of its Triggers.
 
         Raises:
-            StoreError: it is not kept.
+            StoreError: The event is not kept.
         """
         if self._database.waiting >= _MAX_WAITING_EVENTS:
             raise StoreError("too many events wait to be written")
@@ -95,7 +94,7 @@ class Store:
         """Forget a delivery that has ended, and keep its reply in the same transaction.
 
         Raises:
-            StoreError: the delivery is still pending, and the reply is not kept.
+            StoreError: The delivery is still pending, and the reply is not kept.
         """
 
         def write(db: sqlite3.Connection) -> None:
@@ -124,7 +123,7 @@ class Store:
         """Keep a delivery for a later attempt.
 
         Raises:
-            StoreError: what is kept is as it was before.
+            StoreError: The delivery is kept as it was.
         """
         row = (
             due_at,

@@ -55,7 +55,7 @@ class Buttons:
             sample_api: `host:port` of the target that the examples name.
             token: One of `API_TOKEN`; "" when callers need none.
         """
-        self._send_url = send_url
+        self.send_url = send_url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._sample_api = sample_api
 
@@ -64,7 +64,7 @@ class Buttons:
         method, path = EXAMPLES[name]
         text = (REPOSITORY / "examples" / f"{name}.json").read_text(encoding="utf-8")
         text = text.replace("localhost:30000", self._sample_api)
-        text = text.replace("http://localhost:8080", self._send_url)
+        text = text.replace("http://localhost:8080", self.send_url)
         return await self._call(method, path, text.encode())
 
     async def retry(self, request_id: str) -> Sent:
@@ -78,7 +78,7 @@ class Buttons:
             aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False) as session,
             session.request(
                 method,
-                URL(self._send_url + path, encoded=True),
+                URL(self.send_url + path, encoded=True),
                 headers=headers,
                 data=body,
                 allow_redirects=False,

@@ -1,7 +1,7 @@
-"""`GET /live`: the rows of the list as server-sent events, all of them first and then each change.
+"""`GET /live`: all rows of the list as server-sent events, then each change.
 
-Nothing is queued for a browser: it gets what has changed since it was last told, so that a slow one
-gets fewer and newer states.
+Nothing is queued for a browser: it gets what has changed since its last event, so a slow one gets
+fewer and newer states.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-from local.display.requests import MAX_REQUESTS, Request, Requests
+from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
 
 _POLL_S = 0.1
 _KEEP_ALIVE_POLLS = 150
@@ -21,7 +21,6 @@ class Live:
     """The streams of all open pages."""
 
     def __init__(self, requests: Requests) -> None:
-        """Tell of these requests."""
         self._requests = requests
         self._is_closed = False
 
@@ -30,7 +29,7 @@ class Live:
         self._is_closed = True
 
     async def stream(self) -> AsyncIterator[str]:
-        """Yield server-sent events: `reset` when a page is to forget its rows, then `rows`."""
+        """Yield server-sent events: `reset`, on which a page forgets its rows, then `rows`."""
         yield f"retry: 1000\nevent: reset\ndata: {MAX_REQUESTS}\n\n"
         revision = 0
         told: object = None
@@ -55,8 +54,7 @@ class Live:
                 await asyncio.sleep(_POLL_S)
 
 
-def row(request: Request) -> dict[str, object]:
-    """Return what the list shows of a request."""
+def row(request: TrackedRequest) -> dict[str, object]:
     return {
         "number": request.number,
         "at": request.at,

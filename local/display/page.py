@@ -1,4 +1,4 @@
-"""The display over HTTP: the Broker's events at `POST /`, and everything that the page needs."""
+"""The display over HTTP: the Broker's events at `POST /`, and what the page needs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from local.broker.event import Event, EventError
@@ -28,10 +29,6 @@ from local.display.requests import Requests
 from relay import http
 
 _STATIC = Path(__file__).parent / "static"
-_FILES: Final[Mapping[str, str]] = {
-    "/": "index.html",
-    **{f"/{name}": name for name in ("page.css", "page.js", "list.js", "details.js", "icon.svg")},
-}
 # The page runs and loads only what this display serves.
 _HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
@@ -55,20 +52,26 @@ class Display:
 
     def app(self, lifespan: Lifespan[Starlette]) -> Starlette:
         """Return the ASGI application."""
-        files = [Route(path, _file(name), methods=["GET"]) for path, name in _FILES.items()]
         return Starlette(
             routes=[
                 Route("/", _print_event, methods=["POST"]),
+                Route("/", self._page, methods=["GET"]),
                 Route("/healthz", _health, methods=["GET"]),
                 Route("/live", self._stream, methods=["GET"]),
                 Route("/requests/{number:int}", self._details, methods=["GET"]),
                 Route("/requests/{number:int}/retry", self._retry, methods=["POST"]),
                 Route("/examples/{name}", self._send_example, methods=["POST"]),
-                *files,
+                Mount("/static", StaticFiles(directory=_STATIC)),
             ],
             middleware=[Middleware(_Guard)],
             lifespan=lifespan,
         )
+
+    async def _page(self, _: Request) -> Response:
+        page = (_STATIC / "index.html").read_text(encoding="utf-8")
+        if self._buttons is not None:
+            page = page.replace("http://localhost:8080", self._buttons.send_url)
+        return HTMLResponse(page)
 
     async def _stream(self, _: Request) -> Response:
         return StreamingResponse(self._live.stream(), media_type="text/event-stream")
@@ -135,19 +138,12 @@ async def _print_event(request: Request) -> Response:
         _print(render_unreadable(exc))
         return Response(status_code=HTTPStatus.BAD_REQUEST)
     _print(render(event))
-    # With any body a Broker takes this answer for a failure, and sends the event again.
+    # A Broker takes an answer with a body for a failure, and sends the event again.
     return Response(status_code=HTTPStatus.ACCEPTED)
 
 
 async def _health(_: Request) -> Response:
     return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(_: Request) -> Response:
-        return FileResponse(_STATIC / name)
-
-    return answer
 
 
 def _problem(status: HTTPStatus, detail: str) -> Response:

@@ -1,4 +1,4 @@
-"""The timeline of a request: what the Broker tells, in words."""
+"""The timeline of a request: the Broker's facts in words."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class Entry:
     """One step.
 
     Attributes:
-        at: Unix time; 0 when it is not known.
-        title: what happened.
-        details: more about it, each a few words.
+        at: Unix time; 0 when unknown.
+        details: A few words each.
         tone: GOOD, BAD, WAITING or PLAIN.
-        due_at: Unix time of the next attempt; None when none is waited for.
-        event: masked; None when the step has none of its own.
-        other: number and id of another request that this is about; None when it is about none.
+        due_at: Unix time of the next attempt, if there will be one.
+        event: The event of this step, masked.
+        other: Number and id of another request that this step is about.
     """
 
     at: float
@@ -43,7 +42,7 @@ class Entry:
     other: tuple[int, str] | None = None
 
     def document(self) -> dict[str, object]:
-        """Return what the page shows; the event in event_display's form."""
+        """Return what the page shows, with the event in event_display's form."""
         return {
             "at": self.at,
             "title": self.title,
@@ -56,7 +55,7 @@ class Entry:
 
 
 def published(fact: Accepted, *, is_again: bool) -> list[Entry]:
-    """Tell how the event of a request came to the Broker."""
+    """Describe how the event of a request came to the Broker."""
     entries = []
     attributes = fact.event.attributes
     if fact.reply_to is not None:
@@ -81,7 +80,7 @@ def published(fact: Accepted, *, is_again: bool) -> list[Entry]:
 
 
 def result(fact: Accepted, ending: str) -> Entry:
-    """Tell of a result event."""
+    """Describe a result event."""
     status = members_of(fact.event.data).get("status")
     return Entry(
         at=fact.at,
@@ -93,17 +92,17 @@ def result(fact: Accepted, ending: str) -> Entry:
 
 
 def follow_up(fact: Accepted) -> Entry:
-    """Tell of another event that is about the request."""
+    """Describe another event about the request."""
     kind = fact.event.attributes["type"]
     title = "The target called back" if kind.endswith(".callback") else f"Event {shortened(kind)}"
     return Entry(at=fact.at, title=title, details=(_wanted_by(fact),), event=masked(fact.event))
 
 
 def attempted(fact: Attempted, *, about: str) -> Entry:
-    """Tell of a delivery.
+    """Describe a delivery.
 
     Args:
-        about: which event it was, as in "the result"; "" for the request's own.
+        about: Names its event, as in "the result"; "" for the request's own.
     """
     what = f" of {about}" if about else ""
     trigger = shortened(fact.trigger.partition("/")[2])
@@ -148,7 +147,7 @@ def _wanted_by(fact: Accepted) -> str:
 
 
 def _reason(extensions: Mapping[str, str]) -> list[str]:
-    """Read the problem that a subscriber answered with; nothing else of its answer is shown."""
+    """Read the detail of a subscriber's problem document; the rest of its answer is not shown."""
     try:
         data = base64.b64decode(extensions.get("knativeerrordata", ""), validate=True)
     except (binascii.Error, ValueError):
@@ -158,8 +157,8 @@ def _reason(extensions: Mapping[str, str]) -> list[str]:
 
 
 def _unix_time(text: str | None) -> float:
-    """Read an event's time; 0 when there is none, or none that Python can read."""
-    # Python 3.10 reads microseconds and nothing finer or coarser, and no Z.
+    """Read an event's time; 0 when it is missing or unreadable."""
+    # Python 3.10 reads six decimals only, and does not read Z.
     text = re.sub(r"\.(\d+)", lambda match: f".{match[1]:0<6.6}", text or "").upper()
     try:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))
@@ -169,6 +168,6 @@ def _unix_time(text: str | None) -> float:
 
 
 def label(event: Event) -> str:
-    """Say which event of a request this is."""
+    """Name the role of an event in a request."""
     endings = {"callback": "the callback", "completed": "the result", "failed": "the result"}
     return endings.get(event.attributes["type"].rpartition(".")[2], "an event")

@@ -91,7 +91,7 @@ spec:
 
     assert (binding.key, binding.spec.subject.name) == ("n/b", "send")
     assert binding.spec.sink == Destination(ref=Reference(kind="Broker", name="default"))
-    assert binding.spec.ce_overrides.extensions == {"tenant": "a"}
+    assert binding.spec.ce_overrides == {"extensions": {"tenant": "a"}}
 
 
 BROKER_DELIVERY = {"retry": 3, "timeout": "PT2S", "deadLetterSink": SINK}

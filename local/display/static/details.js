@@ -1,10 +1,10 @@
-// One request, opened: what is known of it, and its timeline.
+// One open request: what is known of it, and its timeline.
 
 const $ = (id) => document.getElementById(id);
 
 export class Details {
-  // `closed` is called with the number of the request when the user closes it, `openOther` with
-  // the number of another one to be opened, `retry` with the number of a dead one.
+  // Each is called with the number of a request: `closed` when the user closes it, `openOther` to
+  // open another one, `retry` to send a dead one again.
   constructor({ closed, openOther, retry }) {
     this.number = 0;
     this.id = null;
@@ -19,7 +19,7 @@ export class Details {
     });
   }
 
-  // Shows a request; without its number, that an id is not known.
+  // Shows a request, or that its id is unknown when the number is 0.
   show(id, number = 0) {
     const isOther = number !== this.number || id !== this.id;
     this.id = id;
@@ -52,7 +52,7 @@ export class Details {
     $("retry-line").hidden = true;
   }
 
-  // Asks again what is known; while it asks, further calls are put together into one.
+  // Fetches the request again; all calls made meanwhile become one more fetch.
   async refresh() {
     this.isStale = true;
     if (this.isAsking) return;
@@ -64,7 +64,7 @@ export class Details {
         const answer = await fetch(`/requests/${number}`);
         if (answer.ok && number === this.number) this.draw(await answer.json());
       } catch {
-        // The connection is lost; when it is back, all rows come again, and this one's with them.
+        // The connection is lost; once it is back, all rows come again, this one's too.
       }
     }
     this.isAsking = false;
@@ -83,7 +83,7 @@ export class Details {
     $("retry-line").hidden = request.state !== "dead";
     const { entries } = request;
     const start = entries.find((entry) => entry.at)?.at;
-    // What is there already stays, so that what the user has opened or focused does as well.
+    // Entries that are the same stay, and with them what the user has opened or focused.
     let same = 0;
     while (same < this.entries.length && this.entries[same] === JSON.stringify(entries[same])) same += 1;
     const list = $("timeline");

@@ -1,13 +1,13 @@
-// The list of requests: which of them are shown, and the rows that show them.
+// The list of requests: the filters, and the rows of one page.
 //
-// However many requests there are, the document has the rows of one page, and changes at most once
-// a frame. Whatever comes from an event goes in as text.
+// The document changes at most once a frame, and never holds more rows than one page has. Whatever
+// comes from an event goes in as text.
 
 const ROWS_A_PAGE = 100;
 const STATES = ["accepted", "retrying", "completed", "failed", "dead", "delivered"];
 
 export class List {
-  // `open` is called with the row that the user chooses.
+  // Calls `open` with the row that the user chooses.
   constructor(open) {
     this.open = open;
     this.byNumber = new Map();

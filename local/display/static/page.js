@@ -1,4 +1,4 @@
-// The event display's page: follows the live rows, and does what its buttons say.
+// The event display's page: follows the live rows, and handles the buttons.
 
 import { Details } from "./details.js";
 import { List } from "./list.js";
@@ -20,7 +20,7 @@ const details = new Details({
   retry: (number) => ask(`/requests/${number}/retry`, "Retry", false),
 });
 
-// Opens a request and says so in the address, by id, so that it can be linked to.
+// Opens a request and puts its id into the address, so that it can be linked to.
 function open(id, number, takesFocus) {
   history.replaceState(null, "", `#${encodeURIComponent(id)}`);
   details.show(id, number);
@@ -28,7 +28,7 @@ function open(id, number, takesFocus) {
   if (takesFocus) details.focus();
 }
 
-// Shows what the address says.
+// Opens the request that the address names.
 function show() {
   const id = linkedId();
   if (id === "") {
@@ -56,16 +56,16 @@ function connect() {
     const { connected, missed, rows } = JSON.parse(event.data);
     list.take(rows);
     if (!connected) tellLink("The Broker does not answer; trying again", "lost");
-    else if (missed) tellLink(`Live; ${missed} facts of the Broker went by unseen`, "live");
+    else if (missed) tellLink(`Live; ${missed} of the Broker's facts were missed`, "live");
     else tellLink("Live", "live");
-    // A display that was started anew has other numbers.
+    // A restarted display numbers its requests anew.
     if (details.id !== null && list.byNumber.get(details.number)?.id !== details.id) details.number = 0;
     if (details.number === 0) show();
     else if (rows.some((row) => row.number === details.number)) details.refresh();
   });
   live.addEventListener("error", () => {
     tellLink("Connection lost; trying again", "lost");
-    // After an answer that is no stream the browser would not try again by itself.
+    // The browser does not try again by itself after an answer that is not a stream.
     if (live.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
   });
 }
@@ -76,7 +76,7 @@ function tellLink(text, state) {
   link.dataset.link = state;
 }
 
-// Has the display do something and tells what came of it.
+// Posts to the display and reports the outcome.
 async function ask(path, what, opens) {
   told.textContent = `${what}: sent…`;
   try {
@@ -100,7 +100,6 @@ for (const button of document.querySelectorAll("[data-example]")) {
     ask(`/examples/${button.dataset.example}`, button.querySelector("b").textContent, true);
   });
 }
-document.getElementById("here").textContent = location.host;
 addEventListener("hashchange", show);
 show();
 connect();

@@ -63,11 +63,11 @@ def read_live(url: str, count: int) -> list[tuple[str, object]]:
     ("path", "content_type"),
     [
         ("/", "text/html; charset=utf-8"),
-        ("/page.js", "text/javascript; charset=utf-8"),
-        ("/list.js", "text/javascript; charset=utf-8"),
-        ("/details.js", "text/javascript; charset=utf-8"),
-        ("/page.css", "text/css; charset=utf-8"),
-        ("/icon.svg", "image/svg+xml"),
+        ("/static/page.js", "text/javascript; charset=utf-8"),
+        ("/static/list.js", "text/javascript; charset=utf-8"),
+        ("/static/details.js", "text/javascript; charset=utf-8"),
+        ("/static/page.css", "text/css; charset=utf-8"),
+        ("/static/icon.svg", "image/svg+xml"),
         ("/requests/1", "application/json"),
         ("/nowhere", "text/plain; charset=utf-8"),
     ],
@@ -159,7 +159,7 @@ def test_says_that_send_is_away(display: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/live", "/requests/1", "/page.js"], ids=["page", "live", "details", "script"]
+    "path", ["/", "/live", "/requests/1", "/static/page.js"], ids=["page", "live", "details", "script"]
 )
 def test_a_name_that_was_bound_anew_is_refused(display: str, path: str) -> None:
     """Somebody else's name that leads here by DNS gets nothing, whatever it asks for."""
