@@ -38,32 +38,27 @@ class Ports:
         Raises:
             PortError: A setting is not a port, or two of them are the same.
         """
-        settings = {field.name: setting_of(field.name) for field in fields(cls)}
-        ports = cls(
-            **{
-                name: _parse(setting, env[setting])
-                for name, setting in settings.items()
-                if env.get(setting)
-            }
-        )
+        given = {name: _parse(name, env) for name in _NAMES if env.get(setting_of(name))}
+        ports = cls(**given)
         seen: dict[int, str] = {}
-        for name, setting in settings.items():
+        for name in _NAMES:
             port: int = getattr(ports, name)
             if port in seen:
-                raise PortError(f"{seen[port]} and {setting} must differ, both are {port}")
-            seen[port] = setting
+                raise PortError(f"{seen[port]} and {setting_of(name)} must differ, both are {port}")
+            seen[port] = setting_of(name)
         return ports
 
     def check_free(self) -> None:
         """Raise a PortError for the first port that cannot be listened on."""
-        for field in fields(self):
-            port: int = getattr(self, field.name)
-            problem = _problem_of(port)
-            if problem:
-                setting = setting_of(field.name)
+        for name in _NAMES:
+            port: int = getattr(self, name)
+            if problem := _problem_of(port):
                 raise PortError(
-                    f"port {port} cannot be used ({problem}): set {setting} to another one"
+                    f"port {port} cannot be used ({problem}): set {setting_of(name)} to another one"
                 )
+
+
+_NAMES = tuple(field.name for field in fields(Ports))
 
 
 def setting_of(name: str) -> str:
@@ -97,7 +92,8 @@ def _problem_of(port: int) -> str:
     return ""
 
 
-def _parse(setting: str, text: str) -> int:
+def _parse(name: str, env: Mapping[str, str]) -> int:
+    text = env[setting_of(name)]
     if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 0 < int(text) < 65536:
-        raise PortError(f"{setting} must be a number from 1 to 65535, not {text!r}")
+        raise PortError(f"{setting_of(name)} must be a number from 1 to 65535, not {text!r}")
     return int(text)

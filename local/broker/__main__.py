@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,13 +26,9 @@ _GRACE_S = 5
 _log = logging.getLogger("local.broker")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the Broker until SIGTERM or SIGINT.
-
-    Returns:
-        The exit code: 0 after a signal, 1 when it cannot start.
-    """
-    arguments = _parse_arguments(argv)
+def main() -> int:
+    """Run the Broker until a signal, and return the exit code."""
+    arguments = _parse_arguments()
     _log.setLevel(logging.INFO)
     try:
         listener = listen(arguments.port)
@@ -45,13 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, manifests.ManifestError, StoreError) as exc:
         print(f"broker: {exc}", file=sys.stderr)
         return 1
-    _serve(listener, routing, store, max_event_bytes=arguments.max_event_bytes)
+    _serve(listener, routing, store)
     return 0
 
 
-def _serve(
-    listener: socket.socket, routing: Routing, store: Store, *, max_event_bytes: int
-) -> None:
+def _serve(listener: socket.socket, routing: Routing, store: Store) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         _warn_of_orphans(routing, store)
@@ -64,7 +58,7 @@ def _serve(
 
     activity = Activity()
     dispatcher = Dispatcher(routing, store, activity)
-    ingress = Ingress(routing, store, dispatcher, activity, max_event_bytes=max_event_bytes)
+    ingress = Ingress(routing, store, dispatcher, activity)
     serve(ingress.app(lifespan), listener, end_streams=activity.close)
 
 
@@ -77,7 +71,7 @@ def _warn_of_orphans(routing: Routing, store: Store) -> None:
             )
 
 
-def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local.broker", description=__doc__)
     parser.add_argument("--port", type=int, default=8081, help="0 takes a free one")
     parser.add_argument("--manifests", type=Path, required=True, help="folder of YAML files")
@@ -90,8 +84,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=URL",
         help="where a Service that the manifests refer to is served; repeatable",
     )
-    parser.add_argument("--max-event-bytes", type=int, default=2 * 1024 * 1024)
-    return parser.parse_args(argv)
+    return parser.parse_args()
 
 
 def _parse_service(text: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ class Ingress:
         dispatcher: Dispatcher,
         activity: Activity,
         *,
-        max_event_bytes: int,
+        max_event_bytes: int = 2 * 1024 * 1024,
     ) -> None:
         """Take events into `store`, and tell `dispatcher` and `activity`.
 

@@ -15,6 +15,7 @@ from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
 _POLL_S = 0.1
 _KEEP_ALIVE_POLLS = 150
 _MAX_ROWS_AT_ONCE = 1000
+_COLUMNS = ("number", "at", "id", "type", "target", "state", "attempts", "status")
 
 
 class Live:
@@ -55,13 +56,4 @@ class Live:
 
 
 def row(request: TrackedRequest) -> dict[str, object]:
-    return {
-        "number": request.number,
-        "at": request.at,
-        "id": request.id,
-        "type": request.type,
-        "target": request.target,
-        "state": request.state,
-        "attempts": request.attempts,
-        "status": request.status,
-    }
+    return {name: getattr(request, name) for name in _COLUMNS}

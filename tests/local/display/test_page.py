@@ -159,7 +159,9 @@ def test_says_that_send_is_away(display: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/live", "/requests/1", "/static/page.js"], ids=["page", "live", "details", "script"]
+    "path",
+    ["/", "/live", "/requests/1", "/static/page.js"],
+    ids=["page", "live", "details", "script"],
 )
 def test_a_name_that_was_bound_anew_is_refused(display: str, path: str) -> None:
     """Somebody else's name that leads here by DNS gets nothing, whatever it asks for."""
