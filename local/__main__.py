@@ -64,11 +64,7 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
             command=declaration.command(sys.executable, HOST, port),
             cwd=declaration.source_folder,
             env=function_environment(
-                declaration,
-                env,
-                declared,
-                broker_url=_url(ports.broker),
-                sample_api=sample_api,
+                declaration, env, declared, broker_url=_url(ports.broker), sample_api=sample_api
             ),
             ready_url=_url(port) + "/health/readiness",
         )

@@ -12,13 +12,7 @@ from typing import TextIO
 from local.terminal import printable
 
 _RED, _GREEN, _YELLOW, _CYAN, _DIM = "31", "32", "33", "36", "2"
-_SEVERITIES = {
-    "DEBUG": _DIM,
-    "INFO": _GREEN,
-    "WARNING": _YELLOW,
-    "ERROR": _RED,
-    "CRITICAL": _RED,
-}
+_SEVERITIES = {"DEBUG": _DIM, "INFO": _GREEN, "WARNING": _YELLOW, "ERROR": _RED, "CRITICAL": _RED}
 _STATUS = re.compile(r"[2-5][0-9]{2}\b", re.ASCII)
 _PART_COLORS = (36, 33, 32, 35, 34, 31)
 # By the first digit.

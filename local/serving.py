@@ -43,7 +43,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def serve(
-    application: ASGIApp, listener: socket.socket, *, end_streams: Callable[[], None]
+    application: ASGIApp, listener: socket.socket, end_streams: Callable[[], None] = lambda: None
 ) -> None:
     """Serve until SIGTERM or SIGINT; warnings are logged as JSON.
 

@@ -6,6 +6,5 @@ subscription   follows the Broker's activity
 requests       the state and the timeline of each request
 timeline       the entries of a timeline, in words
 buttons        what the page's buttons do: send an example, retry a dead request
-live           the rows of the list, as they change
 page           the routes; `static/` is what the browser runs
 """

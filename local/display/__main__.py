@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from starlette.applications import Starlette
 
 from local.display.buttons import Buttons
-from local.display.live import Live
 from local.display.page import Display
 from local.display.requests import Requests
 from local.display.subscription import Subscription
@@ -24,7 +23,6 @@ def main() -> int:
     """Show events until SIGTERM or Ctrl-C, and return the exit code."""
     options = _parse_arguments()
     requests = Requests()
-    live = Live(requests)
 
     @contextlib.asynccontextmanager
     async def follow(_: Starlette) -> AsyncIterator[None]:
@@ -48,7 +46,7 @@ def main() -> int:
         print(f"event display: port {options.port}: {reason(exc)}", flush=True)
         return 1
     print(f"event display on {url_of(listener)}", flush=True)
-    serve(Display(requests, live, buttons).app(follow), listener, end_streams=live.close)
+    serve(Display(requests, buttons).app(follow), listener)
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
@@ -15,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
@@ -24,11 +26,12 @@ from local.broker.event import Event, EventError
 from local.browsers import foreign_host, foreign_origin
 from local.display.buttons import EXAMPLES, Buttons, Sent
 from local.display.event_form import render, render_unreadable
-from local.display.live import Live, row
-from local.display.requests import Requests
+from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
 from relay import http
 
 _STATIC = Path(__file__).parent / "static"
+_MAX_ROWS_AT_ONCE = 1000
+_COLUMNS = ("number", "at", "id", "type", "target", "state", "attempts", "status")
 # The page runs and loads only what this display serves.
 _HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
@@ -45,10 +48,10 @@ _HEADERS: Final[Mapping[str, str]] = {
 class Display:
     """The routes; without `buttons` the page only shows."""
 
-    def __init__(self, requests: Requests, live: Live, buttons: Buttons | None) -> None:
+    def __init__(self, requests: Requests, buttons: Buttons | None) -> None:
         self._requests = requests
-        self._live = live
         self._buttons = buttons
+        self._run = uuid.uuid4().hex[:8]
 
     def app(self, lifespan: Lifespan[Starlette]) -> Starlette:
         """Return the ASGI application."""
@@ -57,7 +60,7 @@ class Display:
                 Route("/", _print_event, methods=["POST"]),
                 Route("/", self._page, methods=["GET"]),
                 Route("/healthz", _health, methods=["GET"]),
-                Route("/live", self._stream, methods=["GET"]),
+                Route("/rows", self._rows, methods=["GET"]),
                 Route("/requests/{number:int}", self._details, methods=["GET"]),
                 Route("/requests/{number:int}/retry", self._retry, methods=["POST"]),
                 Route("/examples/{name}", self._send_example, methods=["POST"]),
@@ -73,15 +76,29 @@ class Display:
             page = page.replace("http://localhost:8080", self._buttons.send_url)
         return HTMLResponse(page)
 
-    async def _stream(self, _: Request) -> Response:
-        return StreamingResponse(self._live.stream(), media_type="text/event-stream")
+    async def _rows(self, request: Request) -> Response:
+        """Return the rows that have changed since `after`, which an earlier answer has given."""
+        seen = re.fullmatch(rf"{self._run}-([0-9]{{1,18}})", request.query_params.get("after", ""))
+        revision = int(seen[1]) if seen else 0
+        changed = self._requests.changed_since(revision, _MAX_ROWS_AT_ONCE)
+        return JSONResponse(
+            {
+                "is_new": seen is None,  # another display than before: the page forgets its rows
+                "limit": MAX_REQUESTS,
+                "after": f"{self._run}-{changed[-1].changed if changed else revision}",
+                "has_more": len(changed) == _MAX_ROWS_AT_ONCE,
+                "connected": self._requests.is_connected,
+                "missed": self._requests.missed,
+                "rows": [_row(each) for each in changed],
+            }
+        )
 
     async def _details(self, request: Request) -> Response:
         known = self._requests.get(request.path_params["number"])
         if known is None:
             return _problem(HTTPStatus.NOT_FOUND, "no such request, or it is no longer kept")
         entries = [entry.document() for entry in known.entries]
-        return JSONResponse({**row(known), "source": known.source, "entries": entries})
+        return JSONResponse({**_row(known), "source": known.source, "entries": entries})
 
     async def _retry(self, request: Request) -> Response:
         known = self._requests.get(request.path_params["number"])
@@ -129,6 +146,10 @@ class _Guard:
             refused = foreign_origin(request)
         app = self._app if refused is None else _problem(HTTPStatus.FORBIDDEN, refused)
         await app(scope, receive, send_with_headers)
+
+
+def _row(request: TrackedRequest) -> dict[str, object]:
+    return {name: getattr(request, name) for name in _COLUMNS}
 
 
 async def _print_event(request: Request) -> Response:

@@ -3,8 +3,8 @@
 const $ = (id) => document.getElementById(id);
 
 export class Details {
-  // Each is called with the number of a request: `closed` when the user closes it, `openOther` to
-  // open another one, `retry` to send a dead one again.
+  // Each is called with the number of a request: `closed` when the user closes it, `openOther`, with
+  // the id too, to open another one, `retry` to send a dead one again.
   constructor({ closed, openOther, retry }) {
     this.number = 0;
     this.id = null;
@@ -64,7 +64,7 @@ export class Details {
         const answer = await fetch(`/requests/${number}`);
         if (answer.ok && number === this.number) this.draw(await answer.json());
       } catch {
-        // The connection is lost; once it is back, all rows come again, this one's too.
+        // The connection is lost; the page calls again once it is back.
       }
     }
     this.isAsking = false;
@@ -99,7 +99,7 @@ export class Details {
       const [number, id] = entry.other;
       const link = element("button", id);
       link.type = "button";
-      link.addEventListener("click", () => this.openOther(number));
+      link.addEventListener("click", () => this.openOther(number, id));
       title.append(" ", link);
     }
     item.append(title);
