@@ -19,7 +19,7 @@ from local.broker.database import StoreError
 from local.broker.dispatch import Dispatcher
 from local.broker.ingress import Ingress
 from local.broker.routing import Routing
-from local.broker.store import Store
+from local.broker.store import EventStore
 from local.serving import listen, serve, url_of
 
 _GRACE_S = 5
@@ -37,7 +37,7 @@ def main() -> int:
             services=dict(arguments.service),
             base_url=url_of(listener),
         )
-        store = Store(arguments.data)
+        store = EventStore(arguments.data)
     except (OSError, manifests.ManifestError, StoreError) as exc:
         print(f"broker: {exc}", file=sys.stderr)
         return 1
@@ -45,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def _serve(listener: socket.socket, routing: Routing, store: Store) -> None:
+def _serve(listener: socket.socket, routing: Routing, store: EventStore) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         _warn_of_orphans(routing, store)
@@ -62,7 +62,7 @@ def _serve(listener: socket.socket, routing: Routing, store: Store) -> None:
     serve(ingress.app(lifespan), listener, end_streams=activity.close)
 
 
-def _warn_of_orphans(routing: Routing, store: Store) -> None:
+def _warn_of_orphans(routing: Routing, store: EventStore) -> None:
     known = {route.name for route in routing.all_routes()}
     for trigger, count in store.count_pending().items():
         if trigger not in known:

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from local.broker.delivery import Delivered, Failed
 from local.broker.event import Event
 from local.broker.routing import Route
-from local.broker.store import Delivery
+from local.broker.store import PendingDelivery
 
 _MAX_FACTS = 10_000
 _MAX_DATA_BYTES = 8 * 1024 * 1024
@@ -85,7 +85,7 @@ class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attemp
     def of(
         cls,
         route: Route,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         outcome: Delivered | Failed,
         *,
         duration_ms: float,

@@ -23,7 +23,7 @@ from local.broker.dispatch import Dispatcher
 from local.broker.event import Event, EventError
 from local.broker.feed import Feed
 from local.broker.routing import Routing
-from local.broker.store import Publication, Store
+from local.broker.store import EventStore, Publication
 
 _RETRY_AFTER_S = "1"
 _log = logging.getLogger("local.broker")
@@ -33,7 +33,7 @@ class Ingress:
     def __init__(
         self,
         routing: Routing,
-        store: Store,
+        store: EventStore,
         dispatcher: Dispatcher,
         activity: Activity,
         *,

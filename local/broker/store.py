@@ -52,7 +52,7 @@ class Publication:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Delivery:
+class PendingDelivery:
     """One event for one Trigger.
 
     Attributes:
@@ -69,7 +69,7 @@ class Delivery:
     dead_letter: Mapping[str, str] | None
 
 
-class Store:
+class EventStore:
     """The events that a Broker has yet to deliver."""
 
     def __init__(self, folder: Path) -> None:
@@ -90,7 +90,7 @@ class Store:
             raise StoreError("too many events wait to be written")
         await self._database.write(lambda db: _insert(db, publication))
 
-    async def finish(self, delivery: Delivery, reply: Publication | None = None) -> None:
+    async def finish(self, delivery: PendingDelivery, reply: Publication | None = None) -> None:
         """Forget a delivery that has ended, and keep its reply in the same transaction.
 
         Raises:
@@ -114,7 +114,7 @@ class Store:
 
     async def postpone(
         self,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         *,
         due_at: float,
         failures: int,
@@ -148,7 +148,7 @@ class Store:
             (trigger, limit),
         ).fetchall()
 
-    def load(self, event_id: int, trigger: str) -> Delivery:
+    def load(self, event_id: int, trigger: str) -> PendingDelivery:
         """Return a pending delivery with its event."""
         attributes, headers, data, failures, dead_letter = self._database.reader.execute(
             "SELECT attributes, headers, data, failures, dead_letter"
@@ -156,7 +156,7 @@ class Store:
             " WHERE event_id = ? AND trigger_name = ?",
             (event_id, trigger),
         ).fetchone()
-        return Delivery(
+        return PendingDelivery(
             event_id=event_id,
             trigger=trigger,
             event=Event(attributes=json.loads(attributes), data=data),

@@ -21,7 +21,7 @@ from local.broker.dispatch import Dispatcher
 from local.broker.filters import AttributesFilter
 from local.broker.ingress import Ingress
 from local.broker.routing import Route, Routing
-from local.broker.store import Store
+from local.broker.store import EventStore
 from local.manifests import DeliverySpec, Destination, TriggerSpec
 from tests.local.broker.harness import REQUIRED
 
@@ -137,7 +137,7 @@ class BrokerModel(RuleBasedStateMachine):
 
     async def open(self) -> None:
         """Begin a life of the Broker with the files that the last one left."""
-        self.store = Store(self.folder / str(self.life))
+        self.store = EventStore(self.folder / str(self.life))
         activity = Activity()
         self.dispatcher = Dispatcher(self.routing, self.store, activity)
         ingress = Ingress(self.routing, self.store, self.dispatcher, activity, max_event_bytes=1000)
