@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from local.broker.event import Event
 from relay.envelope import METHODS
+from relay.jsons import json_type
 
 HIDDEN: Final = "(hidden)"
 
@@ -86,16 +87,14 @@ def _described(name: str, value: object) -> object:
 
 
 def _kind(value: object) -> object:
-    if value is None or isinstance(value, bool):
-        kind = "null" if value is None else "boolean"
-    elif isinstance(value, int | float):
-        kind = "number"
-    elif isinstance(value, str):
+    if isinstance(value, str):
         kind = f"text of {len(value)} characters"
     elif isinstance(value, list):
         kind = f"array of {len(value)}"
+    elif isinstance(value, dict):
+        kind = f"object of {len(value)} members"
     else:
-        kind = f"object of {len(value)} members" if isinstance(value, dict) else "value"
+        kind = json_type(value).rpartition(" ")[2]  # without its article
     return f"{HIDDEN[:-1]}: {kind})"
 
 

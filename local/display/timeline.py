@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
+
+import msgspec
 
 from local.broker.activity import DELIVERED, DROPPED, RETRY, Accepted, Attempted
 from local.broker.event import Event
@@ -20,8 +20,7 @@ WAITING = "waiting"
 PLAIN = "plain"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One step.
 
     Attributes:
@@ -43,40 +42,30 @@ class Entry:
 
     def document(self) -> dict[str, object]:
         """Return what the page shows, with the event in event_display's form."""
-        return {
-            "at": self.at,
-            "title": self.title,
-            "details": self.details,
-            "tone": self.tone,
-            "due_at": self.due_at,
-            "event": "" if self.event is None else render(self.event),
-            "other": self.other,
-        }
+        event = "" if self.event is None else render(self.event)
+        return {**msgspec.structs.asdict(self), "event": event}
 
 
 def published(fact: Accepted, *, is_again: bool) -> list[Entry]:
     """Describe how the event of a request came to the Broker."""
-    entries = []
     attributes = fact.event.attributes
+    at = fact.at
     if fact.reply_to is not None:
-        entries.append(Entry(at=fact.at, title="Published as a reply"))
+        title = "Published as a reply"
     elif is_again:
-        entries.append(Entry(at=fact.at, title="Published again"))
-    # Send counts the hops of every request that it publishes.
-    elif "relayhops" in attributes:
-        entries.append(Entry(at=_unix_time(attributes.get("time")), title="Accepted by Send"))
+        title = "Published again"
     else:
-        title = f"Published by {shortened(attributes['source'])}"
-        entries.append(Entry(at=_unix_time(attributes.get("time")), title=title))
-    entries.append(
-        Entry(
-            at=fact.at,
-            title="Stored by the Broker",
-            details=(_wanted_by(fact),),
-            event=masked(fact.event),
+        at = _unix_time(attributes.get("time"))
+        # Send counts the hops of every request that it publishes.
+        is_sends = "relayhops" in attributes
+        title = (
+            "Accepted by Send" if is_sends else f"Published by {shortened(attributes['source'])}"
         )
-    )
-    return entries
+    wanted, event = (_wanted_by(fact),), masked(fact.event)
+    return [
+        Entry(at=at, title=title),
+        Entry(at=fact.at, title="Stored by the Broker", details=wanted, event=event),
+    ]
 
 
 def result(fact: Accepted, ending: str) -> Entry:
@@ -106,37 +95,22 @@ def attempted(fact: Attempted, *, about: str) -> Entry:
     """
     what = f" of {about}" if about else ""
     trigger = shortened(fact.trigger.partition("/")[2])
-    took = f"{fact.duration_ms:.0f} ms"
-    counted = f"attempt {fact.attempt}"
+    sink = "the dead letter sink of " if fact.to_dead_letter_sink else ""
+    title = f"Delivery{what} by {sink}Trigger {trigger}"
+    counted, took = f"attempt {fact.attempt}", f"{fact.duration_ms:.0f} ms"
+    details = [fact.result, *_reason(fact.extensions), counted, took]
+    due_at = None
     if fact.next_step == DELIVERED:
-        title = f"Delivery{what} by Trigger {trigger}"
+        tone = BAD if fact.to_dead_letter_sink else GOOD
         if fact.to_dead_letter_sink:
             title = f"Dead letter{what} of Trigger {trigger} delivered"
-        return Entry(
-            at=fact.at,
-            title=title,
-            details=(fact.result, counted, took),
-            tone=BAD if fact.to_dead_letter_sink else GOOD,
-        )
-    to = f"Trigger {trigger}"
-    if fact.to_dead_letter_sink:
-        to = f"the dead letter sink of Trigger {trigger}"
-    details = [fact.result, *_reason(fact.extensions), counted, took]
-    if fact.next_step == RETRY:
-        return Entry(
-            at=fact.at,
-            title=f"Delivery{what} by {to} failed",
-            details=tuple(details),
-            tone=WAITING,
-            due_at=fact.at + fact.wait_s,
-        )
-    end = "the event is dropped" if fact.next_step == DROPPED else "goes to the dead letter sink"
-    return Entry(
-        at=fact.at,
-        title=f"Delivery{what} by {to} failed for good",
-        details=(*details, end),
-        tone=BAD,
-    )
+    elif fact.next_step == RETRY:
+        title, tone, due_at = f"{title} failed", WAITING, fact.at + fact.wait_s
+    else:
+        title, tone = f"{title} failed for good", BAD
+        is_dropped = fact.next_step == DROPPED
+        details.append("the event is dropped" if is_dropped else "goes to the dead letter sink")
+    return Entry(at=fact.at, title=title, details=tuple(details), tone=tone, due_at=due_at)
 
 
 def _wanted_by(fact: Accepted) -> str:
@@ -158,11 +132,9 @@ def _reason(extensions: Mapping[str, str]) -> list[str]:
 
 def _unix_time(text: str | None) -> float:
     """Read an event's time; 0 when it is missing or unreadable."""
-    # Python 3.10 reads six decimals only, and does not read Z.
-    text = re.sub(r"\.(\d+)", lambda match: f".{match[1]:0<6.6}", text or "").upper()
     try:
-        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        time = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
         return 0.0
     return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
 

@@ -110,7 +110,7 @@ export class Details {
     if (details.length) item.append(element("p", details.join(" · ")));
     if (entry.at) item.append(element("p", when(entry.at, start), "when"));
     if (entry.event) {
-      const more = document.createElement("details");
+      const more = element("details");
       const text = element("pre", entry.event);
       text.tabIndex = 0;
       more.append(element("summary", "Event"), text);
@@ -126,7 +126,7 @@ function fact(name, value, data = {}) {
   return [element("dt", name), definition];
 }
 
-function element(name, text, className = "") {
+export function element(name, text = "", className = "") {
   const made = document.createElement(name);
   made.textContent = text;
   if (className) made.className = className;
