@@ -6,7 +6,6 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,18 +14,6 @@ from local.ports import HOST
 from relay.logs import json_handler
 
 _GRACE_S = 5
-
-
-class _StreamingServer(uvicorn.Server):
-    """Ends the endless answers when it is told to stop; they would hold it up."""
-
-    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._end_streams = end_streams
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._end_streams()
-        await super().shutdown(sockets)
 
 
 def listen(port: int) -> socket.socket:
@@ -42,14 +29,8 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{HOST}:{listener.getsockname()[1]}"
 
 
-def serve(
-    application: ASGIApp, listener: socket.socket, end_streams: Callable[[], None] = lambda: None
-) -> None:
-    """Serve until SIGTERM or SIGINT; warnings are logged as JSON.
-
-    Args:
-        end_streams: Called at the end, for answers that would go on for ever.
-    """
+def serve(application: ASGIApp, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; warnings are logged as JSON."""
     logging.basicConfig(handlers=[json_handler()])
     # After its shutdown uvicorn raises the signal again, for the handlers that were there before.
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
@@ -65,4 +46,4 @@ def serve(
         timeout_graceful_shutdown=_GRACE_S,
         ws="none",
     )
-    _StreamingServer(config, end_streams).run(sockets=[listener])
+    uvicorn.Server(config).run(sockets=[listener])

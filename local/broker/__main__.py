@@ -59,7 +59,7 @@ def _serve(listener: socket.socket, routing: Routing, store: EventStore) -> None
     activity = Activity()
     dispatcher = Dispatcher(routing, store, activity)
     ingress = Ingress(routing, store, dispatcher, activity)
-    serve(ingress.app(lifespan), listener, end_streams=activity.close)
+    serve(ingress.app(lifespan), listener)
 
 
 def _warn_of_orphans(routing: Routing, store: EventStore) -> None:

@@ -1,17 +1,15 @@
-"""What the Broker does, fact by fact: a ring of the newest, from which any number of readers read.
+"""What the Broker does, fact by fact: a ring of the newest, for any number of readers.
 
 A fact becomes JSON only when it is read, so that it costs next to nothing while nobody watches.
-Nothing is kept on a reader's behalf: one that is too slow for the ring is cut off.
+Nothing is kept on a reader's behalf: one that is too slow for the ring misses facts.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from msgspec import Struct, field
@@ -23,10 +21,7 @@ from local.broker.store import PendingDelivery
 
 _MAX_FACTS = 10_000
 _MAX_DATA_BYTES = 8 * 1024 * 1024
-_MAX_BATCH = 500
-# Readers find several facts at a time instead of being woken for each.
-_PAUSE_S = 0.05
-_KEEP_ALIVE_S = 15.0
+_MAX_BATCH = 1000
 
 DELIVERED = "delivered"
 RETRY = "retry"
@@ -120,20 +115,27 @@ class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attemp
 Fact = Accepted | Attempted
 
 
-class Activity:
-    """The newest facts, bounded in number and in bytes of data.
+class Batch(Struct, frozen=True, kw_only=True):
+    """Facts in a row.
 
     Attributes:
-        run: Names this run of the Broker; facts are numbered from 1 in each.
+        run: Names a run of the Broker; facts are numbered from 1 in each.
+        first: The number of the first fact, or of the next one when there is none yet.
     """
 
+    run: str
+    first: int
+    facts: list[Fact]
+
+
+class Activity:
+    """The newest facts, bounded in number and in bytes of data."""
+
     def __init__(self) -> None:
-        self.run = uuid.uuid4().hex[:8]
+        self._run = uuid.uuid4().hex[:8]
         self._facts: deque[Fact] = deque()
         self._data_bytes = 0
         self._last = 0
-        self._readers: set[asyncio.Event] = set()
-        self._is_closed = False
 
     def note(self, fact: Fact) -> None:
         """Add a fact, and drop the oldest beyond the bounds."""
@@ -142,40 +144,14 @@ class Activity:
         self._data_bytes += fact.data_bytes
         while len(self._facts) > _MAX_FACTS or self._data_bytes > _MAX_DATA_BYTES:
             self._data_bytes -= self._facts.popleft().data_bytes
-        for reader in self._readers:
-            reader.set()
 
-    async def read(self, after: int) -> AsyncIterator[list[tuple[int, Fact]]]:
-        """Yield the facts after one, and new ones as they come, in batches; some are empty.
-
-        Ends when the reader has fallen behind the ring, or at `close`.
+    def read(self, run: str, after: int) -> Batch:
+        """Return the facts after one, or the oldest that are left.
 
         Args:
-            after: The number of the last fact that the reader has. Those that the ring no longer
-                has are left out.
+            run, after: The run and the number of the last fact that the reader has.
         """
-        position = min(max(after, self._last - len(self._facts)), self._last)
-        woken = asyncio.Event()
-        self._readers.add(woken)
-        try:
-            while not self._is_closed and position >= self._last - len(self._facts):
-                woken.clear()
-                batch = self._after(position)
-                position += len(batch)
-                yield batch
-                if position == self._last:
-                    with suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(woken.wait(), _KEEP_ALIVE_S)
-                await asyncio.sleep(_PAUSE_S)
-        finally:
-            self._readers.discard(woken)
-
-    def close(self) -> None:
-        """End every reader's stream."""
-        self._is_closed = True
-        for reader in self._readers:
-            reader.set()
-
-    def _after(self, position: int) -> list[tuple[int, Fact]]:
+        oldest = self._last - len(self._facts)
+        position = min(max(after if run == self._run else 0, oldest), self._last)
         new = list(islice(reversed(self._facts), self._last - position))
-        return list(enumerate(reversed(new), start=position + 1))[:_MAX_BATCH]
+        return Batch(run=self._run, first=position + 1, facts=new[::-1][:_MAX_BATCH])

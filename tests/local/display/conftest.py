@@ -10,8 +10,8 @@ from typing import Protocol
 import msgspec
 import pytest
 
-from local.broker.activity import Fact
-from tests.support.peers import serving, until_gone
+from local.broker.activity import Batch, Fact
+from tests.support.peers import answer_of, serving
 from tests.support.processes import free_port, python, running
 
 
@@ -23,9 +23,6 @@ class Displaying(Protocol):
     ) -> AbstractContextManager[str]: ...
 
 
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-
-
 @pytest.fixture(scope="session")
 def displaying() -> Displaying:
     return _displaying
@@ -33,14 +30,12 @@ def displaying() -> Displaying:
 
 @contextmanager
 def _displaying(facts: Iterable[Fact], port: int | None = None) -> Iterator[str]:
-    lines = [
-        f"id: run-{number}\ndata: {msgspec.json.encode(fact).decode()}\n\n"
-        for number, fact in enumerate(facts, start=1)
-    ]
+    told = list(facts)
 
     def tell(connection: socket.socket) -> None:
-        connection.sendall(_HEAD + "".join(lines).encode())
-        until_gone(connection)
+        known = len(told) if broker.requests[-1].target.endswith(f"=run-{len(told)}") else 0
+        batch = Batch(run="run", first=known + 1, facts=told[known:])
+        connection.sendall(answer_of(200, msgspec.json.encode(batch), ("Connection", "close")))
 
     port = port or free_port()
     with serving() as broker:

@@ -222,16 +222,3 @@ def test_sends_the_examples(relay: Relay, name: str, status: int, is_listed: boo
 
     assert (sent["status"], sent["detail"]) == (status, "")
     assert bool(sent["id"]) == is_listed
-
-
-def test_stops_while_its_activity_is_followed(tmp_path: Path) -> None:
-    """The display's open connection to the Broker does not hold up the end of the stack."""
-    with started(tmp_path) as relay:
-        url = f"http://127.0.0.1:{relay.ports['DISPLAY']}"
-        wait_until(lambda: rows(url)["connected"], 20, "the Broker's activity")
-        exit_code = relay.process.stop()
-
-    assert exit_code == 0
-    assert "Traceback" not in relay.process.output
-    # What uvicorn says when its patience ends: the Broker's feed must not wait for that.
-    assert "graceful shutdown exceeded" not in relay.process.output
