@@ -14,8 +14,6 @@ from local.ports import HOST, PortError, Ports
 from local.process import REPOSITORY, clean_environment
 from local.stack import Part, Stack
 
-MANIFESTS = REPOSITORY / "knative"
-
 
 def main() -> int:
     """Run the stack until Ctrl-C, and return the exit code."""
@@ -41,12 +39,12 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     Raises:
         FunctionError, ManifestError, OSError: A func.yaml or a manifest cannot be read.
     """
-    folder = Path(env.get("MANIFESTS") or MANIFESTS)
-    declared = manifests.load(folder)
-    send = Function.load(REPOSITORY / "functions" / "send")
-    receive = Function.load(REPOSITORY / "functions" / "receive")
+    folder = Path(env.get("MANIFESTS") or REPOSITORY / "knative")
     data_dir = Path(env.get("BROKER_DATA_DIR") or REPOSITORY / ".local").absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
+    declared = manifests.load(folder)
+    send = Function(REPOSITORY / "functions" / "send")
+    receive = Function(REPOSITORY / "functions" / "receive")
     sample_api = f"localhost:{ports.sample_api}"
 
     def program(name: str, port: int, ready_path: str, *arguments: str, **extra: str) -> Part:
@@ -58,42 +56,39 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
             ready_url=_url(port) + ready_path,
         )
 
-    def function(name: str, port: int, declaration: Function) -> Part:
+    def serving(name: str, port: int, function: Function) -> Part:
         return Part(
             name=name,
-            command=declaration.command(sys.executable, HOST, port),
-            cwd=declaration.source_folder,
+            command=function.command(sys.executable, HOST, port),
+            cwd=function.source_folder,
             env=function_environment(
-                declaration, env, declared, broker_url=_url(ports.broker), sample_api=sample_api
+                function, env, declared, broker_url=_url(ports.broker), sample_api=sample_api
             ),
             ready_url=_url(port) + "/health/readiness",
         )
 
-    services = {
-        send.name: ports.gateway,
-        receive.name: ports.receive,
-        "event-display": ports.display,
-    }
-    broker_arguments = ["--manifests", str(folder), "--data", str(data_dir)]
-    for name, port in services.items():
-        broker_arguments += ["--service", f"{name}={_url(port)}"]
-    display_arguments = [
+    display = program(
+        *("event-display", ports.display, "/healthz", "-m", "local.display"),
         *("--broker", _url(ports.broker), "--send", f"http://localhost:{ports.gateway}"),
         *("--sample-api", sample_api),
-    ]
+        # Not as an argument: anybody on the machine can read a command.
+        API_TOKEN=env.get("API_TOKEN", ""),
+    )
+    broker = program(
+        *("broker", ports.broker, "/healthz", "-m", "local.broker"),
+        *("--manifests", str(folder), "--data", str(data_dir)),
+        *("--service", f"{send.name}={_url(ports.gateway)}"),
+        *("--service", f"{receive.name}={_url(ports.receive)}"),
+        *("--service", f"event-display={_url(ports.display)}"),
+    )
     return [
         [
             program("sample-api", ports.sample_api, "/", "local/sample_api.py"),
-            program(
-                *("event-display", ports.display, "/healthz"),
-                *("-m", "local.display", *display_arguments),
-                # Not as an argument: anybody on the machine can read a command.
-                API_TOKEN=env.get("API_TOKEN", ""),
-            ),
-            function("send", ports.gateway, send),
-            function("receive", ports.receive, receive),
+            display,
+            serving("send", ports.gateway, send),
+            serving("receive", ports.receive, receive),
         ],
-        [program("broker", ports.broker, "/healthz", "-m", "local.broker", *broker_arguments)],
+        [broker],
     ]
 
 
@@ -108,12 +103,13 @@ def _welcome(ports: Ports) -> str:
             f' -H "Content-Type: application/json" -d @examples/{example}'
         )
 
-    default = Ports()
-    moved = (ports.gateway, ports.sample_api) != (default.gateway, default.sample_api)
-    note = (
-        f"\n  The examples name ports {default.gateway} and {default.sample_api};"
-        f" put {ports.gateway} and {ports.sample_api} there.\n"
-    )
+    note = ""
+    usual = Ports()
+    if (ports.gateway, ports.sample_api) != (usual.gateway, usual.sample_api):
+        note = (
+            f"\n  The examples name ports {usual.gateway} and {usual.sample_api};"
+            f" put {ports.gateway} and {ports.sample_api} there.\n"
+        )
     return f"""
 The relay is ready.
 
@@ -130,7 +126,7 @@ Open the page, or call the relay from another shell. This call returns the sampl
 This one is answered at once; the callback shows up here as an event:
 
   {curl("POST", "/async", "post_async_tasks.json")}
-{note if moved else ""}
+{note}
 Ctrl-C stops everything.
 
 """

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -44,40 +45,28 @@ class _Run(msgspec.Struct):
 
 class _FuncYAML(msgspec.Struct):
     name: str
-    invoke: str
+    invoke: Literal["http", "cloudevent"]
     run: _Run
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Function:
-    """What func.yaml says about a function.
+    """What the func.yaml of a folder says; `name` is that of its Knative Service."""
 
-    Attributes:
-        folder: The folder of func.yaml.
-        name: The name of its Knative Service.
-        invoke: `http` or `cloudevent`.
-        envs: `run.envs`.
-    """
-
-    folder: Path
-    name: str
-    invoke: str
-    envs: Mapping[str, str]
-
-    @classmethod
-    def load(cls, folder: Path) -> Function:
-        """Read the func.yaml of a folder.
+    def __init__(self, folder: Path) -> None:
+        """Read func.yaml.
 
         Raises:
-            FunctionError: It is not YAML, or a field is missing or not a string.
+            FunctionError: It is not YAML, or a field is missing or of another type.
         """
         path = folder / "func.yaml"
         try:
             document = msgspec.yaml.decode(path.read_bytes(), type=_FuncYAML)
         except msgspec.DecodeError as exc:
             raise FunctionError(f"{path}: {exc}") from exc
-        envs = {env.name: env.value for env in document.run.envs}
-        return cls(folder=folder, name=document.name, invoke=document.invoke, envs=envs)
+        self.folder = folder
+        self.name = document.name
+        self.invoke = document.invoke
+        self.envs = {env.name: env.value for env in document.run.envs}
 
     @property
     def source_folder(self) -> Path:

@@ -205,7 +205,7 @@ class SampleAPI(BaseHTTPRequestHandler):
             self._body = self._read_body()
             self._answer_route()
         except Refused as error:
-            self._send_json(error.status, {"error": str(error)}, error.headers)
+            self._send_json(error.status, {"error": str(error)}, *error.headers)
         if self._path() not in UNRECORDED:
             log(f"{self.command} {self._target()} {self._status}")
 
@@ -230,8 +230,8 @@ class SampleAPI(BaseHTTPRequestHandler):
                 continue
             if self.command not in methods:
                 allow = ", ".join(methods)
-                detail = f"{path} takes {allow}"
-                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, detail, Allow=allow)
+                status = HTTPStatus.METHOD_NOT_ALLOWED
+                raise Refused(status, f"{path} takes {allow}", Allow=allow)
             answer(self, *(unquote(part) for part in match.groups()))
             return
         raise Refused(HTTPStatus.NOT_FOUND, f"no route {path}; GET / lists them")
@@ -283,34 +283,30 @@ class SampleAPI(BaseHTTPRequestHandler):
 
     # -- the answer -------------------------------------------------------------------------------
 
-    def _start(self, status: int, headers: list[tuple[str, str]]) -> None:
+    def _send(self, status: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         self._status = status
         self.send_response(status)
         for name, value in headers:
             self.send_header(name, value)
+        has_body = status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+        if has_body:
+            self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-
-    def _send(self, status: int, body: bytes, headers: list[tuple[str, str]]) -> None:
-        has_body = status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-        length = [("Content-Length", str(len(body)))] if has_body else []
-        self._start(status, headers + length)
         if has_body and self.command != "HEAD":
             self.wfile.write(body)
 
-    def _send_json(
-        self, status: int, value: Json, headers: list[tuple[str, str]] | None = None
-    ) -> None:
+    def _send_json(self, status: int, value: Json, *headers: tuple[str, str]) -> None:
         body = json.dumps(value, indent=2).encode() + b"\n"
-        self._send(status, body, [("Content-Type", "application/json"), *(headers or [])])
+        self._send(status, body, [("Content-Type", "application/json"), *headers])
 
-    def _send_echo(self, status: int = 200, headers: list[tuple[str, str]] | None = None) -> None:
-        self._send_json(status, self._echo(), headers)
+    def _send_echo(self, status: int = 200, *headers: tuple[str, str]) -> None:
+        self._send_json(status, self._echo(), *headers)
 
     def _send_failure(self, status: int) -> None:
         retry_after = self._option("retry-after", "")
-        self._send_echo(status, [("Retry-After", retry_after)] if retry_after.isdigit() else [])
+        self._send_echo(status, *([("Retry-After", retry_after)] if retry_after.isdigit() else []))
 
     # -- the routes: tasks and calls --------------------------------------------------------------
 
@@ -354,12 +350,8 @@ class SampleAPI(BaseHTTPRequestHandler):
         self._send_echo()
 
     def _cookies(self) -> None:
-        cookies = [
-            "first=1; Path=/; HttpOnly",
-            "second=2; Expires=Wed, 21 Oct 2099 07:28:00 GMT",
-            "third=3",
-        ]
-        self._send_echo(200, [("Set-Cookie", cookie) for cookie in cookies])
+        cookies = ["first=1; Path=/; HttpOnly", "second=2; Max-Age=60", "third=3"]
+        self._send_echo(200, *(("Set-Cookie", cookie) for cookie in cookies))
 
     ROUTES: ClassVar[list[tuple[str, tuple[str, ...], Callable[..., None]]]] = [
         (r"/", ("GET", "HEAD"), _index),

@@ -52,10 +52,7 @@ class Stack:
             console.add(name, max(map(len, names)))
 
     def run(self, welcome: str) -> int:
-        """Run everything until a signal, or until a part ends.
-
-        Args:
-            welcome: Shown when all parts are ready.
+        """Run everything, and show the welcome when all parts are ready.
 
         Returns:
             The exit code: 0 after a signal, 1 when a part ended or did not become ready.

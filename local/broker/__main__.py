@@ -28,13 +28,19 @@ _log = logging.getLogger("local.broker")
 
 def main() -> int:
     """Run the Broker until a signal, and return the exit code."""
-    arguments = _parse_arguments()
+    parser = argparse.ArgumentParser(prog="python -m local.broker", description=__doc__)
+    parser.add_argument("--port", type=int, default=8081, help="0 takes a free one")
+    parser.add_argument("--manifests", type=Path, required=True, help="folder of YAML files")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the database")
+    about = "where a Service that the manifests refer to is served; repeatable"
+    parser.add_argument("--service", type=_service, action="append", metavar="NAME=URL", help=about)
+    arguments = parser.parse_args()
     _log.setLevel(logging.INFO)
     try:
         listener = listen(arguments.port)
         routing = Routing.from_manifests(
             manifests.load(arguments.manifests),
-            services=dict(arguments.service),
+            services=dict(arguments.service or ()),
             base_url=url_of(listener),
         )
         store = EventStore(arguments.data)
@@ -71,23 +77,7 @@ def _warn_of_orphans(routing: Routing, store: EventStore) -> None:
             )
 
 
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m local.broker", description=__doc__)
-    parser.add_argument("--port", type=int, default=8081, help="0 takes a free one")
-    parser.add_argument("--manifests", type=Path, required=True, help="folder of YAML files")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the database")
-    parser.add_argument(
-        "--service",
-        type=_parse_service,
-        action="append",
-        default=[],
-        metavar="NAME=URL",
-        help="where a Service that the manifests refer to is served; repeatable",
-    )
-    return parser.parse_args()
-
-
-def _parse_service(text: str) -> tuple[str, str]:
+def _service(text: str) -> tuple[str, str]:
     name, _, url = text.partition("=")
     if not name or urlsplit(url).scheme not in ("http", "https"):
         raise argparse.ArgumentTypeError(f"{text!r} must be NAME=URL with an http(s) URL")

@@ -82,7 +82,6 @@ class Database:
         await done
 
     async def close(self) -> None:
-        """Commit what is waiting and close the database."""
         if self._flushing is not None:
             await self._flushing
         self._disk.shutdown()

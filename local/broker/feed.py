@@ -7,6 +7,7 @@ pages.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 
 from msgspec.json import encode
 from starlette.requests import Request
@@ -16,15 +17,15 @@ from local.broker.activity import Activity
 from local.browsers import foreign_host, foreign_origin
 
 
-class Feed:
-    def __init__(self, activity: Activity) -> None:
-        self._activity = activity
+def feed(activity: Activity) -> Callable[[Request], Awaitable[Response]]:
+    """Return the handler, which answers with a `Batch` in JSON."""
 
-    async def answer(self, request: Request) -> Response:
-        """Answer with a `Batch` in JSON."""
+    async def answer(request: Request) -> Response:
         refused = foreign_host(request) or foreign_origin(request)
         if refused:
             return PlainTextResponse(f"{refused}\n", 403)
         seen = re.fullmatch(r"(\w+)-([0-9]{1,18})", request.query_params.get("after", ""))
-        batch = self._activity.read(seen[1], int(seen[2])) if seen else self._activity.read("", 0)
+        batch = activity.read(seen[1], int(seen[2])) if seen else activity.read("", 0)
         return Response(encode(batch), media_type="application/json")
+
+    return answer

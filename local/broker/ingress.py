@@ -21,7 +21,7 @@ from local.broker.database import StoreError
 from local.broker.delivery import passed_on
 from local.broker.dispatch import Dispatcher
 from local.broker.event import Event, EventError
-from local.broker.feed import Feed
+from local.broker.feed import feed
 from local.broker.routing import Routing
 from local.broker.store import EventStore, Publication
 
@@ -39,11 +39,6 @@ class Ingress:
         *,
         max_event_bytes: int = 2 * 1024 * 1024,
     ) -> None:
-        """Take events into `store`, and tell `dispatcher` and `activity`.
-
-        Args:
-            max_event_bytes: Bound on a request's body.
-        """
         self._routing = routing
         self._store = store
         self._dispatcher = dispatcher
@@ -51,11 +46,10 @@ class Ingress:
         self._max_event_bytes = max_event_bytes
 
     def app(self, lifespan: Lifespan[Starlette] | None) -> Starlette:
-        """Return the ASGI application."""
         app = Starlette(
             routes=[
                 Route("/healthz", _healthz),
-                Route("/activity", Feed(self._activity).answer),
+                Route("/activity", feed(self._activity)),
                 Route("/{namespace}/{broker}", self._publish, methods=["POST"]),
             ],
             lifespan=lifespan,

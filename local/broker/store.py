@@ -125,18 +125,12 @@ class EventStore:
         Raises:
             StoreError: The delivery is kept as it was.
         """
-        row = (
-            due_at,
-            failures,
-            None if dead_letter is None else json.dumps(dead_letter),
-            delivery.event_id,
-            delivery.trigger,
-        )
+        letter = None if dead_letter is None else json.dumps(dead_letter)
         await self._database.write(
             lambda db: db.execute(
                 "UPDATE deliveries SET due_at = ?, failures = ?, dead_letter = ?"
                 " WHERE event_id = ? AND trigger_name = ?",
-                row,
+                (due_at, failures, letter, delivery.event_id, delivery.trigger),
             )
         )
 

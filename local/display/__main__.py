@@ -21,7 +21,12 @@ from local.serving import listen, serve, url_of
 
 def main() -> int:
     """Show events until SIGTERM or Ctrl-C, and return the exit code."""
-    options = _parse_arguments()
+    parser = argparse.ArgumentParser(prog="python -m local.display", description=__doc__)
+    parser.add_argument("--port", type=int, default=8084)
+    parser.add_argument("--broker", metavar="URL", help="the Broker that the page is about")
+    parser.add_argument("--send", metavar="URL", help="where Send is, for the page's buttons")
+    parser.add_argument("--sample-api", metavar="HOST:PORT", default="localhost:30000")
+    options = parser.parse_args()
     requests = Requests()
 
     @contextlib.asynccontextmanager
@@ -48,15 +53,6 @@ def main() -> int:
     print(f"event display on {url_of(listener)}", flush=True)
     serve(Display(requests, buttons).app(follow), listener)
     return 0
-
-
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m local.display", description=__doc__)
-    parser.add_argument("--port", type=int, default=8084)
-    parser.add_argument("--broker", metavar="URL", help="the Broker that the page is about")
-    parser.add_argument("--send", metavar="URL", help="where Send is, for the page's buttons")
-    parser.add_argument("--sample-api", metavar="HOST:PORT", default="localhost:30000")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
@@ -28,24 +27,16 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 _TIMEOUT = aiohttp.ClientTimeout(total=150)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sent:
-    """What came back.
-
-    Attributes:
-        duration_ms: Until the answer was there.
-        id: The id of an accepted request, else "".
-        detail: What the relay says is wrong, else "".
-    """
-
-    status: int
-    duration_ms: float
-    id: str = ""
-    detail: str = ""
+Sent = dict[str, object]
 
 
 class Buttons:
-    """A caller of Send. Its methods raise `aiohttp.ClientError` when Send does not answer."""
+    """A caller of Send.
+
+    Its methods return the `status` of the answer and the `duration_ms` until it came; and from
+    Send's own answers the `id` of an accepted request, or the `detail` of what is wrong. They raise
+    an `aiohttp.ClientError` when Send does not answer.
+    """
 
     def __init__(self, send_url: str, *, sample_api: str, token: str) -> None:
         """Set the way to Send.
@@ -88,12 +79,9 @@ class Buttons:
         duration_ms = (time.monotonic() - started) * 1000
         # A good answer of /sync is the target's, not the relay's.
         document = {} if path == "/sync" and answer.ok else _texts(content)
-        return Sent(
-            status=answer.status,
-            duration_ms=duration_ms,
-            id=document.get("id", "") if answer.ok else "",
-            detail=document.get("detail", ""),
-        )
+        wanted = "id" if answer.ok else "detail"
+        told = {wanted: document[wanted]} if wanted in document else {}
+        return {"status": answer.status, "duration_ms": duration_ms, **told}
 
 
 def _texts(content: bytes) -> dict[str, str]:

@@ -7,7 +7,6 @@ import re
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -54,7 +53,6 @@ class Display:
         self._run = uuid.uuid4().hex[:8]
 
     def app(self, lifespan: Lifespan[Starlette]) -> Starlette:
-        """Return the ASGI application."""
         return Starlette(
             routes=[
                 Route("/", _print_event, methods=["POST"]),
@@ -118,7 +116,7 @@ class Display:
                 HTTPStatus.SERVICE_UNAVAILABLE, "this display does not know where Send is"
             )
         try:
-            return JSONResponse(asdict(await make(self._buttons)))
+            return JSONResponse(await make(self._buttons))
         except (aiohttp.ClientError, asyncio.TimeoutError) as exc:
             detail = f"Send does not answer: {str(exc) or type(exc).__name__}"
             return _problem(HTTPStatus.BAD_GATEWAY, detail)

@@ -40,7 +40,7 @@ OVERRIDES = "  ceOverrides: {extensions: {tenant: blue}}\n"
 def load(folder: Path, func_yaml: str = FUNC_YAML) -> Function:
     """Write a func.yaml and load it."""
     (folder / "func.yaml").write_text(func_yaml, encoding="utf-8")
-    return Function.load(folder)
+    return Function(folder)
 
 
 def environment(folder: Path, env: dict[str, str], manifest: str = MANIFESTS) -> dict[str, str]:

@@ -220,5 +220,5 @@ def test_sends_the_examples(relay: Relay, name: str, status: int, is_listed: boo
 
     sent = call("POST", f"{url}/examples/{name}").json()
 
-    assert (sent["status"], sent["detail"]) == (status, "")
-    assert bool(sent["id"]) == is_listed
+    assert (sent["status"], "detail" in sent) == (status, False)
+    assert ("id" in sent) == is_listed

@@ -180,7 +180,7 @@ class System:
         )
 
     def _function(self, name: str) -> _Part:
-        function = Function.load(REPOSITORY / "functions" / name)
+        function = Function(REPOSITORY / "functions" / name)
         settings = {"TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S, "LOG_LEVEL": "WARNING"}
         env = function_environment(
             function,
