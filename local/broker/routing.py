@@ -80,7 +80,6 @@ class Routing:
         return cls(base_url=base_url, routes={name: tuple(each) for name, each in routes.items()})
 
     def all_routes(self) -> list[Route]:
-        """Return the routes of all Brokers."""
         return [route for routes in self.routes.values() for route in routes]
 
     def ingress_url(self, broker: str) -> str:

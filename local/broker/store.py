@@ -168,7 +168,6 @@ class EventStore:
         )
 
     async def close(self) -> None:
-        """Commit what is waiting and close the database."""
         await self._database.close()
 
 

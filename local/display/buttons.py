@@ -59,7 +59,6 @@ class Buttons:
         return await self._call(method, path, text.encode())
 
     async def retry(self, request_id: str) -> Sent:
-        """Have a dead request published again."""
         return await self._call("POST", f"/async/{quote(request_id, safe='')}/retry", b"")
 
     async def _call(self, method: str, path: str, body: bytes) -> Sent:
