@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from local import process
 from local.ports import free_port as free_port  # for the tests, beside what they need with it
-from local.process import INHERITED as INHERITED
 from local.process import REPOSITORY as REPOSITORY
 from local.process import clean_environment
+
+INHERITED = ("COVERAGE_PROCESS_CONFIG", *process.INHERITED)
 
 _POLL_INTERVAL_S = 0.02
 
@@ -86,7 +87,8 @@ def running(
         ready_output: The block starts once this text has been printed.
         timeout_s: Seconds until it must be ready.
     """
-    process = Process(command, {**clean_environment(os.environ), **(env or {})}, cwd)
+    base = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    process = Process(command, {**clean_environment(os.environ), **base, **(env or {})}, cwd)
     try:
         if ready_output is not None:
             process.wait_for_output(ready_output, timeout_s)
