@@ -232,7 +232,7 @@ class TestPool:
     ) -> None:
         """It is not used again: the target may be about to close it."""
         get(client, peer.url)
-        monkeypatch.setattr("relay.connections._MAX_IDLE_S", -1.0)
+        monkeypatch.setattr("relay.connections._MAX_IDLE_S", 0.0)
 
         get(client, peer.url)
 
