@@ -20,7 +20,7 @@ from relay.responses import BrokenAnswer, ResponseParser
 from relay.sockets import Deadline
 from relay.urls import Origin
 
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 32 * 1024
 # Servers close idle connections after 2 s (gunicorn) or more, and a POST that meets such a close is
 # lost: nobody can know whether to send it again.
 _MAX_IDLE_S = 1.0
@@ -85,7 +85,6 @@ class Answer:
         peer: what errors call the other side.
     """
 
-    headers: Headers = ()
     has_sent = has_received = False
 
     def __init__(
@@ -108,6 +107,10 @@ class Answer:
     def status(self) -> int:
         return self._parser.status
 
+    @property
+    def headers(self) -> Headers:
+        return tuple(end_to_end(self._parser.fields))
+
     def start(self, message: tuple[bytes, ...]) -> None:
         """Send the request and read the head of its answer.
 
@@ -121,7 +124,6 @@ class Answer:
                 self._send(self._sock, data)
             while not self._parser.has_head:
                 self._receive(self._sock)
-            self.headers = tuple(end_to_end(self._parser.fields))
         except requests.RequestException as exc:
             self.close()
             self._failure = exc
@@ -162,7 +164,9 @@ class Answer:
                 for piece in pieces:
                     body += piece
                     if len(body) > limit_bytes:
-                        return bytes(body[:limit_bytes]), f"it is longer than {limit_bytes} bytes"
+                        return bytes(
+                            body[:limit_bytes]
+                        ), f"the body is longer than {limit_bytes} bytes"
             except (TargetFailed, DeadlineExceeded) as exc:
                 if not or_less:
                     raise
@@ -171,6 +175,7 @@ class Answer:
 
     def close(self) -> None:
         """Close the connection, unless it has been given back."""
+        self._parser.close()
         if self._sock is not None:
             self._sock.close()
             self._sock = None
@@ -196,7 +201,6 @@ class Answer:
         self.has_received |= bool(data)
         self._piece = self._parser.feed(data)
         if self._parser.is_complete:
-            self._parser.close()
             if not self._parser.is_last and _is_quiet(sock):
                 self._give_back(sock)
                 self._sock = None

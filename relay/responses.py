@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import httptools
 import requests
@@ -12,6 +13,8 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _END_OF_FIELDS = re.compile(rb"(?:\A|\n)\r?\n")
 _LENGTHS = re.compile(rb"^content-length:[ \t]*([0-9]+)[ \t]*\r?\n", re.IGNORECASE | re.MULTILINE)
+_HTTP = b"HTTP/1."
+_NOT_HTTP = "sent what is not HTTP/1.1"
 _LONE_LF = re.compile(rb"(?<!\r)\n")
 
 
@@ -22,17 +25,18 @@ class BrokenAnswer(requests.RequestException):
 class ResponseParser:
     """The answer to one request; llhttp calls what begins with `on_`.
 
-    `status` is the final status once its line has been read, 0 before; `fields` are the headers,
-    each byte a character. Unless `is_last`, the connection can serve another request.
+    `status` is the final status once its line has been read, 0 before. Unless `is_last`, the
+    connection can serve another request.
     """
 
     def __init__(self, method: str) -> None:
         self.status = 0
-        self.fields: list[tuple[str, str]] = []
         self.has_head = self.is_complete = self.is_last = False
         self._method = method
         self._llhttp = httptools.HttpResponseParser(self)
         self._in_fields = self._in_last_chunk = self._ends_at_close = False
+        # In short headers, 64 KiB of names and values are several MB of tuples.
+        self._fields = bytearray()
         self._body: list[bytes] = []
         self._unread = b""
         self._bytes_left = MAX_HEAD_BYTES
@@ -43,7 +47,7 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.has_head:  # else it is a trailer, which is dropped
-            self.fields.append((name.decode("latin-1"), value.decode("latin-1").strip(" \t")))
+            self._fields += b"%b:%b\n" % (name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
         self.is_last = not self._llhttp.should_keep_alive()
@@ -58,9 +62,16 @@ class ResponseParser:
     def on_message_complete(self) -> None:
         self.is_complete = True
 
+    @property
+    def fields(self) -> Iterator[tuple[str, str]]:
+        """The headers as they came, each byte a character."""
+        for line in self._fields.decode("latin-1").split("\n")[:-1]:
+            name, _, value = line.partition(":")
+            yield name, value
+
     def close(self) -> None:
         """Break the cycle with llhttp, so that memory is given back at once."""
-        del self._llhttp
+        self.__dict__.pop("_llhttp", None)
 
     def feed(self, data: bytes) -> bytes:
         """Take what has arrived, nothing for the end; return what of it is body.
@@ -79,10 +90,10 @@ class ResponseParser:
 
     def _end(self) -> None:
         if not self._ends_at_close:
-            if self._unread and not self._in_fields:
-                self._parse(self._unread)
-            begun = self.status or self._unread
-            raise BrokenAnswer("broke off its answer" if begun else "closed without an answer")
+            if not self.status and not self._unread:
+                raise BrokenAnswer("closed the connection unanswered")
+            is_http = self._in_fields or self.has_head or _HTTP.startswith(self._unread[:7])
+            raise BrokenAnswer("broke off its answer" if is_http else _NOT_HTTP)
         self.is_complete = True
 
     def _feed_head(self, data: bytes) -> bytes:
@@ -112,13 +123,15 @@ class ResponseParser:
             if self.status:
                 self._frame()
             else:  # an interim answer
-                self.fields.clear()
+                self._fields.clear()
                 self.is_complete = False
         elif lines != b"\r\n":  # an empty line may stand in front (RFC 9112 section 2.2)
+            if not lines.startswith(_HTTP):  # llhttp takes RTSP as well
+                raise BrokenAnswer(_NOT_HTTP)
             self._parse(lines)
             status = self._llhttp.get_status_code()
-            if status < 100 or not lines.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")):
-                raise BrokenAnswer("sent what is not HTTP/1.1: Invalid status line")
+            if status < 100:
+                raise BrokenAnswer(f"{_NOT_HTTP}: Invalid status code")
             if status == 101:
                 raise BrokenAnswer("switched to a protocol that was not asked for")
             self.status = status if status >= 200 else 0
@@ -155,4 +168,4 @@ class ResponseParser:
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserError as exc:  # its words, not the peer's
-            raise BrokenAnswer(f"sent what is not HTTP/1.1: {exc}") from exc
+            raise BrokenAnswer(f"{_NOT_HTTP}: {exc}") from exc

@@ -6,6 +6,13 @@ import ssl
 from pathlib import Path
 
 
+class _Socket(ssl.SSLSocket):
+    """Closed at its end: one whose handshake fails early is in nobody's hands."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def client_context(ca_certs: str | None, client_cert: tuple[str, str] | None) -> ssl.SSLContext:
     """Trust what `requests` trusts (certifi), what the system trusts, and the operator's own.
 
@@ -16,6 +23,7 @@ def client_context(ca_certs: str | None, client_cert: tuple[str, str] | None) ->
     import certifi  # when it is needed; starts should be quick
 
     context = ssl.create_default_context()
+    context.sslsocket_class = _Socket
     context.load_verify_locations(cafile=certifi.where(), cadata=ca_certs)
     if client_cert is not None:
         context.load_cert_chain(*client_cert)
