@@ -108,6 +108,11 @@ class Answer:
         return self._parser.status
 
     @property
+    def has_head(self) -> bool:
+        """Whether all headers were read."""
+        return self._parser.has_head
+
+    @property
     def headers(self) -> Headers:
         return tuple(end_to_end(self._parser.fields))
 

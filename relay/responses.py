@@ -12,7 +12,9 @@ import requests
 MAX_HEAD_BYTES = 64 * 1024
 
 _END_OF_FIELDS = re.compile(rb"(?:\A|\n)\r?\n")
-_LENGTHS = re.compile(rb"^content-length:[ \t]*([0-9]+)[ \t]*\r?\n", re.IGNORECASE | re.MULTILINE)
+_LENGTHS = re.compile(
+    rb"^content-length:[ \t]*([0-9]+)((?:[ \t]*,[ \t]*\1)*)[ \t]*\r\n", re.IGNORECASE | re.MULTILINE
+)
 _HTTP = b"HTTP/1."
 _NOT_HTTP = "sent what is not HTTP/1.1"
 _LONE_LF = re.compile(rb"(?<!\r)\n")
@@ -33,13 +35,18 @@ class ResponseParser:
         self.status = 0
         self.has_head = self.is_complete = self.is_last = False
         self._method = method
-        self._llhttp = httptools.HttpResponseParser(self)
+        self._llhttp = self._next_llhttp()
         self._in_fields = self._in_last_chunk = self._ends_at_close = False
         # In short headers, 64 KiB of names and values are several MB of tuples.
         self._fields = bytearray()
         self._body: list[bytes] = []
         self._unread = b""
         self._bytes_left = MAX_HEAD_BYTES
+
+    def _next_llhttp(self) -> httptools.HttpResponseParser:
+        llhttp = httptools.HttpResponseParser(self)
+        llhttp.set_dangerous_leniencies(lenient_chunked_length=True)  # see _frame
+        return llhttp
 
     def on_message_begin(self) -> None:
         if self.has_head:
@@ -115,14 +122,16 @@ class ResponseParser:
     def _read_lines(self, lines: bytes) -> None:
         if self._in_fields:
             lengths = _LENGTHS.findall(lines)
-            if len(lengths) > 1 == len(set(lengths)):
-                # RFC 9110 section 8.6 forgives a repeated length; llhttp does not.
-                lines = b"Content-Length: %b\r\n" % lengths[0] + _LENGTHS.sub(b"", lines)
+            if len(lengths) > 1 or any(repeated for _, repeated in lengths):
+                # RFC 9110 section 8.6 forgives a length that is repeated; llhttp does not.
+                given = b"".join(b"Content-Length: %b\r\n" % each for each in dict(lengths))
+                lines = given + _LENGTHS.sub(b"", lines)
             self._parse(lines)
             self._in_fields = False
             if self.status:
                 self._frame()
             else:  # an interim answer
+                self._llhttp = self._next_llhttp()  # the old one may wait for a body
                 self._fields.clear()
                 self.is_complete = False
         elif lines != b"\r\n":  # an empty line may stand in front (RFC 9112 section 2.2)
@@ -143,12 +152,14 @@ class ResponseParser:
         codings = ",".join(value.lower() for name, value in named if name == "transfer-encoding")
         if set(re.split(r"[ \t,]+", codings)) - {"", "chunked"}:
             raise BrokenAnswer("sent a transfer coding other than chunked")
+        has_length = "content-length" in dict(named)
+        if codings and (has_length or self._llhttp.get_http_version() == "1.0"):
+            # The chunks count, but others may see another end (section 6.1).
+            self._fields = bytearray(re.sub(rb"(?im)^content-length:.*\n", b"", self._fields))
+            self.is_last = True
         self.has_head = True
         self.is_complete |= self._method == "HEAD"
-        has_end = self.is_complete or codings or "content-length" in dict(named)
-        self._ends_at_close = not has_end
-        # Section 6.1: HTTP/1.0 has no chunks, so that where this one ends is not certain.
-        self.is_last |= bool(codings) and self._llhttp.get_http_version() == "1.0"
+        self._ends_at_close = not (self.is_complete or codings or has_length)
 
     def _feed_body(self, data: bytes) -> bytes:
         self._body.clear()

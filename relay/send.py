@@ -127,7 +127,10 @@ class Send:
         data = self._body(request)
         envelope = self._envelope(data)
         if envelope.method is not None and request.method != "POST":
-            raise InvalidRequest("method", f"is for POST; {request.method} /sync says it already")
+            own = request.method
+            raise InvalidRequest(
+                "method", f"is for POST /sync and /async; {own} /sync calls with {own}"
+            )
         method = envelope.method or request.method
         if Preferences.from_header(request.headers.get("prefer")).respond_async:
             return self._respond_async(request, data, method)

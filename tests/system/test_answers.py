@@ -199,7 +199,11 @@ CASES = {
     "a length beyond 64 bits": broken(
         OK + b"Content-Length: 99999999999999999999\r\n\r\nok", NOT_HTTP
     ),
-    "a length and chunks": broken(OK + TWO + CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n", NOT_HTTP),
+    "a length and chunks": fine(
+        OK + b"Content-Length: 3\r\n" + CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n",
+        unseen=b"Content-Length",
+    ),
+    "length 2, 2": fine(OK + b"Content-Length: 2, 2\r\n\r\nok", seen=(b"Content-Length", b"2")),
     "204 with a body": Case(
         b"HTTP/1.1 204 X\r\nContent-Length: 5\r\n\r\nhello", ("204 ",), unseen=b"Content-Length"
     ),
@@ -244,7 +248,7 @@ CASES = {
     # Transfer codings.
     "identity": broken(OK + b"Transfer-Encoding: identity\r\n\r\nok", CODING),
     "identity and a length": broken(
-        OK + b"Transfer-Encoding: identity\r\n" + TWO + b"\r\nok", NOT_HTTP
+        OK + b"Transfer-Encoding: identity\r\n" + TWO + b"\r\nok", CODING
     ),
     "gzip, chunked": broken(OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", CODING),
     "chunked, gzip": broken(OK + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", CODING),
