@@ -329,10 +329,14 @@ def post(send: Function, body: bytes) -> Seen:
         target="/sync",
         headers=[("Host", "send"), ("Content-Length", str(len(body))), ("Connection", "close")],
     )
-    status, headers, received, whole = 0, [], b"", False
+    status, received, whole = 0, b"", False
+    headers: list[tuple[bytes, bytes]] = []
     with socket.create_connection(("127.0.0.1", send.port), timeout=peers.TIMEOUT_S) as connection:
-        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-            connection.sendall(client.send(event) or b"")
+        connection.sendall(
+            b"".join(
+                client.send(each) or b"" for each in (head, h11.Data(data=body), h11.EndOfMessage())
+            )
+        )
         with suppress(h11.RemoteProtocolError, ConnectionResetError):
             while not whole:
                 event = client.next_event()
