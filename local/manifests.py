@@ -6,6 +6,7 @@ error that names file, resource and field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,9 +83,11 @@ class DeliverySpec:
         Args:
             failures: how many attempts had failed before that one, so 0 for the first.
         """
+        # Knative's reader of durations knows tenths of a second and cuts off what is finer.
+        delay_s = math.floor(round(self.backoff_delay_s * 10, 6)) / 10
         if self.backoff_policy == "exponential":
-            return self.backoff_delay_s * float(2 ** min(failures, _MAX_EXPONENT))
-        return self.backoff_delay_s * failures if self.backoff_policy == "linear" else 0.0
+            return delay_s * float(2 ** min(failures, _MAX_EXPONENT))
+        return delay_s * failures if self.backoff_policy == "linear" else 0.0
 
 
 # What Knative's config-br-defaults gives to a Broker without a delivery spec.

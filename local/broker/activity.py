@@ -17,11 +17,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from typing import Any
 
 from local.broker.delivery import Delivered, Failed
-from local.broker.event import Event
+from local.broker.event import readable
 from local.broker.routing import Route
 from local.broker.store import Delivery
+from relay.events import Event
 
 _MAX_FACTS = 10_000
 _MAX_DATA_BYTES = 8 * 1024 * 1024
@@ -58,7 +60,7 @@ class Accepted:
     @classmethod
     def from_json(cls, text: str) -> Accepted:
         """Read what `to_json` wrote."""
-        document = json.loads(text)
+        document = _read(text)
         reply_to = document["reply_to"]
         return cls(
             event=Event(
@@ -148,7 +150,7 @@ class Attempted:
     @classmethod
     def from_json(cls, text: str) -> Attempted:
         """Read what `to_json` wrote."""
-        return cls(**json.loads(text))
+        return cls(**_read(text))
 
     def to_json(self) -> str:
         """Write the fact on one line."""
@@ -156,6 +158,20 @@ class Attempted:
 
 
 Fact = Accepted | Attempted
+
+
+def _read(text: str) -> dict[str, Any]:
+    """Read a fact, in which a byte of an attribute that is not UTF-8 is taken for Latin-1."""
+    fact: dict[str, Any] = json.loads(
+        text,
+        object_hook=lambda members: {
+            name: readable(value) if isinstance(value, str) else value
+            for name, value in members.items()
+        },
+    )
+    if fact.get("reply_to"):
+        fact["reply_to"] = list(map(readable, fact["reply_to"]))
+    return fact
 
 
 class Activity:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local.broker.database import Database, StoreError
-from local.broker.event import Event
+from relay.events import Event
 
 # AUTOINCREMENT: an id is never used again, so a write that is repeated after a commit whose outcome
 # is unknown can only ever touch its own event.
