@@ -18,12 +18,14 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from local.broker.event import Event, EventError
+from local.broker.event import KNATIVE, fields
 from local.browsers import foreign_host, foreign_origin
 from local.display.event_form import render, render_unreadable
 from local.display.live import Live, row
 from local.display.requests import Requests
 from local.display.send import EXAMPLES, Caller, Sent
+from relay.events import Event
+from relay.problems import InvalidRequest
 
 _STATIC = Path(__file__).parent / "static"
 _FILES: Final[Mapping[str, str]] = {
@@ -132,9 +134,10 @@ class _Guard:
 
 
 async def _print_event(request: Request) -> Response:
+    body = await request.body()
     try:
-        event = Event.from_http(request.headers.raw, await request.body())
-    except EventError as exc:
+        event = Event.from_http(fields(request.headers.raw), body, KNATIVE)
+    except InvalidRequest as exc:
         _print(render_unreadable(exc))
         return Response(status_code=HTTPStatus.BAD_REQUEST)
     _print(render(event))
