@@ -147,15 +147,16 @@ class Client(BaseAdapter):
     def _connect(self, origin: Origin, deadline: Deadline) -> socket.socket:
         budget = Deadline(min(self._connect_timeout_s, deadline.left_s))
         sock = connect(origin, self._policy, budget)
-        if origin.scheme == "http":
-            return sock
-        try:
-            deadline.limit(sock)
-            return self._tls().wrap_socket(sock, server_hostname=origin.host)
-        except TimeoutError as exc:
-            raise deadline.error() from exc
-        except OSError as exc:
-            raise requests.exceptions.SSLError(reason_of(exc)) from exc
+        if origin.scheme == "https":
+            try:
+                sock.settimeout(deadline.step_s())
+                sock = self._tls().wrap_socket(sock, server_hostname=origin.host)
+            except TimeoutError as exc:
+                raise deadline.error() from exc
+            except OSError as exc:
+                raise requests.exceptions.SSLError(reason_of(exc)) from exc
+        sock.setblocking(False)
+        return sock
 
 
 class TargetClient:
