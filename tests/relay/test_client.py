@@ -7,7 +7,6 @@ import datetime
 import errno
 import gzip
 import itertools
-import select
 import socket
 import ssl
 import threading
@@ -34,7 +33,7 @@ from relay.problems import (
 )
 from relay.urls import Target, parse_target
 from tests.support import peers
-from tests.support.peers import Peer, answer_of
+from tests.support.peers import Peer, answer_of, dripping, reset
 
 DEADLINE_S = 0.5
 # Far beyond the deadline, so that a slow machine passes, and far below what a hang would take.
@@ -92,12 +91,6 @@ def ends(call: Callable[[], object]) -> None:
         call()
 
     assert time.monotonic() - start < END_S
-
-
-def reset(connection: socket.socket) -> None:
-    """End a connection without a word of goodbye."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    connection.close()
 
 
 class TestWire:
@@ -410,19 +403,6 @@ def silent(client: Client, timeout_s: float) -> None:
     """Call a server that says nothing, for as long as the deadline lets it."""
     with peers.listening() as listener:
         get(client, f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s)
-
-
-def dripping(head: bytes, drop: bytes, interval_s: float = 0.05) -> peers.Talk:
-    """Make an answer that never ends, a drop at a time."""
-
-    def talk(connection: socket.socket) -> None:
-        connection.sendall(head)
-        gone = select.poll()
-        gone.register(connection, select.POLLRDHUP)
-        while not gone.poll(interval_s * 1000):
-            connection.sendall(drop)
-
-    return talk
 
 
 ENDLESS = {
