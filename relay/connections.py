@@ -52,7 +52,6 @@ class Pool:
             sock.close()
 
     def put(self, origin: Origin, sock: socket.socket) -> None:
-        """Keep a connection, if nothing is left on it."""
         now = time.monotonic()
         with self._lock:
             self._idle.append((now, origin, sock))
@@ -136,7 +135,7 @@ class Answer:
                 raise
 
     def begin(self) -> None:
-        """Wait for the first piece of the body; until then, a failure can be told by a status."""
+        """Wait for a piece of the body: until the first, a failure can be told by a status."""
         try:
             if self._failure is not None:
                 raise self._failure

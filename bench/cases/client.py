@@ -12,7 +12,7 @@ from bench.callers import CALLERS
 from bench.cases.plan import Plan, ratios
 from bench.processes import Lab, run_bound
 from bench.report import Figure, Limit, Measured
-from local.functions import clean_environment
+from local.process import clean_environment
 
 CASE = "client"
 
