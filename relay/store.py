@@ -25,7 +25,6 @@ from relay.problems import StateUnavailable
 
 PUBLISHING: Final = "publishing"
 OPEN: Final = "open"
-DEAD: Final = "dead"
 
 # More than could ever change one request at the same time.
 _TRIES: Final = 200

@@ -24,9 +24,9 @@ from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
-from relay.events import RESULTS
+from relay.events import DEAD, RESULTS
 from relay.problems import StateUnavailable
-from relay.store import DEAD, Record, Store, Whole, Write
+from relay.store import Record, Store, Whole, Write
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,8 @@ class RedisStore(Store):
 
     def _read(self, request_id: str) -> tuple[str | None, Record | None]:
         with _told():
-            version, record = self._redis.hmget(_request(request_id), "version", "record")
+            found = self._redis.hmget(_request(request_id), ["version", "record"])
+        version, record = cast("list[bytes | None]", found)
         if version is None or record is None:
             return None, None
         return version.decode(), Record.from_json(record)
@@ -199,7 +200,7 @@ class RedisStore(Store):
     def _read_whole(self, request_id: str) -> Whole | None:
         with _told():
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hmget(_request(request_id), "record", "answer")
+            pipeline.hmget(_request(request_id), ["record", "answer"])
             pipeline.hvals(_callbacks(request_id))
             (record, answer), callbacks = pipeline.execute()
         if record is None:

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from relay.events import RESULTS
+from relay.events import DEAD, RESULTS
 from relay.problems import StateUnavailable
-from relay.store import DEAD, Record, Store, Whole, Write
+from relay.store import Record, Store, Whole, Write
 
 log = logging.getLogger(__name__)
 
@@ -205,13 +205,12 @@ class SQLiteStore(Store):
             if record is None:
                 return True
             if write.answer is not None:
+                db.execute("DELETE FROM answers WHERE number = ?", (answer,))
                 answer = db.execute(
                     "INSERT INTO answers (answer) VALUES (?)", (write.answer,)
                 ).lastrowid
             if write.event is not None:
-                db.execute(
-                    "INSERT OR REPLACE INTO events VALUES (?, ?)", (write.id, write.event)
-                )
+                db.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (write.id, write.event))
             elif record.state in RESULTS:
                 db.execute("DELETE FROM events WHERE id = ?", (write.id,))
             db.execute(

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from relay.events import COMPLETED
+from relay.events import COMPLETED, DEAD
 from relay.problems import StateUnavailable
-from relay.store import DEAD, OPEN, Record, Store, open_store
+from relay.store import OPEN, Record, Store, open_store
 from relay.store_sqlite import SQLiteStore
 from tests.support.processes import free_port, wait_until
 from tests.support.redis import redis_server
@@ -65,8 +66,18 @@ def put(
     store.change(request_id, step, answer=answer, event=event, durable=durable)
 
 
+def inspector(url: str) -> Any:
+    """Connect past the store; redis-py's types leave open whether an answer is to be awaited."""
+    return redis.Redis.from_url(url)
+
+
 def delete(store: Store, request_id: str) -> None:
     store.change(request_id, lambda record: (None, None))
+
+
+def fill(store: Store, event_bytes: int) -> None:
+    for number in range(100):
+        put(store, f"d{number}", state=DEAD, event=b"e" * event_bytes, durable=True)
 
 
 def test_a_record_is_kept(store: Store) -> None:
@@ -314,8 +325,7 @@ def test_a_full_store_says_so(kind: str, tmp_path: Path, clock: Clock) -> None:
     with store_url(kind, tmp_path) as url, opened(url, max_bytes=500_000, clock=clock) as store:
         put(store, "done", state=COMPLETED, answer=b"a" * 50_000)
         with pytest.raises(StateUnavailable) as raised:
-            for number in range(100):
-                put(store, f"r{number}", state=DEAD, event=b"e" * 50_000, durable=True)
+            fill(store, 50_000)
 
         assert raised.value.detail == "the state is full (STATE_MAX_BYTES)"
         dead = store.newest_dead(100)
@@ -334,7 +344,7 @@ def _sweep(store: Store) -> int:
 def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -> None:
     """Its own limit counts like the relay's: answers go, and precious things are refused."""
     with redis_server(tmp_path) as url, opened(url, clock=clock) as store:
-        server = redis.Redis.from_url(url)
+        server = inspector(url)
         put(store, "warm", state=DEAD, event=b"e")
         used = server.info("memory")["used_memory"]
         server.config_set("maxmemory", used + 4_000_000)
@@ -343,8 +353,7 @@ def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -
             put(store, f"a{number}", state=COMPLETED, answer=b"a" * 100_000)
         kept = [store.read(f"a{number}") for number in range(100)]
         with pytest.raises(StateUnavailable) as raised:
-            for number in range(100):
-                put(store, f"d{number}", state=DEAD, event=b"e" * 100_000)
+            fill(store, 100_000)
 
         assert all(kept)
         assert 10 < sum(each is not None and each.answer is not None for each in kept) < 50
@@ -364,7 +373,7 @@ def test_everything_in_redis_expires(tmp_path: Path, clock: Clock) -> None:
         put(store, "done", state=COMPLETED, answer=b"a")
         store.add_callback("open", "e", b"c", limit=2, ttl_s=60)
         store.use_once("k", "me", 60)
-        server = redis.Redis.from_url(url)
+        server = inspector(url)
 
         keys = server.keys("*")
 
@@ -377,7 +386,7 @@ def test_a_status_is_one_round_trip_on_redis(tmp_path: Path, clock: Clock) -> No
     """All that a caller is told comes with one message each way."""
     with redis_server(tmp_path) as url, opened(url, clock=clock) as store:
         put(store, "a", state=COMPLETED, answer=b"a")
-        server = redis.Redis.from_url(url)
+        server = inspector(url)
         before = server.info("stats")["total_reads_processed"]
         alone = server.info("stats")["total_reads_processed"] - before
 
