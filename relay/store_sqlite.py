@@ -33,7 +33,8 @@ _CACHE_KIB: Final = 16_384
 _HIGH_WATER: Final = 0.95
 
 # A record is kept as JSON; beside it stands what is searched for. Answers are numbered, so that the
-# oldest, which go first, lie together.
+# oldest, which go first, lie together; no number is given twice, since a record keeps that of an
+# answer that is gone.
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY,
@@ -48,7 +49,9 @@ CREATE TABLE IF NOT EXISTS requests (
 );
 CREATE INDEX IF NOT EXISTS requests_expiry ON requests (expires_ms);
 CREATE INDEX IF NOT EXISTS dead_requests ON requests (finished_ms) WHERE state = '{DEAD}';
-CREATE TABLE IF NOT EXISTS answers (number INTEGER PRIMARY KEY, answer BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, answer BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS events (id TEXT PRIMARY KEY, event BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS callbacks (
     request TEXT NOT NULL,

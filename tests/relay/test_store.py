@@ -243,6 +243,19 @@ def test_answers_go_first(url: str, clock: Clock) -> None:
         assert store.read("open") is not None
 
 
+def test_no_request_is_given_the_answer_of_another(url: str, clock: Clock) -> None:
+    """Not even where the answers of both have been dropped, or one of them."""
+    with opened(url, max_bytes=300_000, clock=clock) as store:
+        for number in range(30):
+            clock.now_s += 1
+            put(store, f"r{number}", state=COMPLETED, answer=b"%02d" % number * 40_000)
+
+        for number in range(30):
+            whole = store.read(f"r{number}")
+            assert whole is not None
+            assert whole.answer in (None, b"%02d" % number * 40_000)
+
+
 def test_a_later_version_reads_an_earlier_ones_records() -> None:
     """A field that it does not know is ignored, and one that is not there has its default."""
     raw = json.loads(Record(id="a", state=OPEN, expires_ms=1, heard_ms=2).to_json())
