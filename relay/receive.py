@@ -56,8 +56,8 @@ log = logging.getLogger(__name__)
 _ERROR_BYTES = 768
 
 # When the Broker is to try again: as in knative/300-receive-trigger.yaml, to tell a caller of.
-_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-_RETRY_AFTER_MAX_S = 60.0
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+RETRY_AFTER_MAX_S = 60.0
 
 _RETRIED = (
     HTTPStatus.REQUEST_TIMEOUT,
@@ -189,10 +189,10 @@ class Receive:
             return
         next_in_s = None
         if _status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE and attempt.of_round <= len(
-            _BACKOFF_S
+            BACKOFF_S
         ):
             asked_s = retry_after_s(retry_after) or 0.0
-            next_in_s = max(_BACKOFF_S[attempt.of_round - 1], min(asked_s, _RETRY_AFTER_MAX_S))
+            next_in_s = max(BACKOFF_S[attempt.of_round - 1], min(asked_s, RETRY_AFTER_MAX_S))
         try:
             self._records.attempt_failed(
                 event.id, attempt.caller, error=error.detail, next_in_s=next_in_s
