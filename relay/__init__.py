@@ -18,7 +18,7 @@ answers.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `tracing` is what travels with it. `settings` is what an
-operator can set; `egress` is the policy.
+operator can set; `egress` is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
 line for each request.

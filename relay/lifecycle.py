@@ -86,8 +86,13 @@ def accept(
     fingerprint: str,
     target: str,
     publisher: str,
+    may_repeat: bool = True,
 ) -> tuple[Record, Record]:
     """Take a request that a caller hands over.
+
+    Args:
+        may_repeat: its caller chose the key. Nobody else knows the key before the Broker has the
+            request, so that it need not be told from one that is being published.
 
     Returns:
         the record, twice. `publisher` is its publisher if it is to be published now; otherwise it
@@ -101,7 +106,7 @@ def accept(
     if record is None or record.fingerprint is None:
         record = Record(
             id=request_id,
-            state=PUBLISHING,
+            state=PUBLISHING if may_repeat else OPEN,
             expires_ms=times.now_ms + times.ttl_ms,
             heard_ms=times.now_ms,
             fingerprint=fingerprint,
@@ -156,7 +161,7 @@ def published(record: Record | None, times: Times, *, publisher: str) -> Record 
 
 def not_published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
     """Take back what this publisher began, and nothing else."""
-    if record is None or record.state != PUBLISHING or record.publisher != publisher:
+    if record is None or record.publisher != publisher or not _is_unseen(record):
         return record
     if record.before is None:
         return None
@@ -167,9 +172,15 @@ def not_published(record: Record | None, times: Times, *, publisher: str) -> Rec
 
 def maybe_published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
     """Note that nobody knows whether the Broker has the request: it may be published again."""
-    if record is None or record.state != PUBLISHING or record.publisher != publisher:
+    if record is None or record.publisher != publisher or not _is_unseen(record):
         return record
-    return replace(record, publishing_until_ms=times.now_ms)
+    return replace(record, state=PUBLISHING, publishing_until_ms=times.now_ms)
+
+
+def _is_unseen(record: Record) -> bool:
+    """Tell whether nobody has seen the event that is being published."""
+    is_called = record.attempts > record.earlier_attempts
+    return record.state == PUBLISHING or (record.state == OPEN and not is_called)
 
 
 def claim(

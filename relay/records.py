@@ -19,7 +19,7 @@ from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Times
 from relay.problems import Conflict, RelayError, StateUnavailable
 from relay.results import readable
 from relay.settings import Settings
-from relay.store import Record, Store, Whole
+from relay.store import PUBLISHING, Record, Store, Whole
 
 MAX_CALLBACKS: Final = 20
 DEAD_LISTED: Final = 100
@@ -73,8 +73,13 @@ class Records:
         self._changed = threading.Condition()
         self._changes = 0
 
-    def accept(self, request_id: str, *, fingerprint: str, target: str) -> tuple[Known, bool]:
+    def accept(
+        self, request_id: str, *, fingerprint: str, target: str, may_repeat: bool
+    ) -> tuple[Known, bool]:
         """Note a request before it is published, so that nothing can overtake that.
+
+        Args:
+            may_repeat: see `lifecycle.accept`.
 
         Returns:
             what is known of it, and whether it is to be published, in `publishing`.
@@ -92,7 +97,9 @@ class Records:
                 fingerprint=fingerprint,
                 target=target,
                 publisher=publisher,
+                may_repeat=may_repeat,
             ),
+            likely_new=True,
         )
         return self._known(record), record.publisher == publisher
 
@@ -128,7 +135,8 @@ class Records:
             maybe = exc.members.get("published") == "unknown"
             self._published(record, lifecycle.maybe_published if maybe else lifecycle.not_published)
             raise
-        self._published(record, lifecycle.published)
+        if record.state == PUBLISHING:
+            self._published(record, lifecycle.published)
 
     def _published(self, record: Record, step: Callable[..., Record | None]) -> None:
         times, publisher = self._times(), record.publisher

@@ -193,6 +193,7 @@ class Send:
                 request_id,
                 fingerprint=fingerprint(data),
                 target=envelope.target.origin.authority,
+                may_repeat=key is not None,
             )
         except StateUnavailable as exc:
             # The event has all that is promised; the record only tells of it.

@@ -158,6 +158,7 @@ class Store(abc.ABC):
         answer: bytes | None = None,
         event: bytes | None = None,
         durable: bool = False,
+        likely_new: bool = False,
     ) -> T:
         """Change one record in one piece.
 
@@ -166,12 +167,14 @@ class Store(abc.ABC):
                 for nothing, and a result. When it returns what it was given, nothing is written.
             answer, event: kept beside the record if it is written.
             durable: return when the change would survive a loss of power.
+            likely_new: do not look whether there is a record before the first try.
 
         Returns:
             the result of the step.
         """
-        for _ in range(_TRIES):
-            version, kept = self._read(request_id)
+        for number in range(_TRIES):
+            is_guess = likely_new and number == 0
+            version, kept = (None, None) if is_guess else self._read(request_id)
             old = self._unless_expired(kept)
             new, result = step(old)
             if new is old:

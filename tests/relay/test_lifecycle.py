@@ -125,6 +125,26 @@ def test_a_new_request_is_published() -> None:
     assert accepted(None, publisher="p") == NEW
 
 
+def test_a_request_that_nobody_can_repeat_is_open_at_once() -> None:
+    """Nobody knows its key, until the Broker has it; if that fails it is as any other."""
+    kept, _ = accept(
+        None,
+        TIMES,
+        request_id="r",
+        fingerprint="f",
+        target="x.test:80",
+        publisher="p",
+        may_repeat=False,
+    )
+
+    assert kept == replace(NEW, state=OPEN)
+    assert published(kept, TIMES, publisher="p") is kept
+    assert not_published(kept, TIMES, publisher="p") is None
+    maybe = maybe_published(kept, TIMES, publisher="p")
+    assert maybe is not None
+    assert status_of(maybe, TIMES) == "unknown"
+
+
 @pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, replace(DONE, state=FAILED)])
 def test_a_repeat_is_the_request_that_is_there(record: Record) -> None:
     """Nothing is published again, and nothing about it changes."""

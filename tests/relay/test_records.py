@@ -66,7 +66,9 @@ def request_id() -> str:
 
 
 def accept(records: Records, request_id: str, *, publish: bool = True) -> Known:
-    known, is_mine = records.accept(request_id, fingerprint="f", target="x.test:80")
+    known, is_mine = records.accept(
+        request_id, fingerprint="f", target="x.test:80", may_repeat=True
+    )
     if publish:
         assert is_mine
         with records.publishing(known.record):
@@ -327,7 +329,9 @@ def test_a_publication_is_over_though_the_store_went_away(tmp_path: Path) -> Non
     store = open_store(f"redis://127.0.0.1:{free_port()}", ttl_s=60, max_bytes=1000)
     records = Records(store, Settings())
     with opened("memory://") as other:
-        known, _ = Records(other, Settings()).accept("r", fingerprint="f", target="x")
+        known, _ = Records(other, Settings()).accept(
+            "r", fingerprint="f", target="x", may_repeat=True
+        )
 
     with records.publishing(known.record):
         pass
