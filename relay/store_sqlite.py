@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # How long a write waits for those of other processes.
 _BUSY_TIMEOUT_S: Final = 2.0
 # What is expired goes in batches, each a few milliseconds of writing, with room for others between.
-_BATCH: Final = 100
+_BATCH: Final = 50
 _ANSWERS_BATCH: Final = 10
 _PAUSE_S: Final = 0.01
 _SWEEP_INTERVAL_S: Final = 1.0
@@ -279,8 +279,9 @@ class SQLiteStore(Store):
                 while self.sweep() and not self._closed.wait(_PAUSE_S):
                     pass
                 self._checkpoint()
-            except (StateUnavailable, sqlite3.Error) as exc:
-                log.warning("what is expired stays for now: %s", exc)
+            except (StateUnavailable, sqlite3.Error, OSError) as exc:
+                if not self._closed.is_set():
+                    log.warning("what is expired stays for now: %s", exc)
 
     def _checkpoint(self) -> None:
         if self._path is None:
