@@ -118,9 +118,10 @@ class Outcomes:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         if ending == DEAD:
             return self._note_dead(*_request_of(event, self._settings.event_type))
-        answer = parse_result(event.data or b"")
-        callback = answer.pop("callback", None)
+        callback = callback_in(event.data)
         self._check(event, request_id, callback)
+        answer = parse_result(event.data or b"")
+        answer.pop("callback", None)
         try:
             counts = self._records.finish(request_id, ending, answer, _attempts_of(event))
         except StateUnavailable as exc:

@@ -329,7 +329,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as exc:
-        log.warning("the state: %s", exc)
+        log.debug("the state: %s", exc)
         if "full" in str(exc):
             raise StateUnavailable("the state is full (STATE_URL)") from exc
         raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from itertools import pairwise
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
