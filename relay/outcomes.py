@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import Final, cast
-from urllib.parse import parse_qsl, urlencode
+from typing import cast
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from relay import jsons, logs
 from relay.auth import Signatures
+from relay.bodies import FORM, charset_of, codec_of
 from relay.broker import Broker
 from relay.envelope import new_id, parse_id
 from relay.events import CALLBACK, JSON, RESULTS, Event
 from relay.http import Request, Response
-from relay.jsons import is_json
+from relay.jsons import BOM, Raw, dumps, is_json
 from relay.problems import InvalidRequest
 from relay.records import DEAD, Record, Records
-from relay.results import parse_result
+from relay.results import Result
 from relay.settings import Settings
 from relay.tracing import trace_id
 
-FORM: Final = "application/x-www-form-urlencoded"
+log = logging.getLogger(__name__)
 
 
 class Outcomes:
@@ -68,27 +68,48 @@ class Outcomes:
         callback = self._note(event)
         return Response.empty(202) if callback is None else callback.to_response()
 
-    def bury(self, event: Event) -> None:
+    def bury(self, headers: Mapping[str, str], body: bytes) -> None:
         """Note a dead letter, and publish the callback if one was asked for.
 
-        A result that could not be delivered is no dead request: this is its last delivery.
+        A result that could not be delivered is no dead request: this is its last delivery. So it is
+        of whatever cannot be read, which is kept as it came.
 
         Raises:
-            InvalidRequest, Forbidden: as for `take`.
+            Forbidden: it only says that it is one of the relay's own.
             StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
         """
-        self._check(event)
-        if self.is_own(event.type):
-            callback = self._note(event)
-        else:
-            reason = reason_of(event)
-            self._records.bury(event, reason)
-            logs.note(outcome=DEAD)
-            logs.explain(_epitaph(reason), logging.ERROR)
-            callback = self._callback(self._records.read(event.id))
+        try:
+            callback = self._bury(Event.from_http(headers, body))
+        except InvalidRequest as exc:
+            callback = None
+            self._keep_unread(headers, body, exc)
         if callback is not None:
             # No reply: what a dead letter sink answers, nobody publishes.
             self._broker.publish(callback)
+
+    def _bury(self, event: Event) -> Event | None:
+        self._check(event)
+        if self.is_own(event.type):
+            return self._note(event)
+        reason = reason_of(event)
+        self._records.bury(event, reason)
+        logs.note(outcome=DEAD)
+        logs.explain(_epitaph(reason), logging.ERROR)
+        return self._callback(self._records.read(event.id))
+
+    def _keep_unread(self, headers: Mapping[str, str], body: bytes, error: InvalidRequest) -> None:
+        attributes = {
+            "id": new_id(),
+            "source": self._settings.event_source,
+            "type": self._settings.event_type,
+            **_attributes_of(headers),
+        }
+        event = Event(attributes=attributes, data=body or None)
+        self._check(event)
+        reason = reason_of(event) | {"detail": f"the dead letter cannot be read: {error.detail}"}
+        self._records.bury(event, reason)
+        logs.note(id=event.id, outcome=DEAD)
+        logs.explain(str(reason["detail"]), logging.WARNING)
 
     def _note(self, event: Event) -> Event | None:
         """Note what one of the relay's own events tells; return the callback it gives rise to."""
@@ -98,12 +119,13 @@ class Outcomes:
             if request_id is not None:
                 self._records.add_callback(request_id, event)
             return None
-        answer = parse_result(event.data or b"")
+        data = (event.data or b"").removeprefix(BOM)
+        Result.from_json(data)  # else it is refused
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         attempts = event.attributes.get("relayattempts", "0")
         self._records.finish(
-            request_id, ending, answer, int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
+            request_id, ending, data, int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
         )
         logs.note(outcome=ending)
         return self._callback(self._records.read(request_id))
@@ -126,16 +148,29 @@ class Outcomes:
         if record is None or accepted is None or not isinstance(accepted.get("callback"), dict):
             return None
         asked = cast("dict[str, object]", accepted["callback"])
-        callback_id = f"{record.id}.{record.status}.{CALLBACK}"
         known = record.document()
-        body = {name: known[name] for name in ("id", "status", "answer", "reason") if name in known}
-        signature = self._signatures.sign(callback_id, body)
+        told = ("id", "status", "answer", "reason")
+        body = {name: value for name, value in known.items() if name in told}
+        event = self._callback_event(record, asked, body)
+        answer = record.answer()
+        if answer is not None and self._broker.room_left(event) < 0:
+            rest = self._callback_event(record, asked, body | {"answer": {}})
+            body["answer"] = Raw(answer.to_json(self._broker.room_left(rest)))
+            event = self._callback_event(record, asked, body)
+        return event
+
+    def _callback_event(
+        self, record: Record, asked: Mapping[str, object], body: Mapping[str, object]
+    ) -> Event:
+        callback_id = f"{record.id}.{record.status}.{CALLBACK}"
+        content = dumps(body)
+        signature = self._signatures.sign(callback_id, content)
         theirs = cast("dict[str, str]", asked["headers"])
         headers = {
             **{name: value for name, value in theirs.items() if name.lower() not in signature},
             **signature,
         }
-        envelope = asked | {"headers": headers, "body": body}
+        envelope = {**asked, "headers": headers, "body": Raw(content)}
         event = Event(
             attributes={
                 "id": callback_id,
@@ -143,9 +178,23 @@ class Outcomes:
                 "type": self._settings.event_type,
                 "datacontenttype": JSON,
             },
-            data=json.dumps(envelope).encode("ascii"),
+            data=dumps(envelope),
         )
         return self._signatures.stamp(event)
+
+
+def _attributes_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Take what can be had of the attributes of an event that cannot be read."""
+    attributes = {
+        name.removeprefix("ce-"): unquote(value)
+        for name, value in headers.items()
+        if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
+    }
+    attributes.pop("specversion", None)
+    content_type = headers.get("content-type", "")
+    if content_type and not content_type.lower().startswith("application/cloudevents"):
+        attributes["datacontenttype"] = content_type
+    return attributes
 
 
 def reason_of(event: Event) -> dict[str, object]:
@@ -209,13 +258,18 @@ def target_callback_event(request: Request, body: bytes, *, event_type: str, sou
 
 def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:
     content_type = request.headers.get("content-type", "application/octet-stream")
+    if is_json(content_type):
+        body = body.removeprefix(BOM)
     if content_type.lower().startswith("application/cloudevents"):
         # In binary mode this Content-Type would turn the data into the event itself.
         event = Event.from_http(request.headers, body)
         return event.attributes.get("datacontenttype", JSON), event.data or b"null"
     if is_json(content_type):
+        codec = codec_of(charset_of(content_type)) or "utf_8"
         try:
-            jsons.loads(body)
+            jsons.loads(body if codec == "utf_8" else body.decode(codec).encode("utf-8"))
         except jsons.JSONError as exc:
             raise InvalidRequest("body", str(exc)) from exc
+        except UnicodeError as exc:
+            raise InvalidRequest("body", "is not in the charset of its Content-Type") from exc
     return content_type, body

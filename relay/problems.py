@@ -8,7 +8,8 @@
     ├── NotFound           404  no such route
     ├── MethodNotAllowed   405  the route has no such method
     ├── Conflict           409  the request is not in the state that the call needs
-    ├── TooLarge           413  a body is larger than the setting allows
+    ├── TooLarge           413  a body, or the event it would become, is larger than a setting allows
+    ├── UnsupportedMediaType 415  a body is encoded in a way that nobody here decodes
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
     ├── BrokerUnavailable  503  the Broker did not take the event
@@ -99,6 +100,19 @@ class Conflict(RelayError):
 
 class TooLarge(RelayError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(RelayError):
+    """Say which codings would be taken (RFC 9110 section 15.5.16).
+
+    Args:
+        codings: for `Accept-Encoding`.
+    """
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+    def __init__(self, detail: str, *, codings: tuple[str, ...]) -> None:
+        super().__init__(detail, headers=(("Accept-Encoding", ", ".join(codings)),))
 
 
 class TargetFailed(RelayError):

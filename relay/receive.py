@@ -11,7 +11,6 @@ The answer steers the Broker, so it is chosen by what the Broker does with it:
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from relay.calls import Caller
 from relay.envelope import Envelope
 from relay.events import COMPLETED, FAILED, JSON, Event
 from relay.headers import Headers, find
-from relay.http import Response, problem
+from relay.http import Response, brokers_problem
 from relay.jsons import is_json
 from relay.problems import (
     DeadlineExceeded,
@@ -35,16 +34,12 @@ from relay.problems import (
     TargetNotAllowed,
 )
 from relay.records import Records
-from relay.results import result_of
+from relay.results import Result
 from relay.settings import Settings
 from relay.state import State
 from relay.tracing import next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
-
-# A longer error body crashes the in-memory dispatcher (more than 768 bytes), and a dead letter
-# keeps no more than 1,024.
-_ERROR_BYTES = 768
 
 _RETRIED = (
     HTTPStatus.REQUEST_TIMEOUT,
@@ -65,13 +60,15 @@ class Receive:
     """The CloudEvent function.
 
     Args:
-        settings: those of the target, of events and of the state, and `max_result_bytes`, count.
+        settings: those of the target, of events and of the state, `max_event_bytes` and
+            `max_result_bytes` count.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._caller = Caller(settings)
-        self._records = Records(State(settings.state_url, settings.state_ttl_s))
+        state = State(settings.state_url, settings.state_ttl_s)
+        self._records = Records(state, callbacks_bytes=settings.max_result_bytes)
 
     def read(self, headers: Mapping[str, str], body: bytes) -> Delivery:
         """Read the event that a Broker delivers.
@@ -114,7 +111,7 @@ class Receive:
             headers = (("Retry-After", retry_after),) if retry_after else ()
             reason = f"the target answered {answer.status}"
             return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, attempts, headers)
-        result = result_of(answer, self._settings.max_result_bytes)
+        result = Result.of(answer, self._settings.max_result_bytes)
         ending = COMPLETED if 200 <= answer.status < 300 else FAILED
         attributes = {
             # The same for every delivery of the same event, so that whoever counts results can tell
@@ -130,7 +127,9 @@ class Receive:
             attributes[MAC] = event.attributes[MAC]
         if attempts:
             attributes["relayattempts"] = str(attempts)
-        return Event(attributes=attributes, data=json.dumps(result).encode()).to_response()
+        reply = Event(attributes=attributes)
+        room = self._settings.max_event_bytes - reply.size_bytes()
+        return replace(reply, data=result.to_json(room)).to_response()
 
     def _count_attempt(self, event_id: str) -> int:
         """Count; 0 when the state is away, which is no reason to let a call wait."""
@@ -153,14 +152,9 @@ def refusal(error: RelayError, attempts: int = 0) -> Response:
 
 
 def _problem(status: HTTPStatus, detail: str, attempts: int, headers: Headers = ()) -> Response:
-    """Answer with a problem short enough for any Broker; a dead letter keeps it."""
     logs.explain(detail, logging.WARNING)
     members: dict[str, str | int | float] = {"attempts": attempts} if attempts else {}
-    response = problem(status, detail, headers=headers, members=members)
-    while sum(map(len, response.body)) > _ERROR_BYTES:
-        detail = detail[: len(detail) * 3 // 4]
-        response = problem(status, detail + "…", headers=headers, members=members)
-    return response
+    return brokers_problem(status, detail, headers=headers, members=members)
 
 
 def _envelope(event: Event) -> Envelope:

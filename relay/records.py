@@ -7,7 +7,8 @@ The facts of a request, each under its own key and in any order of arrival:
     dead       when, why, and the event itself, to be published again
     retried    when it was published again
     attempts   how often Receive has called the target
-    callback   one key for each callback that the target sent
+    callback   one key for each callback that the target sent and that is kept
+    left-out   how many are not
 
 A result outweighs a dead letter: whatever a second delivery of the same event ran into, the target
 has answered.
@@ -23,8 +24,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
+from relay.bodies import readable
 from relay.events import JSON, RESULTS, Event
-from relay.results import readable
+from relay.jsons import Raw, dumps
+from relay.results import Result
 from relay.state import State
 
 ACCEPTED: Final = "accepted"
@@ -49,6 +52,7 @@ class Record:
         attempts: how often the target was called; 0 when nobody counted.
         accepted, result, dead: the facts of these names, None where there is none.
         callbacks: what the target called back with, in the order it came.
+        left_out: how many more callbacks came than are kept.
     """
 
     id: str
@@ -57,7 +61,8 @@ class Record:
     accepted: Fact | None
     result: Fact | None
     dead: Fact | None
-    callbacks: tuple[Fact, ...]
+    callbacks: tuple[Raw, ...]
+    left_out: int = 0
 
     @classmethod
     def accepted_now(cls, request_id: str) -> Record:
@@ -72,9 +77,9 @@ class Record:
             callbacks=(),
         )
 
-    def answer(self) -> Fact | None:
-        """Return the data of the result event; None while there is none."""
-        return None if self.result is None else cast("Fact", self.result["answer"])
+    def answer(self) -> Result | None:
+        """Return what the target answered; None while there is nothing."""
+        return None if self.result is None else Result.from_json(_raw(self.result["answer"]).json)
 
     def document(self) -> dict[str, object]:
         """Return what a caller is told; nothing of the request itself, which holds secrets."""
@@ -85,15 +90,14 @@ class Record:
             document["attempts"] = self.attempts
         if self.status in RESULTS and self.result is not None:
             document["finishedAt"] = self.result["at"]
-            document["answer"] = self.result["answer"]
+            document["answer"] = _raw(self.result["answer"])
         if self.status == DEAD and self.dead is not None:
             document["finishedAt"] = self.dead["at"]
             document["reason"] = self.dead["reason"]
         if self.callbacks:
-            document["callbacks"] = [
-                {name: value for name, value in fact.items() if name != "eventId"}
-                for fact in self.callbacks
-            ]
+            document["callbacks"] = list(self.callbacks)
+        if self.left_out:
+            document["callbacksLeftOut"] = self.left_out
         return document
 
 
@@ -102,12 +106,14 @@ class Records:
 
     Args:
         state: where the facts are kept.
+        callbacks_bytes: how much is kept of all the callbacks of one request.
 
     Every method raises `StateUnavailable` when the state cannot be reached.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, *, callbacks_bytes: int) -> None:
         self._state = state
+        self._callbacks_bytes = callbacks_bytes
         self._changed = threading.Condition()
         self._changes = 0
 
@@ -123,7 +129,7 @@ class Records:
         """Count one more call to the target and return how many there were."""
         return self._state.count(f"{request_id}:attempts")
 
-    def finish(self, request_id: str, status: str, answer: object, attempts: int) -> None:
+    def finish(self, request_id: str, status: str, answer: bytes, attempts: int) -> None:
         """Note a result event.
 
         Args:
@@ -131,7 +137,8 @@ class Records:
             answer: the event's data.
             attempts: how many calls it took.
         """
-        fact = {"at": now(), "status": status, "answer": answer, "attempts": attempts}
+        text = answer.decode("utf-8")
+        fact = {"at": now(), "status": status, "answer": text, "attempts": attempts}
         self._state.set(f"{request_id}:result", fact)
         self._tell_waiting()
 
@@ -166,14 +173,24 @@ class Records:
 
     def add_callback(self, request_id: str, event: Event) -> None:
         """Note what a target called back with; the same event delivered twice is noted once."""
-        fact: Fact = {"receivedAt": now(), "eventId": event.id, **_data_of(event)}
+        content_type = event.attributes.get("datacontenttype", JSON)
+        shown = {"receivedAt": now(), **readable(event.data or b"", content_type)}
+        if event.data:
+            shown["contentType"] = content_type
+        fact = {"eventId": event.id, "shown": dumps(shown).decode("utf-8")}
+        left_bytes = self._callbacks_bytes - len(dumps(shown))
         for place in range(MAX_CALLBACKS):
             key = f"{request_id}:callback:{place}"
-            if self._state.add(key, fact):
+            if left_bytes >= 0 and self._state.add(key, fact):
                 return
-            noted = self._state.get(key)
-            if isinstance(noted, dict) and noted.get("eventId") == event.id:
+            noted = self._fact(key)
+            if noted is None:
+                break
+            if noted["eventId"] == event.id:
                 return
+            left_bytes -= len(_raw(noted["shown"]).json)
+        if self._state.add(f"{request_id}:left-out:{event.id}", True):
+            self._state.count(f"{request_id}:left-out")
 
     def read(self, request_id: str) -> Record | None:
         """Put together what is known; None when the id is unknown, or its time is over."""
@@ -197,6 +214,7 @@ class Records:
             result=result,
             dead=dead,
             callbacks=tuple(self._callbacks(request_id)),
+            left_out=self._left_out(request_id),
         )
 
     def wait(self, request_id: str, timeout_s: float) -> Record | None:
@@ -232,16 +250,20 @@ class Records:
         value = self._state.get(key)
         return value if isinstance(value, dict) else None
 
-    def _callbacks(self, request_id: str) -> Iterator[Fact]:
+    def _callbacks(self, request_id: str) -> Iterator[Raw]:
         for place in range(MAX_CALLBACKS):
             fact = self._fact(f"{request_id}:callback:{place}")
             if fact is None:
                 return
-            yield fact
+            yield _raw(fact["shown"])
+
+    def _left_out(self, request_id: str) -> int:
+        count = self._state.get(f"{request_id}:left-out")
+        return count if isinstance(count, int) else 0
 
 
-def _data_of(event: Event) -> Fact:
-    return readable(event.data or b"", event.attributes.get("datacontenttype", JSON))
+def _raw(text: object) -> Raw:
+    return Raw(cast("str", text).encode("utf-8"))
 
 
 def now() -> str:

@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from relay import jsons, logs
+from relay import logs
 from relay.auth import Signatures, check_token
 from relay.broker import Broker
 from relay.calls import Caller
 from relay.envelope import METHODS, Callback, Envelope, new_id, parse_id
 from relay.events import CALLBACK, JSON, Event
 from relay.headers import HOPS, Headers, Preferences
-from relay.http import Request, Response, problem_of, read_body
+from relay.http import Request, Response, brokers_problem, problem_of, read_body
+from relay.jsons import BOM
 from relay.outcomes import Outcomes, target_callback_event
 from relay.problems import (
-    BrokerUnavailable,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -30,7 +30,6 @@ from relay.problems import (
     StateUnavailable,
 )
 from relay.records import Record, Records
-from relay.results import as_response
 from relay.settings import Settings
 from relay.state import State
 from relay.status import Status, status_answer
@@ -42,6 +41,9 @@ log = logging.getLogger(__name__)
 # nothing.
 _GUARDED: Final = frozenset({"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry"})
 
+# What the Broker calls.
+_BROKERS: Final = frozenset({"/event/callback", "/event/dead-letter"})
+
 Handler = Callable[[Request], Response]
 
 
@@ -49,7 +51,7 @@ class Send:
     """The HTTP function.
 
     Args:
-        settings: all of them count, but `max_result_bytes`.
+        settings: all of them count.
         schemas: the folder with the files that describe the routes.
     """
 
@@ -57,7 +59,8 @@ class Send:
         self._settings = settings
         self._caller = Caller(settings)
         self._broker = Broker(settings)
-        self._records = Records(State(settings.state_url, settings.state_ttl_s))
+        state = State(settings.state_url, settings.state_ttl_s)
+        self._records = Records(state, callbacks_bytes=settings.max_result_bytes)
         self._signatures = Signatures(settings.callback_secret, settings.state_url)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._status = Status(self._records, self._broker, self._signatures)
@@ -84,6 +87,10 @@ class Send:
             return self._handler(request)(request)
         except RelayError as exc:
             logs.refused(exc)
+            if request.path in _BROKERS:
+                return brokers_problem(
+                    exc.status, exc.detail, headers=exc.headers, members=exc.members
+                )
             return problem_of(exc)
 
     def _handler(self, request: Request) -> Handler:
@@ -147,9 +154,8 @@ class Send:
 
     def _respond_async(self, request: Request, data: bytes) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""
-        value = jsons.loads(data)
-        assert isinstance(value, dict)  # noqa: S101 - it has been read as an envelope
-        data = json.dumps(value | {"method": request.method}).encode("ascii")
+        _, brace, members = data.partition(b"{")
+        data = brace + b'"method":"%b",' % request.method.encode("ascii") + members
         record = self._accept(request, data, self._envelope(data))
         return status_answer(202, record, ("Preference-Applied", "respond-async"))
 
@@ -167,9 +173,9 @@ class Send:
         finally:
             self._waiting.release()
         answer = known.answer()
-        if answer is None or "truncated" in answer:
+        if answer is None or answer.reason is not None:
             return status_answer(202, known, applied)
-        response = as_response(answer)
+        response = answer.to_response()
         return replace(response, headers=(*response.headers, applied))
 
     def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Record:
@@ -190,7 +196,7 @@ class Send:
         }
         try:
             self._publish(request, Event(attributes=attributes, data=data))
-        except BrokerUnavailable as exc:
+        except RelayError as exc:
             if exc.members.get("published") == "no":
                 with suppress(StateUnavailable):
                     self._records.forget(request_id)
@@ -216,9 +222,9 @@ class Send:
 
         The answer has no body, or is an event: the Broker takes any other for a failure.
         """
-        body = self._body(request)
         if self._outcomes.is_own(request.headers.get("ce-type")):
-            return self._outcomes.take(Event.from_http(request.headers, body))
+            return self._outcomes.take(Event.from_http(request.headers, self._delivery(request)))
+        body = read_body(request, self._settings.max_body_bytes)
         self._signatures.verify(request.headers, body)
         event = target_callback_event(
             request,
@@ -237,11 +243,15 @@ class Send:
         return Response.empty(202)
 
     def _dead_letter(self, request: Request) -> Response:
-        self._outcomes.bury(Event.from_http(request.headers, self._body(request)))
+        self._outcomes.bury(request.headers, self._delivery(request))
         return Response.empty(202)
 
     def _body(self, request: Request) -> bytes:
-        return read_body(request.stream, request.content_length, self._settings.max_body_bytes)
+        return read_body(request, self._settings.max_body_bytes).removeprefix(BOM)
+
+    def _delivery(self, request: Request) -> bytes:
+        limit_bytes = self._settings.max_delivery_bytes
+        return read_body(request, limit_bytes, setting="2 * MAX_EVENT_BYTES")
 
     def _envelope(self, data: bytes) -> Envelope:
         envelope = Envelope.from_json(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from urllib.parse import parse_qs, quote
 
 from relay import logs
@@ -10,6 +9,7 @@ from relay.auth import Signatures
 from relay.broker import Broker
 from relay.events import JSON
 from relay.http import Request, Response
+from relay.jsons import dumps
 from relay.problems import Conflict, InvalidRequest, NotFound, RelayError
 from relay.records import ACCEPTED, DEAD, Record, Records
 
@@ -30,7 +30,7 @@ def status_answer(status: int, record: Record, *headers: tuple[str, str]) -> Res
         headers += (("Retry-After", str(_ASK_AGAIN_S)),)
     if status == 202:
         headers += (("Location", url),)
-    body = json.dumps(document).encode()
+    body = dumps(document)
     return Response.whole(status, body, content_type=JSON, headers=headers)
 
 
@@ -56,7 +56,7 @@ class Status:
             record.document() | {"statusURL": status_url(record.id)}
             for record in self._records.newest_dead()
         ]
-        body = json.dumps({"requests": requests}).encode()
+        body = dumps({"requests": requests})
         return Response.whole(200, body, content_type=JSON)
 
     def read(self, request: Request) -> Response:
