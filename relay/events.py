@@ -127,8 +127,8 @@ class Event:
         }
         _check_attributes(attributes)
         data = event.data
-        if isinstance(data, str):  # of a structured event; the package has written it in ASCII
-            data = data.encode("ascii")
+        if isinstance(data, str):  # of a structured event; the package has written it anew
+            data = jsons.members(body)["data"].strip().encode("utf-8")
         return cls(attributes=attributes, data=data or None)
 
 

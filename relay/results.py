@@ -82,8 +82,8 @@ class Result:
             headers=headers,
             body=_body_from(value, raw, content_type, is_whole=reason is None),
             reason=reason,
-            body_bytes=_size_from(value, "bodyBytes"),
-            headers_bytes=_size_from(value, "headersBytes"),
+            body_bytes=_size_from(value, "originalBodyBytes"),
+            headers_bytes=_size_from(value, "originalHeadersBytes"),
         )
 
     def to_json(self, limit_bytes: int, **beside: object) -> bytes:
@@ -111,9 +111,9 @@ class Result:
         if self.reason is not None:
             document |= {"truncated": True, "reason": self.reason}
         if self.body_bytes is not None:
-            document["bodyBytes"] = self.body_bytes
+            document["originalBodyBytes"] = self.body_bytes
         if self.headers_bytes is not None:
-            document["headersBytes"] = self.headers_bytes
+            document["originalHeadersBytes"] = self.headers_bytes
         return document | (self._readable(self.body) if body is None else body)
 
     def _readable(self, body: bytes, *, is_cut: bool = False) -> dict[str, object]:

@@ -17,9 +17,9 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_headers_are_kept_as_written() -> None:
-    """Names keep their case, values lose the blanks around them, numbers become text."""
+    """Names keep their case, values lose the blanks around them."""
     headers = parse_headers(
-        {"X-A": " b\t", "x_b": "", "Content-type": "é", "N": 1, "F": 1.5, "Big": 10**300},
+        {"X-A": " b\t", "x_b": "", "Content-type": "é", "N": "1.10"},
         field="headers",
     )
 
@@ -27,9 +27,7 @@ def test_headers_are_kept_as_written() -> None:
         ("X-A", "b"),
         ("x_b", ""),
         ("Content-type", "é"),
-        ("N", "1"),
-        ("F", "1.5"),
-        ("Big", str(10**300)),
+        ("N", "1.10"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from dataclasses import replace
 import pytest
 
 from relay.events import Event
+from relay.jsons import dumps
 from relay.records import DEAD_LISTED, MAX_CALLBACKS, Records
 from relay.state import State
 
-ANSWER = {"status": 200, "headers": {}, "body": "done"}
+ANSWER = b'{"status":200,"headers":{},"body":"done"}'
+CALLBACKS_BYTES = 4096
 REASON = {"code": 503, "detail": "the target answered 503", "attempts": 6}
 REQUEST = Event(
     attributes={
@@ -32,19 +35,20 @@ TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]
 
 @pytest.fixture
 def records() -> Records:
-    return Records(State("memory://", 60))
+    return Records(State("memory://", 60), callbacks_bytes=CALLBACKS_BYTES)
 
 
-def callback(event_id: str) -> Event:
+def callback(event_id: str, data: bytes = b'{"n":1}') -> Event:
     attributes = {"id": event_id, "source": "s", "type": "t.callback", "specversion": "1.0"}
     attributes["datacontenttype"] = "application/json"
-    return Event(attributes=attributes, data=b'{"n":1}')
+    return Event(attributes=attributes, data=data)
 
 
 def document(records: Records, request_id: str = "r1") -> dict[str, object]:
     record = records.read(request_id)
     assert record is not None
-    return record.document()
+    value: dict[str, object] = json.loads(dumps(record.document()))
+    return value
 
 
 def test_an_unknown_request_is_none(records: Records) -> None:
@@ -90,7 +94,7 @@ def test_no_order_of_arrival_loses_a_fact(records: Records, order: tuple[int, ..
     known = document(records)
 
     assert known["status"] == "completed"
-    assert known["answer"] == ANSWER
+    assert known["answer"] == json.loads(ANSWER)
     assert known["attempts"] == 2
     assert [entry["body"] for entry in known["callbacks"]] == [{"n": 1}]  # type: ignore[attr-defined]
     assert {"acceptedAt", "finishedAt"} < set(known)
@@ -114,7 +118,52 @@ def test_callbacks_are_bounded(records: Records) -> None:
     for number in range(MAX_CALLBACKS + 5):
         records.add_callback("r1", callback(f"c{number}"))
 
-    assert len(document(records)["callbacks"]) == MAX_CALLBACKS  # type: ignore[arg-type]
+    known = document(records)
+    assert len(known["callbacks"]) == MAX_CALLBACKS  # type: ignore[arg-type]
+    assert known["callbacksLeftOut"] == 5
+
+
+def test_callbacks_are_bounded_together(records: Records) -> None:
+    """What does not fit is counted, each event once, and a smaller one may still fit."""
+    records.accept("r1", callback=None)
+    big = json.dumps("x" * (CALLBACKS_BYTES // 2)).encode()
+    for event_id, data in (("c1", big), ("c2", big), ("c2", big), ("c3", b"1"), ("c1", big)):
+        records.add_callback("r1", callback(event_id, data))
+
+    known = document(records)
+
+    assert [len(str(each["body"])) for each in known["callbacks"]] == [CALLBACKS_BYTES // 2, 1]  # type: ignore[attr-defined]
+    assert known["callbacksLeftOut"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data", "shown"),
+    [
+        pytest.param("text/plain; charset=utf-16", "Mü".encode("utf-16"), "Mü", id="UTF-16"),
+        pytest.param("text/plain;charset=ISO-8859-1", b"M\xfc", "Mü", id="Latin-1"),
+        pytest.param(
+            'application/json; charset="iso-8859-1"', b'{"a":"\xfc"}', {"a": "ü"}, id="JSON"
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=xyz",
+            b"--xyz\r\n\r\na\r\n--xyz--",
+            "--xyz\r\n\r\na\r\n--xyz--",
+            id="multipart",
+        ),
+    ],
+)
+def test_a_callback_is_shown_by_its_charset(
+    records: Records, content_type: str, data: bytes, shown: object
+) -> None:
+    """It has its Content-Type beside it, with the boundary of a multipart one."""
+    records.accept("r1", callback=None)
+    event = callback("c1", data)
+    attributes = {**event.attributes, "datacontenttype": content_type}
+    records.add_callback("r1", replace(event, attributes=attributes))
+
+    (entry,) = document(records)["callbacks"]  # type: ignore[misc]
+
+    assert (entry["contentType"], entry["body"]) == (content_type, shown)  # type: ignore[index]
 
 
 def test_a_dead_request_says_why_but_not_what(records: Records) -> None:
@@ -191,7 +240,9 @@ def test_waiting_ends_with_the_result(records: Records) -> None:
     timer.join()
     assert record is not None
     assert record.status == "failed"
-    assert record.answer() == ANSWER
+    answer = record.answer()
+    assert answer is not None
+    assert (answer.status, answer.body) == (200, b"done")
 
 
 def test_waiting_ends_with_the_time(records: Records) -> None:

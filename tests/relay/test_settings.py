@@ -34,6 +34,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         "TARGET_CONNECT_TIMEOUT_S",
         "PUBLISH_TIMEOUT_S",
         "MAX_BODY_BYTES",
+        "MAX_EVENT_BYTES",
         "MAX_RESULT_BYTES",
         "LOG_LEVEL",
         "THREADS",
@@ -59,6 +60,7 @@ def test_every_setting_is_read() -> None:
             "TARGET_CONNECT_TIMEOUT_S": "1",
             "PUBLISH_TIMEOUT_S": "3",
             "MAX_BODY_BYTES": "10",
+            "MAX_EVENT_BYTES": "100000",
             "MAX_RESULT_BYTES": "11",
             "STATE_URL": "rediss://user:p%2Fw@[fd00::1]:6380/2",
             "CALLBACK_SECRET": f"whsec_{'a2V5' * 8} {'S0VZ' * 8}",
@@ -83,6 +85,7 @@ def test_every_setting_is_read() -> None:
     assert settings.target_connect_timeout_s == 1.0
     assert settings.publish_timeout_s == 3.0
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
+    assert settings.max_event_bytes == 100_000
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
     assert settings.callback_secret == (b"key" * 8, b"KEY" * 8)
     assert settings.api_token == ("0123456789abcdef", "fedcba9876543210")
@@ -194,3 +197,29 @@ def test_a_bad_value_stops_the_start(name: str, value: str, message: str | None)
         assert str(caught.value).startswith(f"{name} is not JSON: ")
     else:
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("sizes", "largest"),
+    [
+        pytest.param({"MAX_RESULT_BYTES": "900000"}, 700_848, id="no room for base64"),
+        pytest.param({"MAX_RESULT_BYTES": "700849"}, 700_848, id="one byte"),
+        pytest.param({"MAX_EVENT_BYTES": "400000"}, 250_848, id="the default is too much"),
+        pytest.param({"MAX_EVENT_BYTES": "1000", "MAX_RESULT_BYTES": "1"}, 0, id="no room at all"),
+    ],
+)
+def test_a_result_that_no_event_can_hold(sizes: dict[str, str], largest: int) -> None:
+    """Sizes that contradict each other stop the start, and the error says what would be right."""
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env(sizes)
+
+    assert str(caught.value) == (
+        f"MAX_RESULT_BYTES must be at most {largest}: MAX_EVENT_BYTES is"
+        f" {sizes.get('MAX_EVENT_BYTES', '1000000')}, of which attributes and headers take up to"
+        " 65536, and base64 makes four bytes of three"
+    )
+
+
+def test_the_largest_result_that_fits() -> None:
+    """Exactly what the error names is taken."""
+    assert Settings.from_env({"MAX_RESULT_BYTES": "700848"}).max_result_bytes == 700_848
