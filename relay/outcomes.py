@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import cast
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -71,18 +72,22 @@ class Outcomes:
     def bury(self, headers: Mapping[str, str], body: bytes) -> None:
         """Note a dead letter, and publish the callback if one was asked for.
 
-        A result that could not be delivered is no dead request: this is its last delivery. So it is
-        of whatever cannot be read, which is kept as it came.
+        A result that could not be delivered is no dead request: this is its last delivery. It is
+        the last one, too, of what cannot be read, which is kept as it came under its id.
 
         Raises:
+            InvalidRequest: it cannot be read, and has no id.
             Forbidden: it only says that it is one of the relay's own.
             StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
         """
         try:
             callback = self._bury(Event.from_http(headers, body))
         except InvalidRequest as exc:
+            attributes = _attributes_of(headers, body)
+            if "id" not in attributes:
+                raise
             callback = None
-            self._keep_unread(headers, body, exc)
+            self._keep_unread(attributes, body, exc)
         if callback is not None:
             # No reply: what a dead letter sink answers, nobody publishes.
             self._broker.publish(callback)
@@ -97,14 +102,9 @@ class Outcomes:
         logs.explain(_epitaph(reason), logging.ERROR)
         return self._callback(self._records.read(event.id))
 
-    def _keep_unread(self, headers: Mapping[str, str], body: bytes, error: InvalidRequest) -> None:
-        attributes = {
-            "id": new_id(),
-            "source": self._settings.event_source,
-            "type": self._settings.event_type,
-            **_attributes_of(headers),
-        }
-        event = Event(attributes=attributes, data=body or None)
+    def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:
+        own = {"source": self._settings.event_source, "type": self._settings.event_type}
+        event = Event(attributes=own | known, data=body or None)
         self._check(event)
         reason = reason_of(event) | {"detail": f"the dead letter cannot be read: {error.detail}"}
         self._records.bury(event, reason)
@@ -183,16 +183,23 @@ class Outcomes:
         return self._signatures.stamp(event)
 
 
-def _attributes_of(headers: Mapping[str, str]) -> dict[str, str]:
+def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
     """Take what can be had of the attributes of an event that cannot be read."""
+    content_type = headers.get("content-type", "")
+    if content_type.lower().startswith("application/cloudevents"):
+        with suppress(jsons.JSONError):
+            value = jsons.loads(body)
+            event_id = value.get("id") if isinstance(value, dict) else None
+            if event_id and isinstance(event_id, str):
+                return {"id": event_id, "datacontenttype": "application/octet-stream"}
+        return {}
     attributes = {
         name.removeprefix("ce-"): unquote(value)
         for name, value in headers.items()
         if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
     }
     attributes.pop("specversion", None)
-    content_type = headers.get("content-type", "")
-    if content_type and not content_type.lower().startswith("application/cloudevents"):
+    if content_type:
         attributes["datacontenttype"] = content_type
     return attributes
 

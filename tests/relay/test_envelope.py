@@ -403,7 +403,7 @@ def test_an_envelope_goes_through_an_event_unchanged(
     if is_structured:
         event = Event.from_http(
             {"content-type": STRUCTURED},
-            json.dumps({**attributes, "data": given_value}).encode(),
+            json.dumps({**attributes, "data": given_value}, ensure_ascii=ascii_only).encode(),
         )
     else:
         headers, data = Event(attributes=attributes, data=raw).to_http()

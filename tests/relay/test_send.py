@@ -477,9 +477,9 @@ class TestCallback:
             (
                 "POST",
                 {"Content-Type": "application/cloudevents+json"},
-                b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"a":1}}',
+                b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"a" :1.0}}',
                 "application/json",
-                b'{"a": 1}',
+                b'{"a" :1.0}',
             ),
             (
                 "POST",
