@@ -17,8 +17,9 @@ addresses that the egress policy permits, keep its deadline (`deadlines`), and r
 answers.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
-read with `urls`, `headers` and `jsons`; `tracing` is what travels with it. `settings` is what an
-operator can set; `egress` is the policy.
+read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `tracing` is what
+travels with a call. `settings` is what an operator can set; `egress` is the policy, which judges
+`addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
 line for each request.

@@ -26,8 +26,7 @@ _PIECE_BYTES = 64 * 1024
 _CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW_DEFLATE: Final = -15
 
-# A longer error body crashes Knative's in-memory dispatcher (more than 768 bytes), and a dead letter
-# keeps no more than 1,024.
+# A longer error body crashes Knative's in-memory dispatcher; a dead letter keeps up to 1,024.
 _ERROR_BYTES: Final = 768
 _MEMBER_BYTES: Final = 160
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from knative.sample_api_configmap import render
-from relay import egress
+from relay.addresses import LOCKED, PRIVATE, SPECIAL, Reach, reach_of
 from relay.events import CALLBACK, COMPLETED, FAILED
 from relay.settings import Settings
 from tests.support.processes import REPOSITORY
@@ -271,7 +271,12 @@ def test_the_network_policy_judges_as_the_relay_does() -> None:
     ]
     borders = {block for cidr, excepted in blocks for block in (cidr, *excepted)}
     # No interface of that module, but a border that only it has must be looked at too.
-    borders |= {*egress._LOCKED, *egress._PRIVATE, *egress._SPECIAL, ip_network("127.0.0.0/8")}
+    borders |= {
+        *LOCKED,
+        *PRIVATE,
+        *SPECIAL,
+        ip_network("127.0.0.0/8"),
+    }
     addresses = {
         ip_address(int(block[place]) + step)
         for block in borders
@@ -284,7 +289,7 @@ def test_the_network_policy_judges_as_the_relay_does() -> None:
             address in cidr and not any(address in each for each in excepted)
             for cidr, excepted in blocks
         )
-        assert let_out == (egress.reach_of(address) is egress.Reach.PUBLIC), address
+        assert let_out == (reach_of(address) is Reach.PUBLIC), address
 
 
 def test_network_policies_find_their_pods() -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.egress import AllowedTarget, Policy, Reach, reach_of, unwrapped
+from relay.addresses import Reach, reach_of, unwrapped
+from relay.egress import AllowedTarget, Policy
 from relay.problems import InvalidRequest, TargetNotAllowed
 from relay.urls import IPAddress, Origin, parse_target
 
@@ -288,6 +289,39 @@ def test_other_entries_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "fd00::1:8080",
+            "the entry 'fd00::1:8080', whose last number may be a port;"
+            " write [fd00::1]:8080 for the port or [fd00::1:8080] for the address",
+        ),
+        (
+            "::1:80",
+            "the entry '::1:80', whose last number may be a port; write [::1]:80"
+            " for the port or [::1:80] for the address",
+        ),
+        *(
+            (text, f"the entry {text!a}, which stands for every IPv4 address: 0.0.0.0/0")
+            for text in ("64:ff9b::/96", "::ffff:0:0/96", "[64:ff9b::/96]:80")
+        ),
+    ],
+)
+def test_entries_that_permit_more_than_they_seem_to_are_refused(text: str, message: str) -> None:
+    """A missed bracket must not turn a port into an address, nor a prefix into the Internet."""
+    with pytest.raises(ValueError, match=r"^the entry") as caught:
+        AllowedTarget.from_text(text)
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("text", ["[fd00::1:8080]", "fd00::1", "1:2:3:4:5:6:7:8", "0.0.0.0/0"])
+def test_entries_that_have_one_reading_are_taken(text: str) -> None:
+    """Brackets say that the whole of it is an address."""
+    assert AllowedTarget.from_text(text).port is None
+
+
+@pytest.mark.parametrize(
     ("entry", "url", "found", "allowed"),
     [
         pytest.param(None, "http://a.test", "93.184.216.34", True, id="public"),
@@ -528,7 +562,7 @@ def test_python_s_opinion_does_not_count() -> None:
         "for name in ('is_global', 'is_private', 'is_reserved', 'is_multicast'):\n"
         "    for kind in (ipaddress.IPv4Address, ipaddress.IPv6Address):\n"
         "        setattr(kind, name, property(lambda self: 1 / 0))\n"
-        "from relay.egress import reach_of\n"
+        "from relay.addresses import reach_of\n"
         "blocks = json.load(sys.stdin)\n"
         "print(json.dumps([reach_of(ipaddress.ip_network(b)[0]).name for b in blocks]))\n"
     )

@@ -14,7 +14,7 @@ from requests_hardened.ip_filter import (  # type: ignore[import-untyped]
 )
 from ssrfguard import DEFAULT_DENIED
 
-from relay.egress import Reach, reach_of, unwrapped
+from relay.addresses import Reach, reach_of, unwrapped
 from relay.urls import IPAddress
 
 SEED = 20_260_101
