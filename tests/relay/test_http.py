@@ -114,7 +114,7 @@ TEXT = b'{"a": 1.50}' * 50
     ],
 )
 def test_a_coded_body_is_decoded(coding: str, sent: bytes) -> None:
-    """gzip and deflate, as clients send them, are read as what they hold."""
+    """Both gzip and deflate, as clients send them, are read as what they hold."""
     assert read_body(request_of(io.BytesIO(sent), len(sent), coding), len(TEXT)) == TEXT
 
 
