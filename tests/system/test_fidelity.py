@@ -356,33 +356,21 @@ class TestCallbacks:
 
 
 class TestTheBrokersSide:
-    @pytest.mark.parametrize(
-        ("path", "headers", "body"),
-        [
-            ("/event/callback", {"ce-type": f"{TYPE}.completed", "ce-id": "x" * 7_000}, b"{}"),
-            (
-                "/event/callback",
-                {
-                    **{f"ce-{name}": "1" for name in ("id", "source")},
-                    "ce-type": f"{TYPE}.failed",
-                    "ce-specversion": "1.0",
-                    f"ce-{'x' * 4_000}_": "1",
-                },
-                b"{}",
-            ),
-            ("/event/dead-letter", {"Content-Type": "application/cloudevents+json"}, b"{" * 9_000),
-            ("/event/callback?id=" + "%20" * 2_000, {}, b""),
-        ],
-    )
-    def test_an_error_is_short_enough_for_any_broker(
-        self, relay: Relayed, path: str, headers: dict[str, str], body: bytes
-    ) -> None:
+    def test_an_error_is_short_enough_for_any_broker(self, relay: Relayed) -> None:
         """No more than 768 bytes, whatever it quotes, and still a problem document."""
-        answer = call("POST", f"{relay.send.url}{path}", body, headers)
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-id": "1",
+            "ce-source": "s",
+            "ce-type": f"{TYPE}.failed",
+            f"ce-{'x' * 4_000}": "%01",
+        }
 
-        assert 400 <= answer.status < 500
+        answer = call("POST", f"{relay.send.url}/event/callback", b"{}", headers)
+
+        assert answer.status == 400
         assert len(answer.body) <= 768
-        assert answer.json()["status"] == answer.status
+        assert answer.json()["status"] == 400
 
     @pytest.mark.parametrize(
         ("headers", "body"),
