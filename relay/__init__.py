@@ -4,7 +4,7 @@ Start with the functions. A module imports from its own paragraph and from those
 one above; `docs/diagrams` draws it.
 
 Functions: `send` takes calls over HTTP, `receive` takes request events from the Broker, `web`
-adapts Flask, which functions-framework serves them with.
+adapts Flask, which functions-framework serves them with; `start` becomes its process.
 
 Outcomes: what became of a request. `results` puts a target's answer into JSON, `outcomes` takes
 what comes back, `records` keeps it in the `state`, `status` reports it, and `auth` authenticates
