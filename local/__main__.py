@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from local import manifests
 from local.browsers import LOOPBACK_NAMES
@@ -39,9 +40,9 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     """Say what to run, in the order of the start: called before calling.
 
     Args:
-        env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events,
-            `MANIFESTS` a folder in the place of knative/; the settings of the relay are passed on
-            to the functions.
+        env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events and the
+            functions what becomes of requests, `MANIFESTS` a folder in the place of knative/; the
+            settings of the relay are passed on to the functions.
         ports: Where each part listens.
 
     Raises:
@@ -80,6 +81,7 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
                 declared,
                 broker_url=_url(ports.broker),
                 sample_api=f"localhost:{ports.sample_api}",
+                state_url=f"sqlite://{quote(str(data_dir))}/state.sqlite3",
             ),
             ready_url=_url(port) + "/health/readiness",
         )

@@ -5,7 +5,7 @@ The environment is put together from, each winning over those before it:
 1. the few variables that any program needs (`INHERITED`), and where the source of `relay` is;
 2. `run.envs` of the function's func.yaml;
 3. what a SinkBinding in knative/ injects;
-4. `ALLOWED_TARGETS`, so that the sample API can be called;
+4. `ALLOWED_TARGETS`, so that the sample API can be called, and `STATE_URL`, one file for both;
 5. the relay's own settings where the user gives them, as in `TARGET_TIMEOUT_S=5 ./dev up`.
 
 Nothing else of the user's environment is passed on: a proxy or a PYTHONPATH set there for another
@@ -106,6 +106,7 @@ def function_environment(
     *,
     broker_url: str,
     sample_api: str,
+    state_url: str,
 ) -> dict[str, str]:
     """Put together the environment of a function, as the module's docstring says.
 
@@ -115,6 +116,7 @@ def function_environment(
         manifests: The manifests of knative/.
         broker_url: Where the Brokers' ingress is, without a path.
         sample_api: `host:port` of the sample API.
+        state_url: Where both functions keep what becomes of requests.
     """
     injected: dict[str, str] = {}
     for binding in manifests.sink_bindings:
@@ -133,5 +135,6 @@ def function_environment(
         **function.envs,
         **injected,
         "ALLOWED_TARGETS": allowed,
+        "STATE_URL": state_url,
         **given,
     }

@@ -29,6 +29,9 @@ _PAUSES_S = (0.2, 0.4, 0.8)
 _SHORTEST_ATTEMPT_S = 0.05
 # A Broker that says these has not taken the event, and may take it in a moment.
 _PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+# A request's event becomes others, with a reason or a count in their attributes.
+_ROOM_BYTES = 4096
+_WITH_ROOM = f", {_ROOM_BYTES} of them for what the relay adds when it fails"
 # Among 4xx, these are not about the event.
 _NOT_THE_EVENTS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -82,11 +85,12 @@ class Broker:
             ca_certs=settings.k_ca_certs,
         )
 
-    def room_left(self, event: Event) -> int:
+    def room_left(self, event: Event, *, is_request: bool = False) -> int:
         """Return by how many bytes an event may grow; below 0, it is not published."""
-        return self._max_event_bytes - self._as_published(event).size_bytes()
+        room = self._max_event_bytes - self._as_published(event).size_bytes()
+        return room - _ROOM_BYTES if is_request else room
 
-    def publish(self, event: Event, *, trace: Headers = ()) -> None:
+    def publish(self, event: Event, *, trace: Headers = (), is_request: bool = False) -> None:
         """Publish one event; return only when the Broker has answered 2xx.
 
         What surely was not taken (no connection, 429, 503) is tried again for a moment. What may
@@ -94,6 +98,8 @@ class Broker:
 
         Args:
             trace: trace context headers, which the Broker passes on.
+            is_request: it asks for a call, and has to leave room for what is added when that is
+                tried again, or dead.
 
         Raises:
             TooLarge: the event is larger than `MAX_EVENT_BYTES`, or than the Broker takes.
@@ -108,10 +114,10 @@ class Broker:
                 published="no",
             )
         headers, body = self._as_published(event).to_http()
-        size = written_bytes(headers, body)
+        size = written_bytes(headers, body) + (_ROOM_BYTES if is_request else 0)
         if size > self._max_event_bytes:
             raise TooLarge(
-                f"the event would have {size} bytes;"
+                f"the event would have {size} bytes{_WITH_ROOM if is_request else ''};"
                 f" at most {self._max_event_bytes} are published (MAX_EVENT_BYTES)",
                 size=size,
                 limit=self._max_event_bytes,

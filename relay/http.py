@@ -19,7 +19,7 @@ from relay.problems import InvalidRequest, RelayError, TooLarge, UnsupportedMedi
 PROBLEM_JSON: Final = "application/problem+json"
 
 # Before 3.13 Python has the phrase of the RFC that 9110 replaced.
-_RENAMED: Final = {413: "Content Too Large"}
+_RENAMED: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _PIECE_BYTES = 64 * 1024
 # What is decoded, and how zlib calls it. An x-gzip is a gzip (RFC 9110 section 8.4.1.3).

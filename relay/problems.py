@@ -10,6 +10,7 @@
     ├── Conflict           409  the request is in another state than the call needs
     ├── TooLarge           413  a body, or the event made of it, is larger than the setting allows
     ├── UnsupportedMediaType 415  a body is in a coding other than gzip and deflate
+    ├── KeyReused          422  the Idempotency-Key is that of another request
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
     ├── BrokerUnavailable  503  the Broker did not take the event
@@ -113,6 +114,10 @@ class UnsupportedMediaType(RelayError):
 
     def __init__(self, detail: str, *, codings: tuple[str, ...]) -> None:
         super().__init__(detail, headers=(("Accept-Encoding", ", ".join(codings)),))
+
+
+class KeyReused(RelayError):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class TargetFailed(RelayError):

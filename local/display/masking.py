@@ -18,7 +18,7 @@ from relay.envelope import METHODS
 HIDDEN: Final = "(hidden)"
 
 _HOPS: Final = "knativebrokerttl"  # the Broker's own: no subscriber ever sees it
-_HIDDEN_ATTRIBUTES: Final = ("relaymac", "knativeerrordata")
+_HIDDEN_ATTRIBUTES: Final = ("relaymac", "relayreason", "knativeerrordata")
 _MAX_MEMBERS: Final = 50
 _MAX_CHARACTERS: Final = 300
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -19,9 +20,9 @@ from local.functions import Function, clean_environment, function_environment
 from local.serving import HOST
 from tests.support.processes import REPOSITORY, free_port, wait_until
 from tests.system.crash.plan import RETRY
-from tests.system.crash.target import DEAD_LETTERS, RESULTS
+from tests.system.crash.target import DEAD_LETTERS, RESULTS, Target
 
-VICTIMS = ("receive worker", "receive master", "send", "broker")
+VICTIMS = ("receive worker", "receive master", "send", "broker", "state")
 
 _READY = {
     "broker": "/healthz",
@@ -33,6 +34,19 @@ _RESTART_POLL_S = 0.05
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
 _TARGET_TIMEOUT_S = "1"
+# Whoever repeats what a Send that was killed had begun to publish waits so long.
+_PUBLISH_TIMEOUT_S = "2"
+# A process that is killed while it writes to the database.
+_WRITER = """
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA busy_timeout = 10000")
+db.execute("BEGIN IMMEDIATE")
+db.execute("DELETE FROM requests")
+print("writing", flush=True)
+time.sleep(60)
+"""
+_WRITES_S = 0.3
 REQUEST_TYPE = "dev.knative.samples.t2"
 
 # As in knative/, but for the patience. Attempts that meet a Receive that is down spend the retries
@@ -118,18 +132,26 @@ class System:
     """The relay as `./dev up` runs it, on free ports, while the `with` block runs.
 
     Args:
-        folder: for the manifests, the Broker's data and the logs.
-        target: `host:port` of the target, which is the observer of results and dead letters too.
+        folder: for the manifests, the Broker's and the functions' data and the logs.
+        target: it is the observer of results and dead letters too.
+        state: as in `Plan`.
     """
 
-    def __init__(self, folder: Path, target: str) -> None:
+    def __init__(self, folder: Path, target: Target, state: str) -> None:
         self._folder = folder
-        self._target = target
+        self._target = target.authority
         self._authorities = {name: f"{HOST}:{free_port()}" for name in _READY}
+        target.send = self._authorities["send"]
+        self._database = folder / "state.sqlite3"
+        self._state_url = {"memory": "memory://", "sqlite": f"sqlite://{self._database}"}.get(state)
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise)
         self._watchdog: subprocess.Popen[bytes]
-        self._parts = {
+        self._parts: dict[str, _Part]
+        self._parts = {}
+        if self._state_url is None:
+            self._parts["state"] = self._redis()
+        self._parts |= {
             "broker": self._broker(),
             **{name: self._function(name) for name in _SERVICES},
         }
@@ -150,7 +172,8 @@ class System:
             self._start(part)
         self._supervisor.start()
         try:
-            for name, part in self._parts.items():
+            for name in _READY:
+                part = self._parts[name]
                 what = f"{name}, whose log is {part.log}"
                 wait_until(lambda: self._is_ready(name), _START_TIMEOUT_S, what)  # noqa: B023
         except BaseException:
@@ -170,8 +193,19 @@ class System:
         """Kill one of `VICTIMS` with SIGKILL; it is started again at once."""
         if victim == "receive worker":
             self._parts["receive"].kill_worker()
+        elif victim not in self._parts and victim == "state":
+            self._kill_writer()
         else:
             self._parts[victim.partition(" ")[0]].process.kill()
+
+    def _kill_writer(self) -> None:
+        """Kill a process in the middle of its transaction, which has held up all others."""
+        command = [sys.executable, "-c", _WRITER, str(self._database)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(_WRITES_S)
+            writer.kill()
 
     def pending(self) -> int:
         """Count what the Broker still has to deliver."""
@@ -182,6 +216,18 @@ class System:
     def broker_log(self) -> str:
         """Return what the Broker has logged, in all its lives."""
         return self._parts["broker"].log.read_text(encoding="utf-8")
+
+    def _redis(self) -> _Part:
+        """Run Redis as knative/ does."""
+        port = free_port()
+        self._state_url = f"redis://{HOST}:{port}"
+        command = [
+            *("redis-server", "--port", str(port), "--bind", HOST, "--dir", str(self._folder)),
+            *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
+            *("--maxmemory-policy", "noeviction"),
+        ]
+        env = clean_environment(os.environ)
+        return _Part(command, self._folder, env, self._folder / "state.log")
 
     def _broker(self) -> _Part:
         folder = self._folder / "manifests"
@@ -206,13 +252,19 @@ class System:
 
     def _function(self, name: str) -> _Part:
         function = Function.load(REPOSITORY / "functions" / name)
-        settings = {"TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S, "LOG_LEVEL": "WARNING"}
+        settings = {
+            "TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S,
+            "PUBLISH_TIMEOUT_S": _PUBLISH_TIMEOUT_S,
+            "LOG_LEVEL": "WARNING",
+        }
+        assert self._state_url is not None
         env = function_environment(
             function,
             {**clean_environment(os.environ), **settings},
             manifests.load(REPOSITORY / "knative"),
             broker_url=f"http://{self._authorities['broker']}",
             sample_api=self._target,
+            state_url=self._state_url,
         )
         # The log then tells the workers' pids.
         env["GUNICORN_LOG_LEVEL"] = "info"
