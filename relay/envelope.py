@@ -124,11 +124,7 @@ class Envelope:
             content_type=content_type,
             method=_method(value),
             timeout_s=_timeout_s(value),
-            callback=(
-                parse_callback(_with_texts(value["callback"], texts["callback"]))
-                if "callback" in value
-                else None
-            ),
+            callback=parse_callback(_callback_of(value, texts)) if "callback" in value else None,
         )
 
     def sent_headers(self, relays_own: Headers) -> Headers:
@@ -149,6 +145,15 @@ class Envelope:
 def _with_texts(value: object, text: str) -> object:
     """Return an object with the numbers in it as they are written, as headers are sent."""
     return jsons.numbers_as_text(text) if isinstance(value, dict) else value
+
+
+def _callback_of(value: dict[str, object], texts: dict[str, str]) -> object:
+    """Return the field `callback` with the numbers in its headers as they are written."""
+    callback = value["callback"]
+    if not isinstance(callback, dict) or "headers" not in callback:
+        return callback
+    text = jsons.members(texts["callback"].encode("utf-8"))["headers"]
+    return {**callback, "headers": _with_texts(callback["headers"], text)}
 
 
 def _content(
@@ -187,7 +192,7 @@ def _timeout_s(value: dict[str, object]) -> float | None:
 
 
 def parse_callback(callback: object) -> Callback:
-    """Read the field `callback`, a number in it as its text.
+    """Read the field `callback`; a number in its headers comes as its text.
 
     Raises:
         InvalidRequest: it is none.
@@ -238,7 +243,7 @@ def callback_in(data: bytes | None) -> object:
         return None
     if not isinstance(value, dict) or "callback" not in value:
         return None
-    return _with_texts(value["callback"], jsons.members(data)["callback"])
+    return _callback_of(value, jsons.members(data))
 
 
 def fingerprint(data: bytes) -> str:
