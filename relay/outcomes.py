@@ -145,9 +145,9 @@ class Outcomes:
         if ending == DEAD:
             return self._note_dead(*_request_of(event, self._settings.event_type))
         data = event.data or b""
-        result = Result.from_json(data)
         callback = callback_in(data)
         self._check(event, request_id, callback)
+        result = Result.from_json(data)
         texts = jsons.members(data).items()
         answer = dumps({name: Raw(text.encode()) for name, text in texts if name != "callback"})
         try:

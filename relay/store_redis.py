@@ -297,7 +297,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as exc:
-        log.warning("the state: %s", exc)
+        # Not in Redis's own words: they may repeat what was sent.
+        log.debug("the state: %s", type(exc).__name__)
         if _is_full(exc):
             raise StateUnavailable("the state is full (STATE_URL)") from exc
         raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

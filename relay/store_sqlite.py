@@ -25,9 +25,10 @@ _ANSWERS_BATCH: Final = 10
 _PAUSE_S: Final = 0.01
 _SWEEP_INTERVAL_S: Final = 1.0
 # The housekeeper writes the log back into the database; the first is for when it does not get to
-# it. When the log has grown beyond the second, writers wait a moment while it starts anew.
+# it. A log that is longer than the second is begun anew when no more than the third is left of it.
 _AUTOCHECKPOINT_PAGES: Final = 16_000
-_RESTART_LOG_BYTES: Final = 16 * 1024 * 1024
+_LONG_LOG_PAGES: Final = 8_000
+_LEFT_PAGES: Final = 500
 _CACHE_KIB: Final = 16_384
 # What is swept aside when the store is this full, so that writers need not do it.
 _HIGH_WATER: Final = 0.95
@@ -309,9 +310,9 @@ class SQLiteStore(Store):
         if self._path is None:
             return
         with contextlib.closing(_connect(self._path)) as db:
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            if os.stat(f"{self._path}-wal").st_size > _RESTART_LOG_BYTES:
-                # What the first left is little, so that nobody waits long for this one.
+            _, pages, written = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            # Writers wait for this one; but never long, since next to nothing is left to write.
+            if pages > _LONG_LOG_PAGES and pages - written < _LEFT_PAGES:
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
@@ -350,7 +351,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as exc:
-        log.warning("the state: %s", exc)
+        log.debug("the state: %s", exc)
         if "full" in str(exc):
             raise StateUnavailable("the state is full (STATE_URL)") from exc
         raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

@@ -6,6 +6,7 @@ import copy
 import re
 import warnings
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_callers_are_told_of_the_retries_that_there_are() -> None:
     """When a request is tried next is what its Trigger says."""
     delivery = resources(KNATIVE, "Trigger")["receive"]["spec"]["delivery"]
 
-    assert BACKOFF_S == tuple(2.0**retry for retry in range(delivery["retry"]))
+    assert [*BACKOFF_S] == [2.0**retry for retry in range(delivery["retry"])]
     assert delivery["retryAfterMax"] == f"PT{RETRY_AFTER_MAX_S:.0f}S"
 
 
@@ -210,7 +211,7 @@ def test_the_state_is_part_of_the_system() -> None:
     (container,) = pod["spec"]["containers"]
     (port,) = service["spec"]["ports"]
     options = [*container["command"], *container["args"]]
-    given = dict(zip(options, options[1:], strict=False))
+    given = dict(pairwise(options))
 
     for file in (REPOSITORY / "functions").glob("*/func.yaml"):
         env = {each["name"]: each["value"] for each in read(file)["run"]["envs"]}
