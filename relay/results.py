@@ -75,7 +75,7 @@ class Result:
         if not isinstance(status, int) or not HTTPStatus.OK <= status < 600:
             raise InvalidRequest("data.status", "must be a number from 200 to 599")
         headers = _headers_from(value.get("headers"), value.get("latin1Headers", []))
-        reason = str(value.get("reason", "")) if value.get("truncated") else None
+        reason = str(value.get("truncatedReason", "")) if value.get("truncated") else None
         content_type = find(headers, "Content-Type") or ""
         return cls(
             status=status,
@@ -109,7 +109,7 @@ class Result:
     def _document(self, body: dict[str, object] | None = None) -> dict[str, object]:
         document: dict[str, object] = {"status": self.status, **_headers_document(self.headers)}
         if self.reason is not None:
-            document |= {"truncated": True, "reason": self.reason}
+            document |= {"truncated": True, "truncatedReason": self.reason}
         if self.body_bytes is not None:
             document["originalBodyBytes"] = self.body_bytes
         if self.headers_bytes is not None:

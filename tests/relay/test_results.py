@@ -141,7 +141,7 @@ def test_the_body_is_cut_first() -> None:
 
     assert data["headers"] == {name: [value] for name, value in headers}
     assert data["truncated"] is True
-    assert str(data["reason"]).startswith(CUT)
+    assert str(data["truncatedReason"]).startswith(CUT)
     assert data["originalBodyBytes"] == 900_000
     assert "originalHeadersBytes" not in data
     assert set(str(data["body"])) == {"x"}
@@ -221,4 +221,4 @@ def test_any_answer_fits(result: Result, limit_bytes: int) -> None:
     back = Result.from_json(written)
     assert len(back.to_json(400)) <= 400
     if back.reason is not None:
-        assert jsons.members(written).keys() >= {"truncated", "reason", "originalBodyBytes"}
+        assert jsons.members(written).keys() >= {"truncated", "truncatedReason", "originalBodyBytes"}
