@@ -21,9 +21,9 @@ from relay.problems import InvalidRequest
 
 
 def test_headers_are_kept_as_written() -> None:
-    """Names keep their case, values lose the blanks around them, numbers become text."""
+    """Names keep their case, values lose the blanks around them."""
     headers = parse_headers(
-        {"X-A": " b\t", "x_b": "", "Content-type": "é", "N": 1, "F": 1.5, "Big": 10**300},
+        {"X-A": " b\t", "x_b": "", "Content-type": "é", "N": "1.10"},
         field="headers",
     )
 
@@ -31,9 +31,7 @@ def test_headers_are_kept_as_written() -> None:
         ("X-A", "b"),
         ("x_b", ""),
         ("Content-type", "é"),
-        ("N", "1"),
-        ("F", "1.5"),
-        ("Big", str(10**300)),
+        ("N", "1.10"),
     )
 
 
