@@ -15,14 +15,13 @@ which is `store_sqlite` or `store_redis`, and a target's answer as `results` put
 
 Events: `events` reads and writes CloudEvents, `broker` publishes them.
 
-Calls: `calls` turns an envelope into a call of the `client`, whose `connections` open `sockets` to
-addresses that the egress policy permits, keep its deadline (`deadlines`), and read the `heads` of
-answers.
+Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
+the egress policy permits; `responses` parses what comes back, `reasons` are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `tracing` is what
-travels with a call. `settings` is what an operator can set; `egress` is the policy, which judges
-`addresses`.
+travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
+is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
 line for each request.

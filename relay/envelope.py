@@ -24,7 +24,7 @@ _ID = re.compile(r'("?)([A-Za-z0-9._~:+=@-]{1,128})\1', re.ASCII)
 # The ids of the events that follow from a request, and of the requests that bring callbacks.
 _OWN_ENDING = re.compile(r"\.(?:completed|failed|dead|retry[0-9]+)(?:\.[0-9]+)?(?:\.callback)?$")
 
-METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 # A callback is called by an envelope of its own, to which Standard Webhooks adds an id, a time and
 # one signature for each key.

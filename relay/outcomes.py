@@ -24,7 +24,7 @@ from relay.envelope import (
     parse_callback,
     parse_id,
 )
-from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, text_of
 from relay.http import Request, Response
 from relay.jsons import BOM, Raw, dumps, is_json
 from relay.problems import InvalidRequest, StateUnavailable
@@ -120,7 +120,7 @@ class Outcomes:
 
     def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:
         own = {"source": self._settings.event_source, "type": self._settings.event_type}
-        event = Event(attributes=own | known, data=body or None)
+        event = Event(attributes=own | known, data=body)
         about = event.attributes.get("subject") if self.is_own(event.type) else None
         self._check(event, about or event.id, callback_in(body))
         logs.note(id=event.id, outcome=DEAD)
@@ -277,7 +277,7 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
                 return {"id": event_id, "datacontenttype": "application/octet-stream"}
         return {}
     attributes = {
-        name.removeprefix("ce-"): unquote(value)
+        name.removeprefix("ce-"): unquote(text_of(value.encode("latin-1")))
         for name, value in headers.items()
         if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
     }
@@ -343,7 +343,7 @@ def target_callback_event(request: Request, body: bytes, *, event_type: str, sou
         attributes["datacontenttype"], body = _callback_data(request, body)
     elif parameters:
         attributes["datacontenttype"], body = FORM, urlencode(parameters).encode("ascii")
-    return Event(attributes=attributes, data=body or None)
+    return Event(attributes=attributes, data=body)
 
 
 def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:

@@ -24,9 +24,9 @@ from http import HTTPStatus
 
 from relay import logs
 from relay.auth import MAC
-from relay.calls import Caller
 from relay.claims import Claims
-from relay.client import Answer
+from relay.client import IDEMPOTENT, TargetClient
+from relay.connections import Answer
 from relay.envelope import Envelope, callback_in, fingerprint
 from relay.events import COMPLETED, FAILED, JSON, RESULTS, Event
 from relay.headers import Headers, find, retry_after_s
@@ -79,7 +79,7 @@ class Receive:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._caller = Caller(settings)
+        self._targets = TargetClient(settings)
         store = open_store(
             settings.state_url, ttl_s=settings.state_ttl_s, max_bytes=settings.state_max_bytes
         )
@@ -149,7 +149,7 @@ class Receive:
         try:
             answer = self._call(event, envelope)
             if answer.status not in _RETRIED and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                return self._answered(event, answer, attempt)
+                return self._answered(event, envelope, answer, attempt)
             answer.close()
             retry_after = find(answer.headers, "Retry-After")
             error: RelayError = TargetFailed(f"the target answered {answer.status}")
@@ -159,9 +159,9 @@ class Receive:
         return refusal(error, attempt.number, retry_after)
 
     def _call(self, event: Event, envelope: Envelope) -> Answer:
-        return self._caller.call(
+        return self._targets.call(
             envelope,
-            method=envelope.method or "POST",
+            method=_method(envelope),
             hops=next_hop(event.attributes.get("relayhops")),
             headers=(
                 ("Accept-Encoding", "identity"),
@@ -170,8 +170,12 @@ class Receive:
             ),
         )
 
-    def _answered(self, event: Event, answer: Answer, attempt: Attempt) -> Response:
-        result = Result.of(answer, self._settings.max_result_bytes)
+    def _answered(
+        self, event: Event, envelope: Envelope, answer: Answer, attempt: Attempt
+    ) -> Response:
+        # What is done may not be done again because its answer broke off, unless that is harmless.
+        harmless = _method(envelope) in IDEMPOTENT
+        result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
         ending = COMPLETED if 200 <= answer.status < 300 else FAILED
         if attempt.caller is not None:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
@@ -248,6 +252,10 @@ def _envelope(event: Event) -> Envelope:
     if not is_json(event.attributes.get("datacontenttype", JSON)):
         raise InvalidRequest("Content-Type", "must be application/json: the data is an envelope")
     return Envelope.from_json(event.data or b"")
+
+
+def _method(envelope: Envelope) -> str:
+    return envelope.method or "POST"
 
 
 def _trace(event: Event) -> Headers:

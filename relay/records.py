@@ -358,4 +358,4 @@ def _event_to_bytes(event: Event) -> bytes:
 
 def _event_from(raw: bytes, round: int) -> Event:
     attributes, _, data = raw.partition(b"\n")
-    return with_round(Event(attributes=json.loads(attributes), data=data or None), round)
+    return with_round(Event(attributes=json.loads(attributes), data=data), round)

@@ -8,7 +8,7 @@ from typing import Final, TypeGuard
 
 from relay import jsons
 from relay.bodies import from_readable, readable
-from relay.client import Answer
+from relay.connections import Answer
 from relay.headers import Headers, end_to_end, find
 from relay.http import Response
 from relay.jsons import MAX_DEPTH, json_type
@@ -41,20 +41,23 @@ class Result:
     headers_bytes: int | None = None
 
     @classmethod
-    def of(cls, answer: Answer, limit_bytes: int) -> Result:
+    def of(cls, answer: Answer, limit_bytes: int, *, or_less: bool) -> Result:
         """Read an answer, and give its connection back.
 
         Args:
             limit_bytes: how much of the body is kept.
+            or_less: if it breaks off, keep what arrived, instead of raising.
+
+        Raises:
+            TargetFailed, DeadlineExceeded: the answer is broken, and `or_less` is false.
         """
-        body, truncated = answer.read(limit_bytes)
-        result = cls(status=answer.status, headers=answer.headers, body=body)
-        if not truncated:
-            return result
-        length = find(answer.headers, "Content-Length")
-        return replace(
-            result,
-            reason=f"the body is larger than {limit_bytes} bytes (MAX_RESULT_BYTES)",
+        body, reason = answer.read(limit_bytes, or_less=or_less)
+        length = None if reason is None else find(answer.headers, "Content-Length")
+        return cls(
+            status=answer.status,
+            headers=answer.headers,
+            body=body,
+            reason=reason,
             body_bytes=None if length is None else int(length),
         )
 

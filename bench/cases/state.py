@@ -16,9 +16,9 @@ from pathlib import Path
 import redis
 
 from bench.cases.plan import Plan, ratios
-from bench.processes import BenchError, free_port
+from bench.processes import BenchError
 from bench.report import Figure, Limit, Measured
-from local.serving import HOST
+from local.ports import HOST, free_port
 from relay.records import Records
 from relay.settings import Settings
 from relay.store import Record, Store, open_store

@@ -197,7 +197,7 @@ def test_a_call_that_died_with_its_process_is_free_after_a_lease(
         with served(url) as receive, ThreadPoolExecutor(1) as pool:
             lost = pool.submit(try_to_deliver, receive, target)
             assert gate.came.wait(10)
-            receive.process.kill_group()
+            receive.process.kill()
             lost.result()
         gate.go.set()
         target.on("/killed", answer_of(200, b"second"))

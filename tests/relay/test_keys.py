@@ -332,7 +332,7 @@ def test_a_publication_that_is_never_heard_of_ends(broker: Peer, tmp_path: Path)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(call_and_lose, send)
             assert gate.came.wait(10)
-            send.process.kill_group()
+            send.process.kill()
             first.result()
     gate.go.set()
     broker.default = peers.ACCEPTED

@@ -45,6 +45,15 @@ def test_json_is_carried_as_it_is(text: bytes) -> None:
     assert Result.from_json(written) == result
 
 
+def test_a_lone_surrogate_has_an_answer() -> None:
+    """JSON can hold what UTF-8 cannot: it is replaced in a text, and an escape in JSON."""
+    text = b'{"status":200,"headers":{},"body":"a\\ud800"}'
+    as_json = text.replace(b"{}", b'{"Content-Type":["application/json"]}')
+
+    assert Result.from_json(text).body == b"a?"
+    assert Result.from_json(as_json).body == b'"a\\ud800"'
+
+
 @pytest.mark.parametrize(
     ("content_type", "raw"),
     [
@@ -221,4 +230,8 @@ def test_any_answer_fits(result: Result, limit_bytes: int) -> None:
     back = Result.from_json(written)
     assert len(back.to_json(400)) <= 400
     if back.reason is not None:
-        assert jsons.members(written).keys() >= {"truncated", "truncatedReason", "originalBodyBytes"}
+        assert jsons.members(written).keys() >= {
+            "truncated",
+            "truncatedReason",
+            "originalBodyBytes",
+        }
