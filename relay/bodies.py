@@ -27,6 +27,11 @@ _CODECS: Final = frozenset(aliases.values()) - {
 }
 
 
+def media_type(content_type: str) -> str:
+    """Return a Content-Type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def charset_of(content_type: str) -> str:
     """Return the charset that a Content-Type names; UTF-8 when it names none."""
     for name, quoted, token in _PARAMETER.findall(content_type):
@@ -65,7 +70,7 @@ def content_of(value: object, text: str, headers: Headers) -> bytes:
             return text.encode(codec)
         if isinstance(value, str):
             return value.encode(codec)
-        if isinstance(value, dict) and _media_type(declared) == FORM:
+        if isinstance(value, dict) and media_type(declared) == FORM:
             return urlencode(_fields(text), doseq=True, encoding=codec).encode("ascii")
     except UnicodeEncodeError as exc:
         raise InvalidRequest(
@@ -162,9 +167,5 @@ def from_readable(value: object, text: str, content_type: str, *, is_whole: bool
     """
     codec = codec_of(charset_of(content_type)) or "utf_8"
     if isinstance(value, str) and not (is_json(content_type) and is_whole):
-        return value.encode(codec)
+        return value.encode(codec, "replace")  # JSON may hold a lone surrogate
     return text.encode(codec)
-
-
-def _media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()

@@ -17,6 +17,7 @@ from cloudevents.conversion import to_binary
 from cloudevents.http import CloudEvent
 
 from relay import jsons
+from relay.bodies import media_type
 from relay.headers import Headers, wire_value
 from relay.http import Response
 from relay.problems import InvalidRequest
@@ -143,11 +144,6 @@ class Event:
         if content_type:
             attributes["datacontenttype"] = text_of(content_type.encode("latin-1"))
         return cls(attributes=rules.check(attributes), data=body)
-
-
-def media_type(content_type: str) -> str:
-    """Return a Content-Type without its parameters, in lower case."""
-    return content_type.partition(";")[0].strip().lower()
 
 
 def text_of(raw: bytes) -> str:

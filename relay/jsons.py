@@ -57,12 +57,8 @@ def loads(raw: bytes, *, max_depth: int = MAX_DEPTH) -> object:
 
 
 def members(raw: bytes) -> dict[str, str]:
-    """Cut out the text of each member of an object, with the blanks around it.
-
-    Args:
-        raw: an object that `loads` has read.
-    """
-    return dict(each_member(raw.removeprefix(BOM).decode("utf-8")))
+    """Cut out the text of each member of an object that `loads` has read, with its blanks."""
+    return dict(each_member(raw.removeprefix(BOM).decode("utf-8"), blanks_after=True))
 
 
 def numbers_as_text(text: str) -> object:
@@ -166,17 +162,18 @@ def json_type(value: object) -> str:
 
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-# Finds where a value ends, and makes nothing of it: reading a very long integer is slow.
-_skipper = json.JSONDecoder(
-    object_pairs_hook=len, parse_float=len, parse_int=len, parse_constant=_constant
-)
+# Numbers are passed over, not read: reading a very long integer is slow.
+_skipper = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_constant)
 
 
-def each_member(text: str) -> Iterator[tuple[str, str]]:
+def each_member(text: str, *, blanks_after: bool = False) -> Iterator[tuple[str, str]]:
     """Cut an object into its members, in linear time and without reading their values.
 
+    Args:
+        blanks_after: the white space after a value is part of its text too.
+
     Yields:
-        name, and the text of the value with the white space around it; a name as often as it comes.
+        name, and the text of the value with the white space before it; a name as often as it comes.
 
     Raises:
         JSONError: the text is not one JSON object. What is before the fault has been yielded.
@@ -192,8 +189,8 @@ def each_member(text: str) -> Iterator[tuple[str, str]]:
                 name, at = _skipper.raw_decode(text, at)
                 start = _past(text, at, ":")
                 _, at = _skipper.raw_decode(text, _past_space(text, start))
-                at = _past_space(text, at)
-                yield name, text[start:at]
+                end = _past_space(text, at) if blanks_after else at
+                yield name, text[start:end]
                 at = _past(text, at, ",}")
                 comma = text[at - 1]
         if _past_space(text, at) != len(text):

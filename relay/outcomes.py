@@ -24,7 +24,7 @@ from relay.envelope import (
     parse_callback,
     parse_id,
 )
-from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, text_of
 from relay.http import Request, Response
 from relay.jsons import BOM, Raw, dumps, is_json
 from relay.problems import InvalidRequest, StateUnavailable
@@ -277,7 +277,7 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
                 return {"id": event_id, "datacontenttype": "application/octet-stream"}
         return {}
     attributes = {
-        name.removeprefix("ce-"): unquote(value)
+        name.removeprefix("ce-"): unquote(text_of(value.encode("latin-1")))
         for name, value in headers.items()
         if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
     }

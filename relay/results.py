@@ -29,7 +29,7 @@ class Result:
         headers: end to end; each byte of a value is a character.
         body: as it was sent, as far as it is kept.
         reason: why something of it is missing; None when it is whole.
-        body_bytes: how long the body was, when it is not whole and that is known.
+        body_bytes: how long the body was, when it was cut here; else Content-Length may say it.
         headers_bytes: how long the headers were, when some are missing.
     """
 
@@ -52,14 +52,7 @@ class Result:
             TargetFailed, DeadlineExceeded: the answer is broken, and `or_less` is false.
         """
         body, reason = answer.read(limit_bytes, or_less=or_less)
-        length = None if reason is None else find(answer.headers, "Content-Length")
-        return cls(
-            status=answer.status,
-            headers=answer.headers,
-            body=body,
-            reason=reason,
-            body_bytes=None if length is None else int(length),
-        )
+        return cls(status=answer.status, headers=answer.headers, body=body, reason=reason)
 
     @classmethod
     def from_json(cls, raw: bytes) -> Result:

@@ -193,6 +193,18 @@ def test_answers_lose_hop_by_hop_headers() -> None:
     ]
 
 
+def test_bytes_of_a_value_pass(caplog: pytest.LogCaptureFixture) -> None:
+    """All that a server can write; what it cannot is left out, and logged by name alone."""
+    passing = "".join(map(chr, (0x09, *range(0x20, 0x7F), *range(0x80, 0x100))))
+    secret = [("X-Control", f"s3cret{control}") for control in "\x00\x01\r\n\x7f"]
+
+    passed = list(end_to_end([("Location", passing), *secret, ("X Y", "s3cret")]))
+
+    assert passed == [("Location", passing)]
+    said = "a header of the answer cannot be passed on: "
+    assert caplog.messages == [said + "'X-Control'"] * 5 + [said + "'X Y'"]
+
+
 @pytest.mark.parametrize(
     ("text", "sent"),
     [

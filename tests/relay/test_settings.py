@@ -104,9 +104,9 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
     assert settings.target_connect_timeout_s == 1.0
     assert settings.publish_timeout_s == 3.0
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
+    assert settings.max_event_bytes == 100_000
     assert settings.target_ca_certs == certificate
     assert settings.target_client_cert == (str(key_and_certificate), str(key_and_certificate))
-    assert settings.max_event_bytes == 100_000
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
     assert settings.state_max_bytes == 12
     assert settings.callback_secret == (b"key" * 8, b"KEY" * 8)
@@ -233,6 +233,32 @@ def test_a_bad_value_stops_the_start(name: str, value: str, message: str | None)
         assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("sizes", "largest"),
+    [
+        pytest.param({"MAX_RESULT_BYTES": "900000"}, 700_848, id="no room for base64"),
+        pytest.param({"MAX_RESULT_BYTES": "700849"}, 700_848, id="one byte"),
+        pytest.param({"MAX_EVENT_BYTES": "400000"}, 250_848, id="the default is too much"),
+        pytest.param({"MAX_EVENT_BYTES": "1000", "MAX_RESULT_BYTES": "1"}, 0, id="no room at all"),
+    ],
+)
+def test_a_result_that_no_event_can_hold(sizes: dict[str, str], largest: int) -> None:
+    """Sizes that contradict each other stop the start, and the error says what would be right."""
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env(sizes)
+
+    assert str(caught.value) == (
+        f"MAX_RESULT_BYTES must be at most {largest}: MAX_EVENT_BYTES is"
+        f" {sizes.get('MAX_EVENT_BYTES', '1000000')}, of which attributes and headers take up to"
+        " 65536, and base64 makes four bytes of three"
+    )
+
+
+def test_the_largest_result_that_fits() -> None:
+    """Exactly what the error names is taken."""
+    assert Settings.from_env({"MAX_RESULT_BYTES": "700848"}).max_result_bytes == 700_848
+
+
 def test_certificates_from_a_file(tmp_path: Path) -> None:
     """Certificates may be given, or be in a file."""
     authority = trustme.CA()
@@ -267,29 +293,3 @@ def test_a_key_with_a_password(tmp_path: Path) -> None:
         Settings.from_env({"TARGET_CLIENT_CERT": str(path)})
 
     assert str(caught.value) == f"TARGET_CLIENT_CERT {CLIENT_CERT}"
-
-
-@pytest.mark.parametrize(
-    ("sizes", "largest"),
-    [
-        pytest.param({"MAX_RESULT_BYTES": "900000"}, 700_848, id="no room for base64"),
-        pytest.param({"MAX_RESULT_BYTES": "700849"}, 700_848, id="one byte"),
-        pytest.param({"MAX_EVENT_BYTES": "400000"}, 250_848, id="the default is too much"),
-        pytest.param({"MAX_EVENT_BYTES": "1000", "MAX_RESULT_BYTES": "1"}, 0, id="no room at all"),
-    ],
-)
-def test_a_result_that_no_event_can_hold(sizes: dict[str, str], largest: int) -> None:
-    """Sizes that contradict each other stop the start, and the error says what would be right."""
-    with pytest.raises(InvalidSetting) as caught:
-        Settings.from_env(sizes)
-
-    assert str(caught.value) == (
-        f"MAX_RESULT_BYTES must be at most {largest}: MAX_EVENT_BYTES is"
-        f" {sizes.get('MAX_EVENT_BYTES', '1000000')}, of which attributes and headers take up to"
-        " 65536, and base64 makes four bytes of three"
-    )
-
-
-def test_the_largest_result_that_fits() -> None:
-    """Exactly what the error names is taken."""
-    assert Settings.from_env({"MAX_RESULT_BYTES": "700848"}).max_result_bytes == 700_848

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from local.process import ProcessError
 from tests.support.calls import call
 from tests.support.peers import answer_of
 from tests.support.relayed import MAX_EVENT_BYTES, TYPE, Relayed, relayed
@@ -77,7 +78,7 @@ def test_an_answer_of_any_form_ends_its_request(
 
 def test_a_setting_that_contradicts_the_limit_stops_the_start() -> None:
     """A result that no event can hold is refused before it is made."""
-    told = pytest.raises(AssertionError, match="MAX_RESULT_BYTES must be at most")
+    told = pytest.raises(ProcessError, match="MAX_RESULT_BYTES must be at most")
     with told, relayed(MAX_RESULT_BYTES="900000"):
         pass
 
@@ -258,16 +259,6 @@ class TestAnswers:
         raw = value.encode("latin-1")
         charset = "latin-1" if data.get("latin1Headers") == ["Location"] else "utf-8"
         assert data["headers"]["Location"] == [raw.decode(charset)]
-
-    def test_a_header_that_cannot_pass_is_logged_by_name(self, relay: Relayed) -> None:
-        """No server can write it; its value may be a secret."""
-        relay.target.on("/control", answer_of(200, b"ok", ("X-Control", "s3cret\x01")))
-
-        answer = call("POST", f"{relay.send.url}/sync", relay.envelope("/control"))
-
-        assert (answer.status, answer.all("X-Control")) == (200, [])
-        relay.send.process.wait_for_output("cannot be passed on: 'X-Control'")
-        assert "s3cret" not in relay.send.process.output
 
 
 class TestCallbacks:
