@@ -1,4 +1,4 @@
-"""The pictures in docs/images/, taken of the running system: `python -m tests.screenshots`."""
+"""Take the pictures in docs/images/ of the running system; `./dev screenshots` runs it."""
 
 from __future__ import annotations
 
