@@ -47,6 +47,20 @@ def codec_of(charset: str) -> str | None:
     return codec if codec in _CODECS else None
 
 
+def seems(raw: bytes, content_type: str) -> str:
+    """Say what a body that should be JSON seems to be instead; "" when that cannot be told."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it begins with the byte order mark of UTF-16; send UTF-8"
+    kind = media_type(content_type)
+    if kind == "multipart/form-data":
+        return "it is multipart/form-data, as curl -F sends it; send JSON, as with curl -d @FILE"
+    if kind == FORM and not raw.lstrip().startswith(b"{"):  # curl -d calls everything a form
+        return "it is a form; send JSON"
+    if kind and kind != FORM and not is_json(kind):
+        return f"its Content-Type is {kind[:64]!a}; send application/json"
+    return ""
+
+
 def content_of(value: object, text: str, headers: Headers) -> bytes:
     """Write an envelope's body as its headers declare it.
 

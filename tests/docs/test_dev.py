@@ -85,7 +85,9 @@ def test_another_python_is_honoured(clone: Path) -> None:
         (clone / ".venv" / "bin" / name).write_text("#!/bin/sh\necho another\n")
         (clone / ".venv" / "bin" / name).chmod(0o755)
 
-    failed(clone, "lint", PYTHON=sys.executable, PIP_INDEX_URL="http://127.0.0.1:9", PIP_RETRIES="0")
+    failed(
+        clone, "lint", PYTHON=sys.executable, PIP_INDEX_URL="http://127.0.0.1:9", PIP_RETRIES="0"
+    )
 
     assert (clone / ".venv" / "pyvenv.cfg").exists()
 

@@ -61,6 +61,7 @@ def test_a_stack_with_a_token_and_ports_of_its_own(tmp_path: Path) -> None:
             for command in commands
         ]
         relay.wait_for_event("  type: dev.knative.samples.t2.callback")
+        strayed = call("POST", f"http://localhost:{relay.ports['BROKER']}/sync", "{}")
         page = re.search(r"page +(\S+)", relay.process.output)
         assert page is not None
         assert call("GET", page[1]).status == 200
@@ -68,6 +69,10 @@ def test_a_stack_with_a_token_and_ports_of_its_own(tmp_path: Path) -> None:
     assert said == (
         f"another stack keeps its data in {tmp_path}: stop it, or set BROKER_DATA_DIR to another"
         " folder\n"
+    )
+    assert strayed.status == 404
+    assert strayed.body == (
+        b"Not Found: the Broker takes events by POST to /NAMESPACE/BROKER; calls go to Send\n"
     )
     echo, accepted = map(json.loads, answers)
     assert echo["path"] == "/sync_tasks/abcdevflake"

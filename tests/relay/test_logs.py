@@ -193,7 +193,8 @@ class TestSend:
                 },
             ),
             (
-                *("POST", "/event/dead-letter", {**DEAD, **TRACED, "Ce-Id": "order-2"}, "{}"),
+                *("POST", "/event/dead-letter", {**DEAD, **TRACED, "Ce-Id": "order-2"}),
+                '{"targetURL": "http://orders.example:8443"}',
                 {
                     "severity": "ERROR",
                     "message": "POST /event/dead-letter 202:"
@@ -201,6 +202,7 @@ class TestSend:
                     "trace": TRACE,
                     "route": "/event/dead-letter",
                     "id": "order-2",
+                    "target": "orders.example:8443",
                     "outcome": "dead",
                     "status": 202,
                 },
