@@ -143,23 +143,15 @@ def test_only_what_must_be_is_escaped() -> None:
 
 @given(st.dictionaries(st.text(), VALUES, max_size=4), st.text(" \t\r\n", max_size=2))
 def test_members_are_cut_out_with_their_blanks(value: dict[str, object], blanks: str) -> None:
-    """The texts of an object's members make the same object again, to the byte."""
-    fields = (
-        f"{json.dumps(name)}:{blanks}{json.dumps(item)}{blanks}" for name, item in value.items()
-    )
-    raw = ("{" + ",".join(fields) + "}").encode()
+    """The text of a member is what stands between its colon and the next comma or brace."""
+    texts = {name: f"{blanks}{json.dumps(item)}{blanks}" for name, item in value.items()}
+    fields = ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items())
 
-    cut = members(raw)
-
-    assert list(cut) == list(value)
-    assert all(text.startswith(blanks) and text.endswith(blanks) for text in cut.values())
-    assert dumps({name: Raw(text.encode()) for name, text in cut.items()}) == dumps(
-        {name: Raw(f"{blanks}{json.dumps(item)}{blanks}".encode()) for name, item in value.items()}
-    )
+    assert members(f"{{{fields}}}".encode()) == texts
 
 
-def test_a_long_text_is_read_in_linear_time() -> None:
-    """Twice the text takes about twice the steps, whatever is in it: brackets, names or numbers."""
+def test_long_texts_are_cut_out() -> None:
+    """A hundred thousand values of any kind are one member's text."""
     for piece in (b"[]", b"1e15", b'{"a":1}', b'"\\\\"'):
         raw = b'{"body":[' + b",".join([piece] * 100_000) + b"]}"
 
