@@ -54,11 +54,13 @@ class Attempt:
         caller: the claim's name; None when there is no claim, and nothing is noted.
         number: which call it is for the request; 0 when nobody counts.
         of_round: which it is since the request was last begun.
+        record: as the claim left it.
     """
 
     caller: str | None = None
     number: int = 0
     of_round: int = 0
+    record: Record | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,8 +233,13 @@ def claim(
             calling_until_ms=times.now_ms + LEASE_MS,
             next_attempt_ms=None,
         )
-    of_round = record.attempts - record.earlier_attempts
-    return record, Attempt(caller=caller, number=record.attempts, of_round=of_round)
+    attempt = Attempt(
+        caller=caller,
+        number=record.attempts,
+        of_round=record.attempts - record.earlier_attempts,
+        record=record,
+    )
+    return record, attempt
 
 
 def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:

@@ -238,7 +238,7 @@ def test_a_call_is_claimed(record: Record | None) -> None:
     """Whoever delivers, it has been published; the claim is for a lease's time."""
     kept, attempt = claimed(record)
 
-    assert attempt == Attempt(caller="d", number=1, of_round=1)
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
     assert kept is not None
     assert (kept.state, kept.caller, kept.attempts) == (OPEN, "d", 1)
     assert kept.calling_until_ms == NOW + LEASE_MS
@@ -254,7 +254,8 @@ def test_a_copy_that_comes_meanwhile_waits() -> None:
 
     for kept, attempt in (claimed(given_back), claimed(CALLED, later(LEASE_MS))):
         assert kept is not None
-        assert (kept.attempts, attempt) == (2, Attempt(caller="d", number=2, of_round=2))
+        assert kept.attempts == 2
+        assert attempt == Attempt(caller="d", number=2, of_round=2, record=kept)
 
 
 def test_a_claim_is_counted_once() -> None:
@@ -264,7 +265,7 @@ def test_a_claim_is_counted_once() -> None:
     again, attempt = claimed(kept, later(1))
 
     assert again is kept
-    assert attempt == Attempt(caller="d", number=1, of_round=1)
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
 
 
 def test_a_claim_is_renewed_by_its_caller_alone() -> None:
@@ -287,7 +288,7 @@ def test_what_is_done_or_dead_is_not_called_again(record: Record) -> None:
 def test_a_retry_of_a_dead_request_is_called() -> None:
     """Also one that this store knows nothing of."""
     kept, attempt = claimed(accepted(IS_DEAD), round=2)
-    assert attempt == Attempt(caller="d", number=7, of_round=1)
+    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
     assert kept is not None
 
     kept, attempt = claimed(IS_DEAD, round=2)
