@@ -177,12 +177,17 @@ class Receive:
         harmless = _method(envelope) in IDEMPOTENT
         result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
         ending = COMPLETED if 200 <= answer.status < 300 else FAILED
-        if attempt.caller is not None:
+        if not attempt.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
             try:
-                data = result.to_json(self._settings.max_event_bytes)
                 self._records.finish(
-                    event.id, ending, result.status, data, attempt.number, attempt=attempt
+                    event.id,
+                    ending,
+                    result.status,
+                    result.to_json(self._settings.max_event_bytes),
+                    attempt.number,
+                    attempt=attempt,
+                    fingerprint=fingerprint(event.data or b""),
                 )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)

@@ -214,6 +214,7 @@ class Records:
         attempts: int,
         *,
         attempt: Attempt | None = None,
+        fingerprint: str | None = None,
     ) -> str:
         """Note the target's answer; return the ending that counts.
 
@@ -223,6 +224,7 @@ class Records:
             answer: the data of its result event.
             attempts: how many calls it took; 0 when nobody knows.
             attempt: that brought it, if it is known.
+            fingerprint: of the request's envelope, if it is known.
         """
         times = self._times()
 
@@ -234,6 +236,7 @@ class Records:
                 ending=ending,
                 answer_status=status,
                 attempts=attempts,
+                fingerprint=fingerprint,
             )
             return record, record.state
 

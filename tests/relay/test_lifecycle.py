@@ -92,9 +92,20 @@ def died(record: Record | None, *, round: int = 1) -> tuple[Record, bool]:
     )
 
 
-def finished(record: Record | None, ending: str = COMPLETED, attempts: int = 0) -> Record:
+def finished(
+    record: Record | None,
+    ending: str = COMPLETED,
+    attempts: int = 0,
+    print_: str | None = None,
+) -> Record:
     return finish(
-        record, TIMES, request_id="r", ending=ending, answer_status=200, attempts=attempts
+        record,
+        TIMES,
+        request_id="r",
+        ending=ending,
+        answer_status=200,
+        attempts=attempts,
+        fingerprint=print_,
     )
 
 
@@ -301,7 +312,8 @@ def test_a_retry_of_a_dead_request_is_called() -> None:
 @pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, IS_DEAD])
 def test_another_event_with_the_same_id_is_called_without_a_claim(record: Record) -> None:
     """Ids are unique for one source only; what is no copy must not be taken for one."""
-    assert claimed(record, print_="g") == (record, Attempt())
+    assert claimed(record, print_="g") == (record, Attempt(is_strange=True))
+    assert finished(record, print_="g") is record
 
 
 @pytest.mark.parametrize("record", [None, NEW, ON_ITS_WAY, CALLED, UNHEARD, IS_DEAD])
@@ -312,6 +324,14 @@ def test_an_answer_ends_a_request(record: Record | None) -> None:
     assert (done.state, done.finished_ms, done.expires_ms) == (FAILED, NOW, NOW + 5_000)
     assert (done.caller, done.publisher, done.reason, done.error) == (None, None, None, None)
     assert done.attempts == max(2, record.attempts if record else 0)
+
+
+def test_an_answer_tells_whose_it_is() -> None:
+    """So that a later repeat finds it, though nobody had noted the request."""
+    done = finished(None, print_="f")
+
+    assert done.fingerprint == "f"
+    assert accepted(done) is done
 
 
 def test_the_first_answer_counts() -> None:
