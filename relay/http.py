@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -17,8 +18,8 @@ from relay.problems import InvalidRequest, RelayError, TooLarge
 
 PROBLEM_JSON: Final = "application/problem+json"
 
-# Before 3.13 Python has the phrase of the RFC that 9110 replaced.
-_RENAMED: Final = {413: "Content Too Large"}
+# Before 3.13 Python has the phrases of the RFC that 9110 replaced.
+_RENAMED: Final = {413: "Content Too Large", 414: "URI Too Long"}
 
 _PIECE_BYTES = 64 * 1024
 # Many clients look for the answer only once they have sent all of the body, so what is too large is
@@ -55,11 +56,20 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Response:
-    """One HTTP answer; a body that has a `close` method is closed when the answer is done with."""
+    """One HTTP answer; a body that has a `close` method is closed when the answer is done with.
+
+    Args:
+        status: the HTTP status.
+        headers: with the framing, where the length is known.
+        body: in pieces.
+        until: when all of it must have been sent, by the monotonic clock; None for the server's
+            own limit.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: Iterable[bytes] = ()
+    until: float | None = None
 
     @classmethod
     def whole(
@@ -114,9 +124,15 @@ def _next_piece(stream: Readable, size_bytes: int) -> bytes:
 
 def _too_large(stream: Readable, limit_bytes: int) -> TooLarge:
     left_bytes = _DROPPED * limit_bytes
-    while left_bytes > 0 and (piece := _next_piece(stream, min(_PIECE_BYTES, left_bytes))):
-        left_bytes -= len(piece)
+    with suppress(InvalidRequest):  # it is too large wherever it breaks off
+        while left_bytes > 0 and (piece := _next_piece(stream, min(_PIECE_BYTES, left_bytes))):
+            left_bytes -= len(piece)
     return TooLarge(f"the body is larger than {limit_bytes} bytes (MAX_BODY_BYTES)")
+
+
+def phrase(status: int) -> str:
+    """Return the reason phrase of RFC 9110."""
+    return _RENAMED.get(status) or HTTPStatus(status).phrase
 
 
 def problem(
@@ -136,7 +152,7 @@ def problem(
     """
     document = {
         "type": "about:blank",
-        "title": _RENAMED.get(status) or HTTPStatus(status).phrase,
+        "title": phrase(status),
         "status": int(status),
         "detail": detail,
         **(members or {}),

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -132,6 +133,8 @@ class Send:
             return self._respond_async(request, data)
         if envelope.callback is not None:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
+        longest_s = self._settings.target_timeout_s
+        until = time.monotonic() + min(envelope.timeout_s or longest_s, longest_s)
         answer = self._caller.call(
             envelope,
             method=request.method,
@@ -143,7 +146,8 @@ class Send:
             ),
         )
         answer.begin()
-        return Response(status=answer.status, headers=answer.headers, body=answer)
+        # A caller who does not read has no more time than a target that does not answer.
+        return Response(status=answer.status, headers=answer.headers, body=answer, until=until)
 
     def _respond_async(self, request: Request, data: bytes) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""

@@ -192,6 +192,10 @@ class Settings:
     )
     publish_timeout_s: float = _setting(30.0, _seconds, "for publishing one event")
     max_body_bytes: int = _setting(1_048_576, _count, "the largest request body")
+    max_header_bytes: int = _setting(8190, _count, "the longest header of a request")
+    request_timeout_s: float = _setting(
+        30.0, _seconds, "for a request to arrive, and for an answer to be read"
+    )
     max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
     state_url: str = _setting(
         "memory://", _state_url, "where what became of requests is kept", secret=True
