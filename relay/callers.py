@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 # How long a caller may stand still while others wait for the thread that waits for it.
-_PATIENCE_S: Final = 0.1
+_PATIENCE_S: Final = 0.05
 # Close at once, and drop what was not sent.
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -60,11 +60,15 @@ class Crowd:
 
 
 class CallerSocket(socket.socket):
-    """The connection to a caller. Its timeout is for all of a `sendall`, as ever."""
+    """The connection to a caller. Its timeout is for all of a `sendall`, as ever.
+
+    `is_given_up` says that what was sent last is not waited for any more.
+    """
 
     def __init__(self, sock: socket.socket, crowd: Crowd) -> None:
         super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._crowd = crowd
+        self.is_given_up = False
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """Send all, or end the connection.
@@ -95,5 +99,6 @@ class CallerSocket(socket.socket):
                 now = time.monotonic()
                 is_missed = self._crowd.is_too_much and now - since >= _PATIENCE_S
                 if now >= until or is_missed:
+                    self.is_given_up = True
                     self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

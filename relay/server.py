@@ -276,6 +276,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _leave(self, conn: _Connection) -> None:
         """Close once the caller has: sooner, and the end of the answer could be lost to it."""
+        if conn.sock.is_given_up:
+            self._close(conn)
+            return
         try:
             conn.sock.shutdown(socket.SHUT_WR)
             conn.sock.setblocking(False)
