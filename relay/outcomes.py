@@ -49,6 +49,15 @@ class Outcomes:
             f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, CALLBACK)
         ]
 
+    def _is_ours(self, event_type: str) -> bool:
+        """Tell whether an event is a request, an attempt at one, or what follows from one.
+
+        Any other would be published again, as it is, when somebody retries it.
+        """
+        rest = event_type.removeprefix(self._settings.event_type)
+        is_request = rest == "" or re.fullmatch(r"\.retry[0-9]", rest, re.ASCII) is not None
+        return self.is_own(event_type) or (is_request and rest != event_type)
+
     def take(self, event: Event) -> Response:
         """Note a result, or a target's callback, that the Broker delivers.
 
@@ -77,6 +86,8 @@ class Outcomes:
             InvalidRequest, Forbidden: as for `take`.
             StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
         """
+        if not self._is_ours(event.type):
+            raise InvalidRequest("ce-type", "must be that of a request or a result of this relay")
         self._check(event)
         if self.is_own(event.type):
             callback = self._note(event)

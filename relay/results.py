@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from http import HTTPStatus
 from typing import cast
 
@@ -15,6 +16,7 @@ from relay.jsons import is_json, json_type
 from relay.problems import InvalidRequest
 
 _FRAMING = ("content-length",)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def result_of(answer: Answer, limit_bytes: int) -> dict[str, object]:
@@ -56,6 +58,9 @@ def parse_result(raw: bytes) -> dict[str, object]:
     headers = result.get("headers")
     if not isinstance(headers, dict) or not all(map(_is_list_of_text, headers.values())):
         raise InvalidRequest("data.headers", "must be an object of lists of strings")
+    body = result.get("body")
+    if isinstance(body, str) and _SURROGATE.search(body):
+        raise InvalidRequest("data.body", "must not have a lone surrogate in it")
     if "bodyBase64" in result:
         try:
             jsons.decode_base64(result["bodyBase64"])

@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 import aiohttp
 from yarl import URL
 
 from local.broker.event import Event, EventError, NotAnEvent
+from relay.headers import retry_after_s
 
 # Kafka's dispatcher waits this long when a delivery spec sets no timeout; waiting for ever would
 # let hanging subscribers use up the places for deliveries.
@@ -194,11 +192,5 @@ def classify(
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the wait that Retry-After asks for (RFC 9110 section 10.2.3)."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        return max(0.0, math.ceil(parsedate_to_datetime(value).timestamp() - time.time()))
-    except ValueError:
-        return None
+    wait_s = retry_after_s(headers.get("retry-after", "").strip())
+    return None if wait_s is None else math.ceil(wait_s)

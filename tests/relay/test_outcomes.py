@@ -20,6 +20,7 @@ TYPE = "dev.knative.samples.t2"
 RESULT = {"status": 200, "headers": {}, "body": "done"}
 STATUS = "status must be a number from 200 to 599"
 HEADERS = "headers must be an object of lists of strings"
+SURROGATE = "body must not have a lone surrogate in it"
 BASE64 = "bodyBase64 must be base64 (RFC 4648 section 4)"
 
 
@@ -84,6 +85,7 @@ def test_a_result_is_noted_wherever_it_comes_in(send: Function, path: str) -> No
                 ({"status": 200, "headers": []}, HEADERS),
                 ({"status": 200, "headers": {"A": "b"}}, HEADERS),
                 ({"status": 200, "headers": {"A": [1]}}, HEADERS),
+                (RESULT | {"body": "\ud800"}, SURROGATE),
                 (RESULT | {"bodyBase64": "!"}, BASE64),
                 (RESULT | {"bodyBase64": None}, BASE64),
             )
@@ -152,6 +154,23 @@ def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:
     known = call("GET", f"{send.url}/async/silent").json()
 
     assert (known["status"], known["reason"]) == ("dead", {})
+
+
+@pytest.mark.parametrize(
+    "event_type", ["other", f"{TYPE}.other", f"{TYPE}.retry", f"x{TYPE}", f"{TYPE}.retry1.other"]
+)
+def test_a_dead_letter_is_an_event_of_the_relays(send: Function, event_type: str) -> None:
+    """Nobody else's event becomes a dead request, which a retry would publish as it is."""
+    answer = deliver(send, "/event/dead-letter", event_type, {}, id="forged", source="/somebody")
+
+    detail = "ce-type must be that of a request or a result of this relay"
+    assert (answer.status, answer.json()["detail"]) == (400, detail)
+    assert call("GET", f"{send.url}/async/forged").status == 404
+
+
+def test_an_attempt_that_is_a_dead_letter_is_taken(send: Function) -> None:
+    """What is tried again is an event of its own type."""
+    assert deliver(send, "/event/dead-letter", f"{TYPE}.retry3", {}, id="later").status == 202
 
 
 def encoded(text: str) -> str:
