@@ -48,7 +48,7 @@ class Arrival:
     """
 
     def __init__(self, max_body_bytes: int) -> None:
-        self.pieces: deque[bytes | bytearray] = deque()
+        self.pieces: deque[bytearray] = deque()
         self.size_bytes = self.held_bytes = 0
         self.is_complete = self.is_cut = self.is_probe = False
         self.wants_go_ahead = False  # `Expect: 100-continue`
@@ -77,11 +77,8 @@ class Arrival:
 
     def _keep(self, data: bytes) -> None:
         self.held_bytes += len(data)
-        last = self.pieces[-1] if self.pieces else b""
-        if len(last) + len(data) > _PIECE_BYTES:
-            self.pieces.append(data)
-        elif isinstance(last, bytearray):
-            last += data
+        if self.pieces and len(self.pieces[-1]) + len(data) <= _PIECE_BYTES:
+            self.pieces[-1] += data
         else:
             self.pieces.append(bytearray(data))
 

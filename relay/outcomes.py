@@ -171,7 +171,7 @@ def reason_of(event: Event) -> dict[str, object]:
     if "knativeerrordest" in event.attributes:
         reason["destination"] = event.attributes["knativeerrordest"]
     code = event.attributes.get("knativeerrorcode", "")
-    if code.isascii() and code.isdigit():
+    if re.fullmatch("[0-9]{1,6}", code, re.ASCII):
         reason["code"] = int(code)
     try:
         raw = jsons.decode_base64(event.attributes.get("knativeerrordata", ""))

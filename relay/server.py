@@ -82,7 +82,7 @@ class _Inbox(Unreader):  # type: ignore[misc]  # gunicorn has no types
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Return the next piece, b"" at the end; the parser copies what it does not need yet."""
         pieces = self.arrival.pieces
-        piece = pieces.popleft() if pieces else b""
+        piece = pieces.popleft() if pieces else bytearray()
         wanted = max(size_hint or 0, 8192)
         if len(piece) > wanted:
             pieces.appendleft(piece[wanted:])
