@@ -38,14 +38,14 @@ from relay.tracing import hops_of, trace_context
 from relay.urls import parse_target
 from tests.support.processes import REPOSITORY
 
-if sys.version_info >= (3, 11):
-    from re import _compiler as sre_compile
-    from re import _constants as sre_constants
-    from re import _parser as sre_parse
-else:
-    import sre_compile
-    import sre_constants
-    import sre_parse
+sre_compile, sre_constants, sre_parse = (
+    importlib.import_module(new if sys.version_info >= (3, 11) else old)
+    for new, old in (
+        ("re._compiler", "sre_compile"),
+        ("re._constants", "sre_constants"),
+        ("re._parser", "sre_parse"),
+    )
+)
 
 KILOBYTE, MEGABYTE = 1024, 1024 * 1024
 MOST = 1100  # times as much for 1,024 times the text
@@ -258,7 +258,7 @@ def patterns() -> Iterator[tuple[str, str | bytes, int, bool]]:
 def _text(node: ast.expr) -> str | bytes:
     if isinstance(node, ast.JoinedStr):  # what is put in has no quantifier of its own
         return "".join(
-            each.value if isinstance(each, ast.Constant) else "0" for each in node.values
+            str(each.value) if isinstance(each, ast.Constant) else "0" for each in node.values
         )
     if isinstance(node, ast.Constant):
         return node.value  # type: ignore[return-value]
