@@ -6,6 +6,9 @@ one above; `docs/diagrams` draws it.
 Functions: `send` takes calls over HTTP, `receive` takes request events from the Broker, `web`
 adapts Flask, which functions-framework serves them with.
 
+Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
+(`arrivals`), and gives up on `callers` who do not read. `sites` keeps other sites' pages out.
+
 Outcomes: what became of a request. `results` puts a target's answer into JSON, `outcomes` takes
 what comes back, `records` keeps it in the `state`, `status` reports it, and `auth` authenticates
 callers, callbacks and the relay's own events.

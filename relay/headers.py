@@ -97,6 +97,11 @@ def parse_headers(
     return tuple(headers.items())
 
 
+def is_token(text: str) -> bool:
+    """Tell whether a text can be the name of a header (RFC 9110 section 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 def _up_to_fault(name: str) -> str:
     """Leave out what follows: of `Authorization: Bearer …` that is a secret."""
     token = _TOKEN.match(name)

@@ -3,7 +3,7 @@
     RelayError
     ├── InvalidRequest     400  a field, header or body is wrong; `field` names it
     ├── Unauthorized       401  a token or a signature is missing or wrong
-    ├── Forbidden          403  an event says that it is the relay's own, and is not
+    ├── Forbidden          403  an event or a page says, or hides, where it comes from
     ├── TargetNotAllowed   403  the egress policy refuses the target
     ├── NotFound           404  no such route
     ├── MethodNotAllowed   405  the route has no such method

@@ -20,6 +20,7 @@ from relay import logs, server
 from relay.http import Request, Response, problem, problem_of
 from relay.problems import MethodNotAllowed, RelayError
 from relay.settings import Settings
+from relay.sites import Sites
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -47,6 +48,7 @@ def prepare(app: flask.Flask, settings: Settings) -> None:
     app.register_error_handler(Exception, _unexpected)
     app.before_request(_begin)
     app.after_request(_finish)
+    _keep_out(app, Sites(settings))
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
     if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
@@ -69,6 +71,27 @@ def _begin() -> None:
         logs.note(route=request.path)
         if request.method not in ("GET", "HEAD"):  # functions-framework would invoke the function
             raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
+
+
+def _keep_out(app: flask.Flask, sites: Sites) -> None:
+    """Refuse what pages of other sites send, but for those that the operator has named."""
+
+    @app.before_request
+    def check() -> flask.Response | None:
+        request = flask.request
+        if request.path in (LIVENESS, READINESS):
+            return None
+        sites.check(request.method, request.path, request.headers.get)
+        preflight = sites.preflight(request.method, request.headers.get)
+        return None if preflight is None else to_flask(preflight)
+
+    @app.after_request
+    def allow(answer: flask.Response) -> flask.Response:
+        allowance = sites.allowance(flask.request.headers.get)
+        for name in {name for name, _ in allowance} - {"Vary"}:
+            del answer.headers[name]  # a target's own, which speaks for other pages
+        answer.headers.extend(allowance)
+        return answer
 
 
 def _finish(answer: flask.Response) -> flask.Response:
