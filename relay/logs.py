@@ -1,8 +1,8 @@
-"""Log one line of JSON for each request or delivery, and one for what is worth it on the way.
+"""Log one line of JSON for each request or delivery, and one for each event worth noting.
 
-The lines go through Python's `logging`. Their fields are named as Cloud Logging and OpenTelemetry
-know them; none holds a header, a body, a query, or the path of a target: any of these may be
-secret.
+The lines go through Python's `logging`. Their fields have the names that Cloud Logging and
+OpenTelemetry use. No line holds a header, a body, a query or the path of a target, since any of
+these may be secret.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from relay.problems import RelayError
 
 Field = str | int | float | bool
 
-# Of each text from outside, so that no line is cut in two on its way: containerd does that at
-# 16 KiB, and one character may take twelve bytes.
+# The longest text from outside that a field holds. containerd splits a line at 16 KiB, and one
+# character may take twelve bytes.
 _MAX_CHARACTERS = 256
 _STDERR = 2
 
@@ -29,7 +29,7 @@ log = logging.getLogger("relay")
 
 @dataclass(kw_only=True, slots=True)
 class _Line:
-    """The line of a request, or of the delivery of an event, until it is written."""
+    """The line of a request or delivery that is still being handled."""
 
     fields: dict[str, Field]
     level: int
@@ -43,17 +43,17 @@ _current: ContextVar[_Line | None] = ContextVar("line", default=None)
 
 
 def begin(method: str, *, level: int = logging.INFO) -> None:
-    """Begin with a request; what this thread logs until `finish` carries what is noted.
+    """Begin a request: until `finish`, each line that this thread logs carries the noted fields.
 
     Args:
         method: of the request.
-        level: of its line, unless something is explained at a higher one.
+        level: of its line, unless `explain` raises it.
     """
     _current.set(_Line(fields={"method": method}, level=level))
 
 
 def note(**fields: Field | None) -> None:
-    """Note fields for the lines of the current request; None is no value."""
+    """Note fields for the lines of the current request; a field that is None is left out."""
     line = _current.get()
     if line is None:
         return
@@ -68,8 +68,8 @@ def explain(detail: str, level: int, *, error: BaseException | None = None) -> N
     """Say why the current request ends as it does.
 
     Args:
-        detail: why, in one line. It must hold nothing secret.
-        level: of the request's line, at least.
+        detail: the reason in one line, without anything secret.
+        level: the lowest level of the request's line.
         error: a defect of the relay, whose traceback goes into the line.
     """
     line = _current.get()
@@ -81,12 +81,12 @@ def explain(detail: str, level: int, *, error: BaseException | None = None) -> N
 
 
 def refused(error: RelayError) -> None:
-    """Say why the current request is refused; a caller's mistake is nobody else's to hear of."""
+    """Say why the current request is refused; a caller's mistake does not warn the operator."""
     explain(error.detail, logging.INFO if error.status < 500 else logging.WARNING)
 
 
 def finish(status: int) -> None:
-    """Write the line of the current request, whose answer is over."""
+    """Write the line of the current request, once its answer has been sent."""
     line = _current.get()
     if line is None:
         return
@@ -97,7 +97,7 @@ def finish(status: int) -> None:
         fields["status"] = status
         fields["duration_ms"] = round((time.perf_counter() - line.started_s) * 1000, 1)
         error = line.error
-        # By hand: log.log would find out which line of code called it, at the price of the rest.
+        # log.log would look up the calling line of code, which costs as much as all the rest.
         record = log.makeRecord(
             *(log.name, line.level, __file__, 0, f"{what} {status}{why}", ()),
             exc_info=None if error is None else (type(error), error, error.__traceback__),
@@ -107,10 +107,10 @@ def finish(status: int) -> None:
 
 
 class JSONFormatter(logging.Formatter):
-    """Make of a record one line, whatever text from outside it holds."""
+    """Format a record as one line, whatever text from outside it holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write the record, what is noted of the current request, and `extra={"fields": …}`."""
+        """Format the record with the fields of the current request and `extra={"fields": …}`."""
         fields: dict[str, Field] = {
             "time": _rfc3339(record.created),
             "severity": record.levelname,
@@ -126,18 +126,18 @@ class JSONFormatter(logging.Formatter):
 
 
 class _StderrHandler(logging.Handler):
-    """Write each record to stderr by one call of the system, so that no lock need be held for it.
+    """Write each record to stderr in one system call, without a lock.
 
-    Threads that write take turns anyway, and what waits for a lock costs a switch of threads.
+    The kernel keeps such writes apart, and waiting for a lock costs a thread switch.
     """
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Write the record, without the lock and the filters that a handler may have."""
+        """Write the record, without the lock and filters of other handlers."""
         self.emit(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record; what fails here must not end the request it tells of."""
+        """Write the record; a failure must not end the request that is being logged."""
         try:
             rest = (self.format(record) + "\n").encode("ascii")
             while rest:
@@ -147,7 +147,7 @@ class _StderrHandler(logging.Handler):
 
 
 def json_handler() -> logging.Handler:
-    """Make the handler that writes such lines to stderr."""
+    """Return a handler that writes JSON lines to stderr."""
     handler = _StderrHandler()
     handler.setFormatter(JSONFormatter())
     return handler

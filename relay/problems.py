@@ -1,22 +1,22 @@
-"""Everything that can go wrong in the relay, as one tree of errors and their RFC 9457 answers.
+"""Everything that can go wrong in the relay, as one tree of errors and the status of each.
 
     RelayError
     ├── InvalidRequest     400  a field, header or body is wrong; `field` names it
     ├── Unauthorized       401  a token or a signature is missing or wrong
-    ├── Forbidden          403  an event or a page says, or hides, where it comes from
+    ├── Forbidden          403  an event without its MAC, or the page of another site
     ├── TargetNotAllowed   403  the egress policy refuses the target
-    ├── NotFound           404  no such route
-    ├── MethodNotAllowed   405  the route has no such method
-    ├── Conflict           409  the request is not in the state that the call needs
+    ├── NotFound           404  the route or request does not exist
+    ├── MethodNotAllowed   405  the route does not answer this method
+    ├── Conflict           409  the request is in another state than the call needs
     ├── TooLarge           413  a body is larger than the setting allows
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
     ├── BrokerUnavailable  503  the Broker did not take the event
-    ├── StateUnavailable   503  the state of requests cannot be read or kept
+    ├── StateUnavailable   503  the store cannot be read or written
     ├── DeadlineExceeded   504  the time for a call ran out
     └── LoopDetected       508  the relay called itself too many times
 
-None of them is an `OSError`: urllib3 would take it for a network fault and wrap it.
+They are not `OSError`s, which HTTP libraries take for network faults and wrap.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RelayError(Exception):
     """Carry what the caller is told.
 
     Args:
-        detail: what is wrong and what would be right, in one line. It must hold nothing secret.
+        detail: what is wrong and what would be right, in one line, without anything secret.
         headers: extra headers of the answer, such as `Allow`.
         members: extension members of the problem document (RFC 9457 section 3.2).
     """
@@ -49,7 +49,7 @@ class RelayError(Exception):
 
 
 class InvalidRequest(RelayError):
-    """Say which field is wrong; the detail begins with its path, as in `headers.X-A must be …`."""
+    """Name the wrong field; the detail begins with its path, as in `headers.X-A must be …`."""
 
     status = HTTPStatus.BAD_REQUEST
 

@@ -39,6 +39,9 @@ from relay.tracing import hops_of, next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
 
+# The files that describe the routes.
+_SCHEMAS: Final = Path(__file__).with_name("schemas")
+
 # Callers' routes; the others are for targets and the Broker, who bring proofs of their own, or tell
 # nothing.
 _GUARDED: Final = frozenset({"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry"})
@@ -51,10 +54,9 @@ class Send:
 
     Args:
         settings: all of them count, but `max_result_bytes`.
-        schemas: the folder with the files that describe the routes.
     """
 
-    def __init__(self, settings: Settings, *, schemas: Path) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._caller = Caller(settings)
         self._broker = Broker(settings)
@@ -62,7 +64,6 @@ class Send:
         self._signatures = Signatures(settings.callback_secret, settings.state_url)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._status = Status(self._records, self._broker, self._signatures)
-        self._schemas = schemas
         # Who waits holds a thread; most of them stay free for everybody else.
         self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
         self._routes: dict[str, dict[str, Handler]] = {
@@ -120,7 +121,7 @@ class Send:
 
     def _schema(self, name: str, content_type: str) -> Response:
         # Read when asked for, which is seldom; the files change only with the function.
-        body = (self._schemas / name).read_bytes()
+        body = (_SCHEMAS / name).read_bytes()
         cached = (("Cache-Control", "max-age=300"),)
         return Response.whole(200, body, content_type=content_type, headers=cached)
 

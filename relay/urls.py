@@ -1,7 +1,7 @@
-"""Parse where a call goes: one strict grammar, so that what is checked is what is connected to.
+"""Parse the target of a call by one strict grammar: the checked URL is the URL that is called.
 
-Where browsers, curl and Python disagree about a URL there is no right reading, so such a URL is
-refused instead of being repaired.
+A URL that browsers, curl and Python read differently has no right reading. It is refused, not
+repaired.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(https?)://([^/?#@\\]*)(/[^?#]*)?", re.IGNORECASE | re.ASCII)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([1-9][0-9]{0,4}))?", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
-# A host whose last label looks like a number is an IPv4 address or nothing (WHATWG URL, "ends in a
+# A host whose last label looks like a number must be an IPv4 address (WHATWG URL, "ends in a
 # number"); inet_aton would read 2130706433, 0x7f.1 and 127.1 all as 127.0.0.1.
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*", re.ASCII)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:", re.ASCII)
@@ -81,12 +81,12 @@ def parse_target(url: str, api: str = "", *, url_field: str, api_field: str = ""
     Args:
         url: `http(s)://host[:port][/base]`, nothing else.
         api: a path, a query or both; appended to the base.
-        url_field: what the url is called where the caller wrote it, for errors.
-        api_field: the same for the api.
+        url_field: the name of the field that holds the url, for errors.
+        api_field: the name of the field that holds the api.
 
     Raises:
-        InvalidRequest: either is not of that form, climbs out of the base, or both together are
-            longer than `MAX_URL_LENGTH`.
+        InvalidRequest: one of them has another form or climbs out of the base, or both together
+            are longer than `MAX_URL_LENGTH`.
     """
     if len(url) + len(api) > MAX_URL_LENGTH:
         raise InvalidRequest(url_field, f"is too long: at most {MAX_URL_LENGTH} characters")
@@ -117,7 +117,7 @@ def parse_authority(text: str, *, field: str) -> tuple[str, int | None, IPAddres
     """Parse `host[:port]`.
 
     Returns:
-        the host (see `Origin`), the port when there is one, the address when the host is one.
+        the host (see `Origin`), the port if given, and the address if the host is one.
 
     Raises:
         InvalidRequest: it is not a name, a dotted IPv4 address or a bracketed IPv6 address, with a
@@ -153,7 +153,7 @@ def parse_authority(text: str, *, field: str) -> tuple[str, int | None, IPAddres
 
 
 def _clean_path(path: str, *, field: str) -> str:
-    """Refuse what some servers read as a way up; the path itself is sent as it is."""
+    """Refuse a path that some servers read as climbing up; otherwise leave it unchanged."""
     path = _clean(path, field=field)
     if _CONTROL_ESCAPE.search(path):
         raise InvalidRequest(field, "must not have an encoded control character in its path")

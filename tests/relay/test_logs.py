@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.tracing import trace_id
 from tests.support import peers
 from tests.support.calls import call
 from tests.support.functions import Function, serving
@@ -598,13 +597,3 @@ def test_defects(tmp_path: Path) -> None:
         },
     ]
     assert SECRET not in function.process.output
-
-
-@pytest.mark.parametrize(
-    ("traceparent", "expected"),
-    [(TRACED["traceparent"], TRACE), (None, None), (f"00-{'0' * 32}-00f067aa0ba902b7-01", None)],
-    ids=["well-formed", "none", "zero"],
-)
-def test_trace_id(traceparent: str | None, expected: str | None) -> None:
-    """The id of the trace is the second part of a well-formed traceparent."""
-    assert trace_id(traceparent) == expected

@@ -889,10 +889,3 @@ class TestServer:
         routes = answer.json()["routes"]
         assert isinstance(routes, dict)
         assert routes["/sync"] == ["GET", "POST", "PUT", "PATCH", "DELETE"]
-
-    @pytest.mark.parametrize("path", ["/health/liveness", "/health/readiness"])
-    def test_probes_are_answered(self, send: Function, path: str) -> None:
-        """Both probes are answered without the function."""
-        answer = call("GET", f"{send.url}{path}")
-
-        assert (answer.status, answer.body) == (200, b"ok\n")

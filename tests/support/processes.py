@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # What a program needs of the developer's environment: proxies, THREADS or K_SINK set there would
 # change what a test sees.
-INHERITED = ("HOME", "LANG", "PATH", "TMPDIR")
+INHERITED = ("COVERAGE_PROCESS_CONFIG", "HOME", "LANG", "PATH", "TMPDIR")
 
 _POLL_INTERVAL_S = 0.02
 _STOP_TIMEOUT_S = 15.0

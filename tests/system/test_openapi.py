@@ -6,7 +6,6 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -371,11 +370,3 @@ def test_a_delivered_outcome_is_the_data_of_its_event() -> None:
     examples = DOCUMENT["components"]["examples"]
 
     assert examples["CallbackCall"]["value"]["body"] == examples["DeliveredOutcome"]["value"]
-
-
-def test_the_function_carries_the_schemas() -> None:
-    """What is served is a copy beside main.py, since nothing else is uploaded."""
-    copies = REPOSITORY / "functions/send/function/schemas"
-
-    assert {path.name for path in copies.iterdir()} == {path.name for path in SCHEMAS.iterdir()}
-    assert not Path(REPOSITORY / "functions/receive/function/schemas").exists()

@@ -1,4 +1,4 @@
-"""What func's scaffolding starts: `new()` hands the process over to functions-framework."""
+"""Become the server of a function, in place of the process that func's scaffolding starts."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-_PACKAGE = Path(__file__).parent
 
+def serve(package: Path) -> NoReturn:
+    """Become `python -m functions_framework`, serving main.py of the package.
 
-def new() -> NoReturn:
-    """Become `python -m functions_framework`, serving main.py beside this file.
+    Replacing the process, rather than starting another, keeps its pid: the SIGTERM that ends a pod
+    reaches the server, which finishes what it is doing.
 
-    func-python calls this before it binds a socket. Replacing the process, rather than starting
-    another, keeps its pid: the SIGTERM that ends a pod reaches the server, which finishes what it
-    is doing. Only here is `_vendor` importable; it shadows func-python's own cloudevents.
+    Args:
+        package: the folder of main.py and of `_vendor`, which has the requirements.
     """
-    env = _server_env(os.environ)
+    env = server_env(os.environ, package)
     os.execve(sys.executable, [sys.executable, "-m", "functions_framework"], env)  # noqa: S606
 
 
-def _server_env(env: Mapping[str, str]) -> dict[str, str]:
+def server_env(env: Mapping[str, str], package: Path) -> dict[str, str]:
     """Return the environment of functions-framework, which reads its settings from there.
 
     FUNCTION_TARGET comes from func.yaml. PORT, which Knative sets, wins over LISTEN_ADDRESS, which
     `func run` sets: a comma-separated list of host:port, of which one can be served.
     """
-    vendor = str(_PACKAGE / "_vendor")
+    # Ahead of func-python's own cloudevents, which functions-framework does not take.
+    vendor = str(package / "_vendor")
     path = env.get("PYTHONPATH")
     server_env = {
         **env,
-        "FUNCTION_SOURCE": str(_PACKAGE / "main.py"),
+        "FUNCTION_SOURCE": str(package / "main.py"),
         "PYTHONPATH": f"{vendor}{os.pathsep}{path}" if path else vendor,
     }
     host, _, port = env.get("LISTEN_ADDRESS", "").split(",")[0].rpartition(":")
