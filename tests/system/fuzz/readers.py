@@ -208,7 +208,7 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
     """Make them all; what they need is up until the stack is closed."""
     answers: list[bytes] = [b""]
     target = stack.enter_context(peers.serving(lambda connection: connection.sendall(answers[0])))
-    send = Send(SETTINGS, schemas=REPOSITORY / "schemas")
+    send = Send(SETTINGS)
     receive = Receive(SETTINGS)
     caller = Caller(SETTINGS)
     signatures = Signatures(
