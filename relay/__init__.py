@@ -15,13 +15,12 @@ callers, callbacks and the relay's own events.
 
 Events: `events` reads and writes CloudEvents, `broker` publishes them.
 
-Calls: `calls` turns an envelope into a call of the `client`, whose `connections` open `sockets` to
-addresses that the egress policy permits, keep its deadline (`deadlines`), and read the `heads` of
-answers.
+Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
+the egress policy permits; `responses` parses what comes back, `reasons` are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `tracing` is what travels with it. `settings` is what an
-operator can set; `egress` is the policy, which judges `addresses`.
+operator can set, with `tls` for certificates; `egress` is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
 line for each request.

@@ -19,7 +19,7 @@ from http import HTTPStatus
 
 from relay import logs
 from relay.auth import MAC
-from relay.calls import Caller
+from relay.client import IDEMPOTENT, TargetClient
 from relay.envelope import Envelope
 from relay.events import COMPLETED, FAILED, JSON, Event
 from relay.headers import Headers, find
@@ -70,7 +70,7 @@ class Receive:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._caller = Caller(settings)
+        self._targets = TargetClient(settings)
         self._records = Records(State(settings.state_url, settings.state_ttl_s))
 
     def read(self, headers: Mapping[str, str], body: bytes) -> Delivery:
@@ -102,9 +102,10 @@ class Receive:
         trace = trace_context(
             event.attributes.get("traceparent"), event.attributes.get("tracestate")
         )
-        answer = self._caller.call(
+        method = envelope.method or "POST"
+        answer = self._targets.call(
             envelope,
-            method=envelope.method or "POST",
+            method=method,
             hops=next_hop(event.attributes.get("relayhops")),
             headers=(("Accept-Encoding", "identity"), ("Idempotency-Key", event.id), *trace),
         )
@@ -114,7 +115,9 @@ class Receive:
             headers = (("Retry-After", retry_after),) if retry_after else ()
             reason = f"the target answered {answer.status}"
             return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, attempts, headers)
-        result = result_of(answer, self._settings.max_result_bytes)
+        # What is done may not be done again because its answer broke off, unless that is harmless.
+        limit_bytes = self._settings.max_result_bytes
+        result = result_of(answer, limit_bytes, or_less=method not in IDEMPOTENT)
         ending = COMPLETED if 200 <= answer.status < 300 else FAILED
         attributes = {
             # The same for every delivery of the same event, so that whoever counts results can tell

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -172,7 +171,9 @@ def classify(
         return Failed(
             summary=str(status),
             retried=status >= 500 or status in _RETRIED_STATUSES,
-            retry_after_s=_retry_after_s(headers) if status in (429, 503) else None,
+            retry_after_s=retry_after_s(headers.get("retry-after"))
+            if status in (429, 503)
+            else None,
             extensions=error_extensions(dest=url, code=status, data=body),
         )
     if not wants_reply:
@@ -189,8 +190,3 @@ def classify(
     except EventError as exc:
         return Failed(summary=f"{status} with a malformed reply: {exc}", retried=True)
     return Delivered(summary=f"{status} with a reply", reply=reply, headers=passed_on(headers))
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    wait_s = retry_after_s(headers.get("retry-after", "").strip())
-    return None if wait_s is None else math.ceil(wait_s)

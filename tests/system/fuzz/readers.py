@@ -21,7 +21,7 @@ from local.broker.event import EventError
 from relay import jsons
 from relay.arrivals import Arrival
 from relay.auth import Signatures, check_token
-from relay.calls import Caller
+from relay.client import TargetClient
 from relay.egress import AllowedTarget
 from relay.envelope import Envelope, parse_id
 from relay.events import STRUCTURED, Event
@@ -210,7 +210,7 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
     target = stack.enter_context(peers.serving(lambda connection: connection.sendall(answers[0])))
     send = Send(SETTINGS)
     receive = Receive(SETTINGS)
-    caller = Caller(SETTINGS)
+    caller = TargetClient(SETTINGS)
     signatures = Signatures(
         Settings.from_env({"CALLBACK_SECRET": SECRET}).callback_secret, "memory://"
     )
