@@ -11,6 +11,7 @@ import logging
 import time
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -24,6 +25,7 @@ from local.broker.event import Event, EventError
 from local.broker.feed import feed
 from local.broker.routing import Routing
 from local.broker.store import EventStore, Publication
+from local.browsers import ProgramsOnly
 
 _RETRY_AFTER_S = "1"
 _log = logging.getLogger("local.broker")
@@ -52,6 +54,8 @@ class Ingress:
                 Route("/activity", feed(self._activity)),
                 Route("/{namespace}/{broker}", self._publish, methods=["POST"]),
             ],
+            # Events are acted on, and the facts of /activity hold whole ones, credentials too.
+            middleware=[Middleware(ProgramsOnly)],
             lifespan=lifespan,
         )
         app.router.redirect_slashes = False
