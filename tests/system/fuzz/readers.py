@@ -16,8 +16,7 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 
 from local.broker.delivery import classify
-from local.broker.event import Event as BrokerEvent
-from local.broker.event import EventError
+from local.broker.event import KNATIVE, to_headers
 from relay import jsons
 from relay.arrivals import Arrival
 from relay.auth import Signatures, check_token
@@ -278,11 +277,7 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
         return lambda raw: check(read(raw)[0])
 
     def broker_event(raw: bytes) -> None:
-        headers, body = read(raw)
-        pairs = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers.items()]
-        event = BrokerEvent.from_http(pairs, body)
-        event.validate()
-        event.to_headers()
+        to_headers(Event.from_http(*read(raw), KNATIVE))
 
     def broker_answer(raw: bytes) -> None:
         headers, body = read(raw)
@@ -363,9 +358,7 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
             errors=(ParseException, NoMoreData, StopIteration),
         ),
         "the answer of a target": Reader(read=call, valid=ANSWERS, cost=20),
-        "an event at the local Broker": Reader(
-            read=broker_event, valid=EVENTS + OUTCOMES, errors=(EventError,)
-        ),
+        "an event at the local Broker": Reader(read=broker_event, valid=EVENTS + OUTCOMES),
         "an answer to the local Broker": Reader(read=broker_answer, valid=[*EVENTS, *CALLERS]),
     }
 
