@@ -234,8 +234,12 @@ def test_a_reader_of_many_takes_steps_in_proportion(name: str) -> None:
 
 
 PATTERNS = ("relay", "local")
-# A repeated list of one number: each comma parts it in one way, and a head is at most 64 KiB.
-JUDGED = ("relay/responses.py: _LENGTHS",)
+# Repetitions within a repetition, each of which a comma, or a semicolon, begins: there is one way.
+JUDGED = (
+    "relay/responses.py: _LENGTHS",
+    "local/broker/attributes.py: _PARAMETER",  # searches what the next has matched
+    "local/broker/attributes.py: _CONTENT_TYPE",
+)
 REPEATS = (sre_constants.MAX_REPEAT, sre_constants.MIN_REPEAT)
 ONE_CHARACTER = (
     *(sre_constants.LITERAL, sre_constants.NOT_LITERAL, sre_constants.ANY, sre_constants.IN),
@@ -317,7 +321,9 @@ def ambiguities(text: str | bytes, flags: int, *, searches: bool) -> list[str]:
             is_parted = any(each.parts(item, items[later]) for each in between)
             if items[later].is_endless and item.takes & items[later].takes and not is_parted:
                 found.append("two that repeat can share what they take")
-        if searches and place != len(items) - 1:
+        # What begins at a line's beginning alone and stays in it begins once a line.
+        is_bound = items[0].is_line_start and ord("\n") not in item.takes
+        if searches and place != len(items) - 1 and not is_bound:
             found.append("one that repeats may fail at its end, and begin anew at each place")
     return found
 
@@ -333,6 +339,7 @@ class Item:
     def __init__(self, op: Any, value: Any, state: Any, optional_in: frozenset[int]) -> None:
         self.optional_in = optional_in
         self.is_endless = self.holds_endless = False
+        self.is_line_start = (op, value) == (sre_constants.AT, sre_constants.AT_BEGINNING)
         self.takes: frozenset[int] = frozenset()
         inside: list[Item] = []
         if op in REPEATS:
