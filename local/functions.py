@@ -5,8 +5,8 @@ The environment is made of these, a later one winning over those before it:
 1. the few variables that any program needs, and where the source of `relay` is;
 2. `run.envs` of the function's func.yaml;
 3. what a SinkBinding in knative/ injects;
-4. `ALLOWED_TARGETS`, so that the sample API can be called, and `ALLOWED_HOSTS`, so that no web page
-   can call the function by a name of its own that leads here;
+4. `ALLOWED_TARGETS`, so that the sample API can be called, `ALLOWED_HOSTS`, so that no web page can
+   call the function by a name of its own that leads here, and `STATE_URL`, one file for both;
 5. the relay's own settings from the user's environment, as in `TARGET_TIMEOUT_S=5 ./dev up`.
 """
 
@@ -93,6 +93,7 @@ def function_environment(
     *,
     broker_url: str,
     sample_api: str,
+    state_url: str,
 ) -> dict[str, str]:
     """Return the environment of a function, as the module's docstring says.
 
@@ -100,6 +101,7 @@ def function_environment(
         env: The user's environment.
         broker_url: Where the Brokers' ingress is, without a path.
         sample_api: `host:port` of the sample API.
+        state_url: Where both functions keep what becomes of requests.
     """
     injected: dict[str, str] = {}
     for binding in manifests.sink_bindings:
@@ -120,5 +122,6 @@ def function_environment(
         **injected,
         "ALLOWED_TARGETS": allowed,
         "ALLOWED_HOSTS": f"localhost,127.0.0.1,[::1],{function.name}.{_DOMAIN}",
+        "STATE_URL": state_url,
         **given,
     }

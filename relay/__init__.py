@@ -9,9 +9,12 @@ adapts Flask, which functions-framework serves them with; `start` becomes its pr
 Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
 (`arrivals`), and gives up on `callers` who do not read. `sites` keeps other sites' pages out.
 
-Outcomes: what became of a request. `results` puts a target's answer into JSON, `outcomes` takes
-what comes back, `records` keeps it in the `state`, `status` reports it, and `auth` authenticates
-callers, callbacks and the relay's own events.
+Outcomes: what became of a request. `outcomes` takes what comes back, `status` reports it, and
+`auth` authenticates callers, callbacks and the relay's own events.
+
+Records: what is known of a request. `records` notes each step of its `lifecycle` in the `store`,
+which is `store_sqlite` or `store_redis`, and a target's answer as `results` puts it into JSON;
+`claims` keep others from making a call that is being made.
 
 Events: `events` reads and writes CloudEvents, `broker` publishes them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -18,6 +19,9 @@ from relay.urls import Target, parse_target
 # Fit for an event's id, a header and a path segment alike; with or without the quotes of
 # draft-ietf-httpapi-idempotency-key-header.
 _ID = re.compile(r'("?)([A-Za-z0-9._~:+=@-]{1,128})\1', re.ASCII)
+
+# The ids of the events that follow from a request, and of the requests that bring callbacks.
+_OWN_ENDING = re.compile(r"\.(?:completed|failed|dead|retry[0-9]+)(?:\.[0-9]+)?(?:\.callback)?$")
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -120,7 +124,7 @@ class Envelope:
             content_type=content_type,
             method=_method(value),
             timeout_s=_timeout_s(value),
-            callback=_callback(value),
+            callback=parse_callback(value["callback"]) if "callback" in value else None,
         )
 
     def sent_headers(self, relays_own: Headers) -> Headers:
@@ -177,10 +181,12 @@ def _timeout_s(value: dict[str, object]) -> float | None:
     return float(timeout) if timeout < 1e9 else math.inf
 
 
-def _callback(value: dict[str, object]) -> Callback | None:
-    if "callback" not in value:
-        return None
-    callback = value["callback"]
+def parse_callback(callback: object) -> Callback:
+    """Read the field `callback`.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
     if not isinstance(callback, dict):
         raise InvalidRequest("callback", f"must be an object, not {json_type(callback)}")
     for name in callback:
@@ -213,6 +219,34 @@ def _shown(name: str) -> str:
     return ascii(name[:64])[1:-1] or '""'
 
 
+def callback_in(data: bytes | None) -> object:
+    """Return the field `callback` as it stands in the data of an event; None when there is none."""
+    try:
+        value = jsons.loads(data or b"")
+    except jsons.JSONError:
+        return None
+    return value.get("callback") if isinstance(value, dict) else None
+
+
+def fingerprint(data: bytes) -> str:
+    """Tell one request from another by its envelope, however that is laid out.
+
+    Returns:
+        the same for the same fields with the same values; numbers count as they are written.
+    """
+    try:
+        value = json.loads(data, parse_int=_as_written, parse_float=_as_written)
+    except (ValueError, RecursionError):  # no envelope, but a dead letter may hold it
+        return hashlib.sha256(data).hexdigest()
+    if isinstance(value, dict):
+        value = {"method": "POST"} | value
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _as_written(number: str) -> str:
+    return f"\0{number}"
+
+
 def parse_id(text: str, *, field: str) -> str:
     """Check an id that a caller chose.
 
@@ -227,6 +261,20 @@ def parse_id(text: str, *, field: str) -> str:
     if match is None:
         raise InvalidRequest(field, "must be 1 to 128 letters, digits or . _ ~ : + = @ -")
     return match[2]
+
+
+def parse_key(text: str) -> str:
+    """Check the Idempotency-Key of a new request, which is a part of a path, and of other ids.
+
+    Raises:
+        InvalidRequest: as for `parse_id`, or it could be taken for another thing.
+    """
+    key = parse_id(text, field="Idempotency-Key")
+    if key in (".", ".."):
+        raise InvalidRequest("Idempotency-Key", f"must not be {key}, which no path can hold")
+    if _OWN_ENDING.search(key):
+        raise InvalidRequest("Idempotency-Key", "must not end as the relay's own ids do")
+    return key
 
 
 def new_id() -> str:

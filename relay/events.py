@@ -29,6 +29,7 @@ JSON: Final = "application/json"
 # What comes after the type of a request in the types of the events that follow from it.
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
+DEAD: Final = "dead"
 CALLBACK: Final = "callback"
 RESULTS: Final = (COMPLETED, FAILED)
 

@@ -19,7 +19,7 @@ from relay.problems import InvalidRequest, RelayError, TooLarge
 PROBLEM_JSON: Final = "application/problem+json"
 
 # Before 3.13 Python has the phrases of the RFC that 9110 replaced.
-_RENAMED: Final = {413: "Content Too Large", 414: "URI Too Long"}
+_RENAMED: Final = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 
 _PIECE_BYTES = 64 * 1024
 # Many clients look for the answer only once they have sent all of the body, so what is too large is

@@ -6,23 +6,34 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import Final, cast
+from dataclasses import replace
+from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 from relay import jsons, logs
 from relay.auth import Signatures
 from relay.broker import Broker
-from relay.envelope import new_id, parse_id
-from relay.events import CALLBACK, JSON, RESULTS, Event
+from relay.envelope import (
+    Envelope,
+    callback_in,
+    fingerprint,
+    new_id,
+    parse_callback,
+    parse_id,
+)
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event
 from relay.http import Request, Response
 from relay.jsons import is_json
-from relay.problems import InvalidRequest
-from relay.records import DEAD, Record, Records
+from relay.problems import InvalidRequest, StateUnavailable
+from relay.records import Records, round_of
 from relay.results import parse_result
 from relay.settings import Settings
 from relay.tracing import trace_id
 
 FORM: Final = "application/x-www-form-urlencoded"
+
+# Why a request is dead, as JSON, on the event that tells it.
+_REASON: Final = "relayreason"
 
 
 class Outcomes:
@@ -46,7 +57,7 @@ class Outcomes:
     def is_own(self, event_type: str | None) -> bool:
         """Tell whether an event is one that the relay made, back from the Broker."""
         return event_type in [
-            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, CALLBACK)
+            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)
         ]
 
     def _is_ours(self, event_type: str) -> bool:
@@ -59,7 +70,7 @@ class Outcomes:
         return self.is_own(event_type) or (is_request and rest != event_type)
 
     def take(self, event: Event) -> Response:
-        """Note a result, or a target's callback, that the Broker delivers.
+        """Note an outcome, or a target's callback, that the Broker delivers.
 
         Returns:
             what the Broker needs: no body, or the request event of the caller's callback, which it
@@ -73,12 +84,11 @@ class Outcomes:
         # A structured event has its type in the body, whatever ce-type says.
         if not self.is_own(event.type):
             raise InvalidRequest("ce-type", "must be that of the event")
-        self._check(event)
         callback = self._note(event)
         return Response.empty(202) if callback is None else callback.to_response()
 
-    def bury(self, event: Event) -> None:
-        """Note a dead letter, and publish the callback if one was asked for.
+    def take_dead_letter(self, event: Event) -> None:
+        """Note a dead letter, and publish the callback if its caller asked for one.
 
         A result that could not be delivered is no dead request: this is its last delivery.
 
@@ -88,66 +98,109 @@ class Outcomes:
         """
         if not self._is_ours(event.type):
             raise InvalidRequest("ce-type", "must be that of a request or a result of this relay")
-        self._check(event)
         if self.is_own(event.type):
-            callback = self._note(event)
+            callback = self._note(event, is_last=True)
         else:
-            reason = reason_of(event)
-            self._records.bury(event, reason)
-            logs.note(outcome=DEAD)
-            logs.explain(_epitaph(reason), logging.ERROR)
-            callback = self._callback(self._records.read(event.id))
+            try:
+                callback = self._note_dead(event, reason_of(event))
+            except StateUnavailable as exc:
+                # The Broker gives up on dead letters as soon as on requests; as an event of its own
+                # this one waits for the state as long as results do.
+                logs.explain(f"the dead letter is published again: {exc.detail}", logging.WARNING)
+                self._broker.publish(_dead_event(event, reason_of(event)))
+                return
         if callback is not None:
             # No reply: what a dead letter sink answers, nobody publishes.
             self._broker.publish(callback)
 
-    def _note(self, event: Event) -> Event | None:
-        """Note what one of the relay's own events tells; return the callback it gives rise to."""
-        request_id = event.attributes.get("subject")
+    def _note(self, event: Event, *, is_last: bool = False) -> Event | None:
+        """Note what one of the relay's own events tells; return the callback it gives rise to.
+
+        Args:
+            is_last: nobody delivers the event again, so that its callback cannot wait for a state
+                that is away.
+        """
         ending = event.type.rpartition(".")[2]
         if ending == CALLBACK:
-            if request_id is not None:
-                self._records.add_callback(request_id, event)
+            self._note_targets_callback(event)
             return None
-        answer = parse_result(event.data or b"")
+        request_id = event.attributes.get("subject")
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
-        attempts = event.attributes.get("relayattempts", "0")
-        self._records.finish(
-            request_id, ending, answer, int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
-        )
+        if ending == DEAD:
+            return self._note_dead(*_request_of(event, self._settings.event_type))
+        callback = callback_in(event.data)
+        self._check(event, request_id, callback)
+        answer = parse_result(event.data or b"")
+        answer.pop("callback", None)
+        try:
+            counts = self._records.finish(request_id, ending, answer, _attempts_of(event))
+        except StateUnavailable as exc:
+            if callback is None or not is_last:
+                raise
+            logs.explain(f"the outcome is not noted: {exc.detail}", logging.ERROR)
+            counts = ending
         logs.note(outcome=ending)
-        return self._callback(self._records.read(request_id))
+        # What another answer gave rise to is on its way already.
+        about: dict[str, object] = {"status": ending, "answer": answer}
+        return self._callback(event, request_id, callback, about) if counts == ending else None
 
-    def _check(self, event: Event) -> None:
-        """Refuse what only says that it comes from here: a result has the MAC of its request."""
-        about = event.attributes.get("subject") if self.is_own(event.type) else event.id
-        logs.note(id=about, trace=trace_id(event.attributes.get("traceparent")))
-        results = [f"{self._settings.event_type}.{ending}" for ending in RESULTS]
-        request_id = event.attributes.get("subject", "") if event.type in results else event.id
-        self._signatures.check(event, request_id)
+    def _note_targets_callback(self, event: Event) -> None:
+        self._check(event, event.id)
+        request_id = event.attributes.get("subject")
+        logs.note(id=request_id)
+        if request_id is not None:
+            self._records.add_callback(request_id, event)
 
-    def _callback(self, record: Record | None) -> Event | None:
+    def _note_dead(self, event: Event, reason: Mapping[str, object]) -> Event | None:
+        """Note the death of the request that an event asked for; return the callback."""
+        data = event.data or b""
+        callback = callback_in(data)
+        self._check(event, event.id, callback)
+        try:
+            target = Envelope.from_json(data).target.origin.authority
+        except InvalidRequest:  # which may be why it is dead
+            target = None
+        is_dead = self._records.die(event, reason, fingerprint=fingerprint(data), target=target)
+        if not is_dead:
+            return None
+        logs.note(outcome=DEAD)
+        logs.explain(_why_dead(reason), logging.ERROR)
+        return self._callback(event, event.id, callback, {"status": DEAD, "reason": reason})
+
+    def _check(self, event: Event, request_id: str, callback: object = None) -> None:
+        """Refuse what only says that it comes from here."""
+        logs.note(id=request_id, trace=trace_id(event.attributes.get("traceparent")))
+        self._signatures.check(event, request_id, callback)
+
+    def _callback(
+        self, event: Event, request_id: str, asked: object, about: dict[str, object]
+    ) -> Event | None:
         """Make the request event that brings an outcome to the url the caller gave.
 
-        Its id depends on nothing but the request and the outcome: however often the Broker
-        delivers an outcome, the caller sees one `Idempotency-Key` and one `webhook-id`.
+        Its id depends on nothing but the request, its round and the outcome: however often the
+        Broker delivers an outcome, the caller sees one `Idempotency-Key` and one `webhook-id`.
+
+        Args:
+            event: that tells the outcome.
+            asked: the field `callback` of the request's envelope; None when there was none.
+            about: what the caller is told, besides the id.
+
+        Raises:
+            InvalidRequest: it is no callback, so that Send never accepted it.
         """
-        accepted = record.accepted if record is not None else None
-        if record is None or accepted is None or not isinstance(accepted.get("callback"), dict):
+        if asked is None:
             return None
-        asked = cast("dict[str, object]", accepted["callback"])
-        callback_id = f"{record.id}.{record.status}.{CALLBACK}"
-        known = record.document()
-        body = {name: known[name] for name in ("id", "status", "answer", "reason") if name in known}
+        callback = parse_callback(asked)
+        parts = [request_id, str(about["status"])]
+        if (round := round_of(event)) > 1:
+            parts.append(str(round))
+        callback_id = ".".join([*parts, CALLBACK])
+        body = {"id": request_id, **about}
         signature = self._signatures.sign(callback_id, body)
-        theirs = cast("dict[str, str]", asked["headers"])
-        headers = {
-            **{name: value for name, value in theirs.items() if name.lower() not in signature},
-            **signature,
-        }
-        envelope = asked | {"headers": headers, "body": body}
-        event = Event(
+        theirs = {name: value for name, value in callback.headers if name.lower() not in signature}
+        envelope = {**callback.envelope(), "headers": {**theirs, **signature}, "body": body}
+        request = Event(
             attributes={
                 "id": callback_id,
                 "source": self._settings.event_source,
@@ -156,7 +209,39 @@ class Outcomes:
             },
             data=json.dumps(envelope).encode("ascii"),
         )
-        return self._signatures.stamp(event)
+        return self._signatures.stamp(request)
+
+
+def _attempts_of(event: Event) -> int:
+    attempts = event.attributes.get("relayattempts", "")
+    return int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
+
+
+def _dead_event(event: Event, reason: Mapping[str, object]) -> Event:
+    """Make the event that tells of a dead request: its event as it is, and why it is dead."""
+    attributes = {
+        name: value for name, value in event.attributes.items() if not name.startswith("knative")
+    }
+    attributes |= {
+        "id": f"{event.id}.{DEAD}",
+        "type": f"{event.type}.{DEAD}",
+        "subject": event.id,
+        _REASON: json.dumps(reason, separators=(",", ":")),
+    }
+    return replace(event, attributes=attributes)
+
+
+def _request_of(event: Event, event_type: str) -> tuple[Event, dict[str, object]]:
+    """Read from such an event the one of the request, and the reason."""
+    attributes = {**event.attributes, "id": event.attributes["subject"], "type": event_type}
+    del attributes["subject"]
+    try:
+        reason = jsons.loads(attributes.pop(_REASON, "{}").encode("utf-8"))
+    except jsons.JSONError as exc:
+        raise InvalidRequest(f"ce-{_REASON}", str(exc)) from exc
+    if not isinstance(reason, dict):
+        raise InvalidRequest(f"ce-{_REASON}", "must be a JSON object")
+    return replace(event, attributes=attributes), reason
 
 
 def reason_of(event: Event) -> dict[str, object]:
@@ -187,7 +272,7 @@ def reason_of(event: Event) -> dict[str, object]:
     return reason
 
 
-def _epitaph(reason: Mapping[str, object]) -> str:
+def _why_dead(reason: Mapping[str, object]) -> str:
     """Say why a request is dead; what its subscriber sent may hold what is not for the log."""
     why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
     return f"the request is dead: {why}"

@@ -9,6 +9,7 @@
     ├── MethodNotAllowed   405  the route does not answer this method
     ├── Conflict           409  the request is in another state than the call needs
     ├── TooLarge           413  a body is larger than the setting allows
+    ├── KeyReused          422  the Idempotency-Key is that of another request
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
     ├── BrokerUnavailable  503  the Broker did not take the event
@@ -99,6 +100,10 @@ class Conflict(RelayError):
 
 class TooLarge(RelayError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class KeyReused(RelayError):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class TargetFailed(RelayError):

@@ -45,6 +45,11 @@ def result_of(answer: Answer, limit_bytes: int, *, or_less: bool) -> dict[str, o
     return result | readable(raw, content_type, truncated=reason is not None)
 
 
+def result_without_body(status: int) -> dict[str, object]:
+    """Make a result of which only the status is left."""
+    return {"status": status, "headers": {}, "truncated": True}
+
+
 def parse_result(raw: bytes) -> dict[str, object]:
     """Read the data of a result event, which without `CALLBACK_SECRET` anybody may have sent.
 

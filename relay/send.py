@@ -8,7 +8,6 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,24 +16,23 @@ from relay import jsons, logs
 from relay.auth import Signatures, check_token
 from relay.broker import Broker
 from relay.client import TargetClient
-from relay.envelope import METHODS, Callback, Envelope, new_id, parse_id
+from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
 from relay.headers import HOPS, Headers, Preferences
 from relay.http import Request, Response, problem_of, read_body
 from relay.outcomes import Outcomes, target_callback_event
 from relay.problems import (
-    BrokerUnavailable,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     RelayError,
     StateUnavailable,
 )
-from relay.records import Record, Records
+from relay.records import Records, with_round
 from relay.results import as_response
 from relay.settings import Settings
-from relay.state import State
-from relay.status import Status, status_answer
+from relay.status import Accepted, Status, accepted_answer
+from relay.store import open_store
 from relay.tracing import hops_of, next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
@@ -60,8 +58,11 @@ class Send:
         self._settings = settings
         self._targets = TargetClient(settings)
         self._broker = Broker(settings)
-        self._records = Records(State(settings.state_url, settings.state_ttl_s))
-        self._signatures = Signatures(settings.callback_secret, settings.state_url)
+        store = open_store(
+            settings.state_url, ttl_s=settings.state_ttl_s, max_bytes=settings.state_max_bytes
+        )
+        self._records = Records(store, settings)
+        self._signatures = Signatures(settings, store)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._status = Status(self._records, self._broker, self._signatures)
         # Who waits holds a thread; most of them stay free for everybody else.
@@ -162,37 +163,35 @@ class Send:
         value = jsons.loads(data)
         assert isinstance(value, dict)  # noqa: S101 - it has been read as an envelope
         data = json.dumps(value | {"method": method}).encode("ascii")
-        record = self._accept(request, data, self._envelope(data))
-        return status_answer(202, record, ("Preference-Applied", "respond-async"))
+        accepted = self._accept(request, data, self._envelope(data))
+        return accepted_answer(accepted, ("Preference-Applied", "respond-async"))
 
     def _async(self, request: Request) -> Response:
         data = self._body(request)
-        record = self._accept(request, data, self._envelope(data))
+        accepted = self._accept(request, data, self._envelope(data))
         wait_s = Preferences.from_header(request.headers.get("prefer")).wait_s
         if wait_s is None or not self._waiting.acquire(blocking=False):
-            return status_answer(202, record)
+            return accepted_answer(accepted)
         applied = ("Preference-Applied", f"wait={wait_s}")
         try:
-            known = self._records.wait(record.id, wait_s) or record
+            known = self._records.wait(accepted.id, wait_s)
         except StateUnavailable:
-            known = record
+            known = None
         finally:
             self._waiting.release()
-        answer = known.answer()
-        if answer is None or "truncated" in answer:
-            return status_answer(202, known, applied)
-        response = as_response(answer)
+        if known is None or known.answer is None or "truncated" in known.answer:
+            return accepted_answer(replace(accepted, known=known or accepted.known), applied)
+        response = as_response(known.answer)
         return replace(response, headers=(*response.headers, applied))
 
-    def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Record:
-        """Publish a request; return when the Broker has it."""
+    def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Accepted:
+        """Publish a request, unless that has been done; return when the Broker has it."""
         key = request.headers.get("idempotency-key")
-        request_id = new_id() if key is None else parse_id(key, field="Idempotency-Key")
+        request_id = new_id() if key is None else parse_key(key)
         logs.note(id=request_id)
         hops = request.headers.get(HOPS)
         next_hop(hops)  # refused here, where somebody hears of it; Receive counts
         self._targets.check(envelope)
-        self._note(request_id, envelope.callback)
         attributes = {
             "id": request_id,
             "source": self._settings.event_source,
@@ -200,28 +199,24 @@ class Send:
             "datacontenttype": JSON,
             "relayhops": str(hops_of(hops)),
         }
+        event = Event(attributes=attributes, data=data)
         try:
-            self._publish(request, Event(attributes=attributes, data=data))
-        except BrokerUnavailable as exc:
-            if exc.members.get("published") == "no":
-                with suppress(StateUnavailable):
-                    self._records.forget(request_id)
-            raise
-        return Record.accepted_now(request_id)
-
-    def _note(self, request_id: str, callback: Callback | None) -> None:
-        """Note a request before it is published; nothing can overtake that.
-
-        Without the state a request is accepted all the same, unless it asks for a callback: that
-        promise could not be kept.
-        """
-        asked = None if callback is None else callback.envelope()
-        try:
-            self._records.accept(request_id, callback=asked)
+            known, is_mine = self._records.accept(
+                request_id,
+                fingerprint=fingerprint(data),
+                target=envelope.target.origin.authority,
+                may_repeat=key is not None,
+            )
         except StateUnavailable as exc:
-            if callback is not None:
-                raise
+            # The event has all that is promised; the record only tells of it.
             log.warning("the request is accepted without a record: %s", exc.detail)
+            self._publish(request, event, callback_in(data))
+            return Accepted(id=request_id, known=None)
+        if is_mine:
+            with self._records.publishing(known.record):
+                event = with_round(event, known.record.round)
+                self._publish(request, event, callback_in(data))
+        return Accepted(id=request_id, known=known)
 
     def _callback(self, request: Request) -> Response:
         """Take a target's callback, or what the Broker has of the relay's own events.
@@ -239,17 +234,12 @@ class Send:
             source=self._settings.event_source,
         )
         logs.note(id=event.attributes.get("subject"))
-        self._signatures.take(request.headers)
-        try:
+        with self._signatures.taking(request.headers):
             self._publish(request, event)
-        except RelayError:
-            with suppress(StateUnavailable):
-                self._signatures.give_back(request.headers)
-            raise
         return Response.empty(202)
 
     def _dead_letter(self, request: Request) -> Response:
-        self._outcomes.bury(Event.from_http(request.headers, self._body(request)))
+        self._outcomes.take_dead_letter(Event.from_http(request.headers, self._body(request)))
         return Response.empty(202)
 
     def _body(self, request: Request) -> bytes:
@@ -262,10 +252,10 @@ class Send:
             raise InvalidRequest("timeout", f"must be at most {longest_s:g} s (TARGET_TIMEOUT_S)")
         return envelope
 
-    def _publish(self, request: Request, event: Event) -> None:
+    def _publish(self, request: Request, event: Event, callback: object = None) -> None:
         trace = _trace(request)
         attributes = {**event.attributes, **dict(trace)}
-        event = self._signatures.stamp(replace(event, attributes=attributes))
+        event = self._signatures.stamp(replace(event, attributes=attributes), callback)
         self._broker.publish(event, trace=trace)
 
 

@@ -147,9 +147,9 @@ def _state_url(url: str) -> str:
             parse_authority(redis[1], field="STATE_URL")
         except InvalidRequest:
             redis = None
-    if redis is None and not re.fullmatch(r"memory://|file:///[^?#]+", url):
+    if redis is None and not re.fullmatch(r"memory://|sqlite:///[^?#]+", url):
         raise InvalidSetting(
-            "must be memory://, file:///DIRECTORY"
+            "must be memory://, sqlite:///PATH"
             " or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE], the password percent-encoded"
         )
     return url
@@ -237,7 +237,8 @@ class Settings:
     state_url: str = _setting(
         "memory://", _state_url, "where what became of requests is kept", secret=True
     )
-    state_ttl_s: int = _setting(86_400, _count, "for how long")
+    state_ttl_s: int = _setting(86_400, _count, "for how long after a request's end")
+    state_max_bytes: int = _setting(268_435_456, _count, "how much that may be")
     callback_secret: tuple[bytes, ...] = _setting(
         (), _secrets, "signs delivered callbacks", secret=True
     )

@@ -79,6 +79,7 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
             "TARGET_CA_CERTS": certificate,
             "TARGET_CLIENT_CERT": str(key_and_certificate),
             "STATE_URL": "rediss://user:p%2Fw@[fd00::1]:6380/2",
+            "STATE_MAX_BYTES": "12",
             "CALLBACK_SECRET": f"whsec_{'a2V5' * 8} {'S0VZ' * 8}",
             "API_TOKEN": "0123456789abcdef fedcba9876543210",
             "LOG_LEVEL": "debug",
@@ -104,6 +105,7 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
     assert settings.target_ca_certs == certificate
     assert settings.target_client_cert == (str(key_and_certificate), str(key_and_certificate))
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
+    assert settings.state_max_bytes == 12
     assert settings.callback_secret == (b"key" * 8, b"KEY" * 8)
     assert settings.api_token == ("0123456789abcdef", "fedcba9876543210")
     assert settings.log_level == "DEBUG"
@@ -113,7 +115,7 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
 ATTRIBUTE = "must be 1 to 128 visible ASCII characters without space, quote or %"
 OVERRIDES = 'K_CE_OVERRIDES must be JSON like {"extensions": {"name": "value"}}'
 STATE = (
-    "must be memory://, file:///DIRECTORY or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE],"
+    "must be memory://, sqlite:///PATH or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE],"
     " the password percent-encoded"
 )
 SECRET = "must be whsec_ and base64 of 24 bytes or more, or two of these with a space between them"
@@ -194,8 +196,9 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
                 *(
                     "memory",
                     "memory://x",
-                    "file://host/x",
-                    "file:///x?y",
+                    "file:///x",
+                    "sqlite://host/x",
+                    "sqlite:///x?y",
                     "redis://",
                     "redis://:p@",
                 ),

@@ -34,6 +34,7 @@ from relay.results import as_response, parse_result
 from relay.send import Send
 from relay.settings import InvalidSetting, Settings
 from relay.sites import Sites
+from relay.store import open_store
 from relay.tracing import hops_of, trace_context, trace_id
 from relay.urls import parse_target
 from tests.support import peers
@@ -41,10 +42,11 @@ from tests.support.processes import REPOSITORY
 
 TYPE = "dev.knative.samples.t2"
 SECRET = "whsec_" + base64.b64encode(b"a key that is long enough").decode()
+TOKEN = "a-token-for-the-fuzzer"
+# Without a secret and a token, so that no proof keeps anything from being read.
 SETTINGS = Settings.from_env(
     {
         "ALLOWED_TARGETS": "127.0.0.1",
-        "API_TOKEN": "a-token-for-the-fuzzer",
         "CORS_ORIGINS": "https://app.test",
         "ALLOWED_HOSTS": "localhost",
         "PUBLISH_TIMEOUT_S": "1",
@@ -150,7 +152,7 @@ CALLBACKS = [
 CALLERS = [
     written(
         {
-            "authorization": "Bearer a-token-for-the-fuzzer",
+            "authorization": f"Bearer {TOKEN}",
             "host": "localhost:8080",
             "idempotency-key": '"order-17"',
             "prefer": 'respond-async, wait="5"; a=b',
@@ -211,7 +213,8 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
     receive = Receive(SETTINGS)
     caller = TargetClient(SETTINGS)
     signatures = Signatures(
-        Settings.from_env({"CALLBACK_SECRET": SECRET}).callback_secret, "memory://"
+        Settings.from_env({"CALLBACK_SECRET": SECRET}),
+        open_store("memory://", ttl_s=60, max_bytes=1_000_000),
     )
     sites = Sites(SETTINGS)
     gunicorn = Config()
@@ -324,9 +327,7 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
             errors=(InvalidSetting,),
         ),
         "headers": Reader(read=fields, valid=CALLERS),
-        "a token": Reader(
-            read=head(lambda headers: check_token(headers, SETTINGS.api_token)), valid=CALLERS
-        ),
+        "a token": Reader(read=head(lambda headers: check_token(headers, (TOKEN,))), valid=CALLERS),
         "the page of another site": Reader(
             read=head(lambda headers: sites.check("POST", "/sync", headers.get)), valid=CALLERS
         ),
