@@ -252,7 +252,7 @@ def test_a_caller_cannot_spoil_the_signature_of_its_callback(send: Function, bro
     assert len(told) == len(sent.headers)
     assert told["x-mine"] == "1"
     assert re.fullmatch("relay_[0-9a-f]{64}", told["webhook-id"])
-    again = deliver(send, "/event/callback", event)
+    again = deliver(send, "/event/callback", event, callback=callback)
     assert told["webhook-id"].encode() in again.body  # however often the outcome is delivered
     assert sent.content is not None
     assert Webhook(OLD).verify(sent.content, told)["status"] == "completed"
