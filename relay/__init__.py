@@ -7,7 +7,8 @@ Functions: `send` takes calls over HTTP, `receive` takes request events from the
 adapts Flask, which functions-framework serves them with; `start` becomes its process.
 
 Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
-(`arrivals`), and gives up on `callers` who do not read. `sites` keeps other sites' pages out.
+(`arrivals`, in the `inbox` of their connection), answers what is none (`refusals`), and gives up on
+`callers` who do not read. `sites` keeps other sites' pages out.
 
 Outcomes: what became of a request. `outcomes` takes what comes back, `status` reports it, and
 `auth` authenticates callers, callbacks and the relay's own events.

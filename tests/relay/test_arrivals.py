@@ -77,6 +77,7 @@ def read(pieces: list[bytes]) -> bytes | None:
 @given(requests(), st.lists(st.integers(1, 40), min_size=1, max_size=4))
 @example(b"\n", [1])
 @example(POST.replace(b"\r", b"") + b"\n", [1])
+@example(LENGTH.replace(b"5", b"9" * 400), [100])
 @example(CHUNKED.replace(b"3\r\n", b"9" * 400 + b"\r\n"), [100])
 def test_gunicorn_never_waits_for_what_is_complete(raw: bytes, sizes: list[int]) -> None:
     """Whatever arrives, and however it is cut: who sends half a request gets no thread."""
