@@ -23,8 +23,9 @@ Calls: `client` turns an envelope into a call, on `connections` whose `sockets` 
 the egress policy permits; `responses` parses what comes back, `reasons` are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
-read with `urls`, `headers` and `jsons`; `tracing` is what travels with it. `settings` is what an
-operator can set, with `tls` for certificates; `egress` is the policy, which judges `addresses`.
+read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `tracing` is what
+travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
+is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
 line for each request.

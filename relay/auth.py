@@ -58,7 +58,7 @@ class Signatures:
         self._keys = settings.callback_secret or tokens
         self._store = store
 
-    def sign(self, message_id: str, body: object) -> dict[str, str]:
+    def sign(self, message_id: str, body: bytes) -> dict[str, str]:
         """Make the headers of a callback, signed with every key while one replaces another."""
         if not self._webhooks:
             return {}
@@ -66,12 +66,11 @@ class Signatures:
         # make it read in another way.
         own_id = _OWN + hashlib.sha256(message_id.encode("utf-8")).hexdigest()
         moment = datetime.datetime.now(datetime.timezone.utc)
-        content = json.dumps(body, separators=(",", ":"))  # as the envelope's reader writes it
         return {
             "webhook-id": own_id,
             "webhook-timestamp": str(int(moment.timestamp())),
             "webhook-signature": " ".join(
-                webhook.sign(own_id, moment, content) for webhook in self._webhooks
+                webhook.sign(own_id, moment, body.decode("utf-8")) for webhook in self._webhooks
             ),
         }
 

@@ -6,14 +6,17 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from relay import jsons, logs
 from relay.auth import Signatures
+from relay.bodies import FORM, charset_of, codec_of
 from relay.broker import Broker
 from relay.envelope import (
+    Callback,
     Envelope,
     callback_in,
     fingerprint,
@@ -21,16 +24,14 @@ from relay.envelope import (
     parse_callback,
     parse_id,
 )
-from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, text_of
 from relay.http import Request, Response
-from relay.jsons import is_json
-from relay.problems import InvalidRequest, StateUnavailable
+from relay.jsons import BOM, Raw, dumps, is_json
+from relay.problems import Forbidden, InvalidRequest, StateUnavailable
 from relay.records import Records, round_of
-from relay.results import parse_result
+from relay.results import Result
 from relay.settings import Settings
 from relay.tracing import trace_id
-
-FORM: Final = "application/x-www-form-urlencoded"
 
 # Why a request is dead, as JSON, on the event that tells it.
 _REASON: Final = "relayreason"
@@ -60,14 +61,15 @@ class Outcomes:
             f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)
         ]
 
-    def _is_ours(self, event_type: str) -> bool:
-        """Tell whether an event is a request, an attempt at one, or what follows from one.
+    def _check_type(self, event_type: str) -> None:
+        """Refuse what is no request, no attempt at one and nothing that follows from one.
 
-        Any other would be published again, as it is, when somebody retries it.
+        A retry would publish it as it is.
         """
         rest = event_type.removeprefix(self._settings.event_type)
-        is_request = rest == "" or re.fullmatch(r"\.retry[0-9]", rest, re.ASCII) is not None
-        return self.is_own(event_type) or (is_request and rest != event_type)
+        is_request = event_type != rest and re.fullmatch(r"(?:\.retry[0-9])?", rest, re.ASCII)
+        if not is_request and not self.is_own(event_type):
+            raise Forbidden("ce-type must be that of a request or a result of this relay")
 
     def take(self, event: Event) -> Response:
         """Note an outcome, or a target's callback, that the Broker delivers.
@@ -87,31 +89,56 @@ class Outcomes:
         callback = self._note(event)
         return Response.empty(202) if callback is None else callback.to_response()
 
-    def take_dead_letter(self, event: Event) -> None:
+    def take_dead_letter(self, headers: Mapping[str, str], body: bytes) -> None:
         """Note a dead letter, and publish the callback if its caller asked for one.
 
-        A result that could not be delivered is no dead request: this is its last delivery.
+        A result that could not be delivered is no dead request: this is its last delivery. It is
+        the last one, too, of what cannot be read, which is kept as it came under its id.
 
         Raises:
-            InvalidRequest, Forbidden: as for `take`.
+            InvalidRequest: it cannot be read, and has no id.
+            Forbidden: it only says that it is one of the relay's own.
             StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
         """
-        if not self._is_ours(event.type):
-            raise InvalidRequest("ce-type", "must be that of a request or a result of this relay")
-        if self.is_own(event.type):
-            callback = self._note(event, is_last=True)
-        else:
-            try:
-                callback = self._note_dead(event, reason_of(event))
-            except StateUnavailable as exc:
-                # The Broker gives up on dead letters as soon as on requests; as an event of its own
-                # this one waits for the state as long as results do.
-                logs.explain(f"the dead letter is published again: {exc.detail}", logging.WARNING)
-                self._broker.publish(_dead_event(event, reason_of(event)))
-                return
-        if callback is not None:
+        try:
+            event = Event.from_http(headers, body)
+            self._check_type(event.type)
+            is_own = self.is_own(event.type)
+            follows = self._note(event, is_last=True) if is_own else self._bury(event)
+        except InvalidRequest as exc:
+            attributes = _attributes_of(headers, body)
+            if "id" not in attributes:
+                raise
+            self._keep_unread(attributes, body, exc)
+            return
+        if follows is not None:
             # No reply: what a dead letter sink answers, nobody publishes.
-            self._broker.publish(callback)
+            self._broker.publish(follows)
+
+    def _bury(self, event: Event) -> Event | None:
+        """Note a dead request; return its callback, or what tells of it when the state is away."""
+        reason = reason_of(event)
+        try:
+            return self._note_dead(event, reason)
+        except StateUnavailable as exc:
+            # The Broker gives up on dead letters as soon as on requests; as an event of its own
+            # this one waits for the state as long as results do.
+            logs.explain(f"the dead letter is published again: {exc.detail}", logging.WARNING)
+            dead = _dead_event(event, reason)
+            if self._broker.room_left(dead) >= 0:
+                return dead
+            return _dead_event(event, {name: reason[name] for name in reason if name != "data"})
+
+    def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:
+        own = {"source": self._settings.event_source, "type": self._settings.event_type}
+        event = Event(attributes=own | known, data=body)
+        self._check_type(event.type)
+        about = event.attributes.get("subject") if self.is_own(event.type) else None
+        self._check(event, about or event.id, callback_in(body))
+        logs.note(id=event.id, outcome=DEAD)
+        reason = reason_of(event) | {"detail": f"the dead letter cannot be read: {error.detail}"}
+        self._records.die(event, reason, fingerprint=fingerprint(body), target=None)
+        logs.explain(str(reason["detail"]), logging.WARNING)
 
     def _note(self, event: Event, *, is_last: bool = False) -> Event | None:
         """Note what one of the relay's own events tells; return the callback it gives rise to.
@@ -129,12 +156,16 @@ class Outcomes:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         if ending == DEAD:
             return self._note_dead(*_request_of(event, self._settings.event_type))
-        callback = callback_in(event.data)
+        data = event.data or b""
+        callback = callback_in(data)
         self._check(event, request_id, callback)
-        answer = parse_result(event.data or b"")
-        answer.pop("callback", None)
+        result = Result.from_json(data)
+        texts = jsons.members(data).items()
+        answer = dumps({name: Raw(text.encode()) for name, text in texts if name != "callback"})
         try:
-            counts = self._records.finish(request_id, ending, answer, _attempts_of(event))
+            counts = self._records.finish(
+                request_id, ending, result.status, answer, _attempts_of(event)
+            )
         except StateUnavailable as exc:
             if callback is None or not is_last:
                 raise
@@ -142,8 +173,17 @@ class Outcomes:
             counts = ending
         logs.note(outcome=ending)
         # What another answer gave rise to is on its way already.
-        about: dict[str, object] = {"status": ending, "answer": answer}
-        return self._callback(event, request_id, callback, about) if counts == ending else None
+        if callback is None or counts != ending:
+            return None
+        asked = parse_callback(callback)
+        about = {"id": request_id, "status": ending, "answer": Raw(answer)}
+        delivery = self._callback(event, asked, about)
+        if self._broker.room_left(delivery, is_request=True) < 0:
+            around = self._callback(event, asked, about | {"answer": Raw(b"")})
+            room = self._broker.room_left(around, is_request=True)
+            about |= {"answer": Raw(result.to_json(room))}
+            delivery = self._callback(event, asked, about)
+        return delivery
 
     def _note_targets_callback(self, event: Event) -> None:
         self._check(event, event.id)
@@ -166,16 +206,17 @@ class Outcomes:
             return None
         logs.note(outcome=DEAD)
         logs.explain(_why_dead(reason), logging.ERROR)
-        return self._callback(event, event.id, callback, {"status": DEAD, "reason": reason})
+        if callback is None:
+            return None
+        about: dict[str, object] = {"id": event.id, "status": DEAD, "reason": reason}
+        return self._callback(event, parse_callback(callback), about)
 
     def _check(self, event: Event, request_id: str, callback: object = None) -> None:
         """Refuse what only says that it comes from here."""
         logs.note(id=request_id, trace=trace_id(event.attributes.get("traceparent")))
         self._signatures.check(event, request_id, callback)
 
-    def _callback(
-        self, event: Event, request_id: str, asked: object, about: dict[str, object]
-    ) -> Event | None:
+    def _callback(self, event: Event, callback: Callback, about: dict[str, object]) -> Event:
         """Make the request event that brings an outcome to the url the caller gave.
 
         Its id depends on nothing but the request, its round and the outcome: however often the
@@ -183,23 +224,16 @@ class Outcomes:
 
         Args:
             event: that tells the outcome.
-            asked: the field `callback` of the request's envelope; None when there was none.
-            about: what the caller is told, besides the id.
-
-        Raises:
-            InvalidRequest: it is no callback, so that Send never accepted it.
+            about: what the caller is told.
         """
-        if asked is None:
-            return None
-        callback = parse_callback(asked)
-        parts = [request_id, str(about["status"])]
+        parts = [str(about["id"]), str(about["status"])]
         if (round := round_of(event)) > 1:
             parts.append(str(round))
         callback_id = ".".join([*parts, CALLBACK])
-        body = {"id": request_id, **about}
+        body = dumps(about)
         signature = self._signatures.sign(callback_id, body)
         theirs = {name: value for name, value in callback.headers if name.lower() not in signature}
-        envelope = {**callback.envelope(), "headers": {**theirs, **signature}, "body": body}
+        envelope = {**callback.envelope(), "headers": {**theirs, **signature}, "body": Raw(body)}
         request = Event(
             attributes={
                 "id": callback_id,
@@ -207,7 +241,7 @@ class Outcomes:
                 "type": self._settings.event_type,
                 "datacontenttype": JSON,
             },
-            data=json.dumps(envelope).encode("ascii"),
+            data=dumps(envelope),
         )
         return self._signatures.stamp(request)
 
@@ -242,6 +276,27 @@ def _request_of(event: Event, event_type: str) -> tuple[Event, dict[str, object]
     if not isinstance(reason, dict):
         raise InvalidRequest(f"ce-{_REASON}", "must be a JSON object")
     return replace(event, attributes=attributes), reason
+
+
+def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+    """Take what can be had of the attributes of an event that cannot be read."""
+    content_type = headers.get("content-type", "")
+    if content_type.lower().startswith("application/cloudevents"):
+        with suppress(jsons.JSONError):
+            value = jsons.loads(body)
+            event_id = value.get("id") if isinstance(value, dict) else None
+            if event_id and isinstance(event_id, str):
+                return {"id": event_id, "datacontenttype": "application/octet-stream"}
+        return {}
+    attributes = {
+        name.removeprefix("ce-"): unquote(text_of(value.encode("latin-1")))
+        for name, value in headers.items()
+        if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
+    }
+    attributes.pop("specversion", None)
+    if content_type:
+        attributes["datacontenttype"] = content_type
+    return attributes
 
 
 def reason_of(event: Event) -> dict[str, object]:
@@ -305,13 +360,18 @@ def target_callback_event(request: Request, body: bytes, *, event_type: str, sou
 
 def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:
     content_type = request.headers.get("content-type", "application/octet-stream")
+    if is_json(content_type):
+        body = body.removeprefix(BOM)
     if content_type.lower().startswith("application/cloudevents"):
         # In binary mode this Content-Type would turn the data into the event itself.
         event = Event.from_http(request.headers, body)
         return event.attributes.get("datacontenttype", JSON), event.data or b"null"
     if is_json(content_type):
+        codec = codec_of(charset_of(content_type)) or "utf_8"
         try:
-            jsons.loads(body)
+            jsons.loads(body if codec == "utf_8" else body.decode(codec).encode("utf-8"))
         except jsons.JSONError as exc:
             raise InvalidRequest("body", str(exc)) from exc
+        except UnicodeError as exc:
+            raise InvalidRequest("body", "is not in the charset of its Content-Type") from exc
     return content_type, body

@@ -17,7 +17,6 @@ Brokers deliver at least once, and so without a call:
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from relay.connections import Answer
 from relay.envelope import Envelope, callback_in, fingerprint
 from relay.events import COMPLETED, FAILED, JSON, RESULTS, Event
 from relay.headers import Headers, find, retry_after_s
-from relay.http import Response, problem
+from relay.http import Response, brokers_problem
 from relay.jsons import is_json
 from relay.lifecycle import Attempt, Busy
 from relay.problems import (
@@ -44,16 +43,12 @@ from relay.problems import (
     TargetNotAllowed,
 )
 from relay.records import ROUND, Known, Records
-from relay.results import result_of, result_without_body
+from relay.results import Result
 from relay.settings import Settings
 from relay.store import open_store
 from relay.tracing import next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
-
-# A longer error body crashes the in-memory dispatcher (more than 768 bytes), and a dead letter
-# keeps no more than 1,024.
-_ERROR_BYTES = 768
 
 # When the Broker is to try again: as in knative/300-receive-trigger.yaml, to tell a caller of.
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -78,7 +73,8 @@ class Receive:
     """The CloudEvent function.
 
     Args:
-        settings: those of the target, of events and of the state, and `max_result_bytes`, count.
+        settings: those of the target, of events and of the state, `max_event_bytes` and
+            `max_result_bytes` count.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -141,9 +137,12 @@ class Receive:
         if known.status not in RESULTS:
             reason = "the request is dead; only a retry of it is another attempt"
             return _problem(HTTPStatus.GONE, reason, record.attempts)
-        # Without its answer, which was too much to keep, it is told what it was.
-        answer = known.answer or result_without_body(record.answer_status or HTTPStatus.OK)
-        return self._result(event, known.status, answer, record.attempts).to_response()
+        if known.answer is None:
+            status = record.answer_status or HTTPStatus.OK
+            result = Result(status=status, headers=(), reason="the answer is no longer kept")
+        else:
+            result = Result.from_json(known.answer)
+        return self._result(event, known.status, result, record.attempts).to_response()
 
     def _attempt(self, event: Event, envelope: Envelope, attempt: Attempt) -> Response:
         retry_after = None
@@ -176,12 +175,13 @@ class Receive:
     ) -> Response:
         # What is done may not be done again because its answer broke off, unless that is harmless.
         harmless = _method(envelope) in IDEMPOTENT
-        result = result_of(answer, self._settings.max_result_bytes, or_less=not harmless)
+        result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
         ending = COMPLETED if 200 <= answer.status < 300 else FAILED
         if attempt.caller is not None:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
             try:
-                self._records.finish(event.id, ending, result, attempt.number)
+                data = result.to_json(self._settings.max_event_bytes)
+                self._records.finish(event.id, ending, result.status, data, attempt.number)
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)
         return self._result(event, ending, result, attempt.number).to_response()
@@ -204,9 +204,7 @@ class Receive:
         except StateUnavailable as exc:
             log.warning("the failed attempt is not noted: %s", exc.detail)
 
-    def _result(
-        self, event: Event, ending: str, answer: Mapping[str, object], attempts: int
-    ) -> Event:
+    def _result(self, event: Event, ending: str, result: Result, attempts: int) -> Event:
         """Make the event that tells of an answer, with the callback that its request asks for."""
         attributes = {
             # The same for every delivery of the same event, so that whoever counts results can tell
@@ -224,8 +222,10 @@ class Receive:
         if attempts:
             attributes["relayattempts"] = str(attempts)
         callback = callback_in(event.data)
-        data = answer if callback is None else {**answer, "callback": callback}
-        return Event(attributes=attributes, data=json.dumps(data).encode())
+        beside = {} if callback is None else {"callback": callback}
+        told = Event(attributes=attributes)
+        room = self._settings.max_event_bytes - told.size_bytes()
+        return replace(told, data=result.to_json(room, **beside))
 
 
 def refusal(error: RelayError, attempts: int = 0, retry_after: str | None = None) -> Response:
@@ -243,14 +243,9 @@ def _status_of(error: RelayError) -> HTTPStatus:
 
 
 def _problem(status: HTTPStatus, detail: str, attempts: int = 0, headers: Headers = ()) -> Response:
-    """Answer with a problem short enough for any Broker; a dead letter keeps it."""
     logs.explain(detail, logging.WARNING)
     members: dict[str, str | int | float] = {"attempts": attempts} if attempts else {}
-    response = problem(status, detail, headers=headers, members=members)
-    while sum(map(len, response.body)) > _ERROR_BYTES:
-        detail = detail[: len(detail) * 3 // 4]
-        response = problem(status, detail + "…", headers=headers, members=members)
-    return response
+    return brokers_problem(status, detail, headers=headers, members=members)
 
 
 def _envelope(event: Event) -> Envelope:

@@ -11,13 +11,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Final
 
 from relay import lifecycle
+from relay.bodies import readable
 from relay.events import DEAD, JSON, Event
+from relay.jsons import dumps
 from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Times
 from relay.problems import Conflict, RelayError, StateUnavailable
-from relay.results import readable
 from relay.settings import Settings
 from relay.store import PUBLISHING, Record, Store, Whole
 
@@ -45,14 +46,16 @@ class Known:
     Args:
         record: as the store has it.
         status: `accepted`, `completed`, `failed`, `dead` or `unknown`.
-        answer: the target's; None when there is none, or it is no longer kept.
-        callbacks: what the target called back with, in the order it came.
+        answer: the target's, as JSON; None when there is none, or it is no longer kept.
+        callbacks: what the target called back with, as JSON, in the order it came.
+        callbacks_left_out: how many more came than are kept.
     """
 
     record: Record
     status: str
-    answer: dict[str, object] | None = None
-    callbacks: tuple[dict[str, object], ...] = ()
+    answer: bytes | None = None
+    callbacks: tuple[bytes, ...] = ()
+    callbacks_left_out: int = 0
 
 
 class Records:
@@ -60,7 +63,8 @@ class Records:
 
     Args:
         store: where it is kept.
-        settings: `state_ttl_s`, `publish_timeout_s` and `target_timeout_s` count.
+        settings: `max_result_bytes`, `state_ttl_s`, `publish_timeout_s` and `target_timeout_s`
+            count.
 
     Every method raises `StateUnavailable` when the store cannot be reached or is full.
     """
@@ -68,6 +72,7 @@ class Records:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._ttl_s = settings.state_ttl_s
+        self._callbacks_bytes = settings.max_result_bytes
         self._publishing_s = settings.publish_timeout_s + _PUBLISHING_SLACK_S
         self._quiet_s = _QUIET_S + _CALLS * settings.target_timeout_s
         self._changed = threading.Condition()
@@ -196,12 +201,14 @@ class Records:
         )
 
     def finish(
-        self, request_id: str, ending: str, answer: Mapping[str, object], attempts: int
+        self, request_id: str, ending: str, status: int, answer: bytes, attempts: int
     ) -> str:
-        """Note the target's answer, the data of its result event; return the ending that counts.
+        """Note the target's answer; return the ending that counts.
 
         Args:
             ending: `completed` or `failed`.
+            status: that the target answered.
+            answer: the data of its result event.
             attempts: how many calls it took; 0 when nobody knows.
         """
         times = self._times()
@@ -212,12 +219,12 @@ class Records:
                 times,
                 request_id=request_id,
                 ending=ending,
-                answer_status=cast("int", answer["status"]),
+                answer_status=status,
                 attempts=attempts,
             )
             return record, record.state
 
-        counts = self._store.change(request_id, step, answer=_json(answer))
+        counts = self._store.change(request_id, step, answer=answer)
         self._tell_waiting()
         return counts
 
@@ -256,12 +263,17 @@ class Records:
 
     def add_callback(self, request_id: str, event: Event) -> None:
         """Note what a target called back with; the same event delivered twice is noted once."""
-        fact = {
-            "receivedAt": rfc3339(self._store.now_ms()),
-            **readable(event.data or b"", event.attributes.get("datacontenttype", JSON)),
-        }
+        content_type = event.attributes.get("datacontenttype", JSON)
+        fact: dict[str, object] = {"receivedAt": rfc3339(self._store.now_ms())}
+        if event.data:
+            fact |= {"contentType": content_type, **readable(event.data, content_type)}
         self._store.add_callback(
-            request_id, event.id, _json(fact), limit=MAX_CALLBACKS, ttl_s=self._ttl_s
+            request_id,
+            event.id,
+            dumps(fact),
+            limit=MAX_CALLBACKS,
+            limit_bytes=self._callbacks_bytes,
+            ttl_s=self._ttl_s,
         )
 
     def read(self, request_id: str) -> Known | None:
@@ -294,8 +306,9 @@ class Records:
         return Known(
             record=record,
             status=status,
-            answer=None if whole.answer is None else json.loads(whole.answer),
-            callbacks=tuple(json.loads(fact) for fact in whole.callbacks),
+            answer=whole.answer,
+            callbacks=tuple(whole.callbacks),
+            callbacks_left_out=whole.callbacks_left_out,
         )
 
     def _times(self) -> Times:

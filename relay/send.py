@@ -12,14 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from relay import jsons, logs
+from relay import logs
 from relay.auth import Signatures, check_token
 from relay.broker import Broker
 from relay.client import TargetClient
 from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
 from relay.headers import HOPS, Headers, Preferences
-from relay.http import Request, Response, problem_of, read_body
+from relay.http import Request, Response, brokers_problem, problem_of, read_body
+from relay.jsons import BOM
 from relay.outcomes import Outcomes, target_callback_event
 from relay.problems import (
     InvalidRequest,
@@ -29,7 +30,7 @@ from relay.problems import (
     StateUnavailable,
 )
 from relay.records import Records, with_round
-from relay.results import as_response
+from relay.results import Result
 from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
 from relay.store import open_store
@@ -44,6 +45,9 @@ _SCHEMAS: Final = Path(__file__).with_name("schemas")
 # nothing.
 _GUARDED: Final = frozenset({"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry"})
 
+# What the Broker calls.
+_BROKERS: Final = frozenset({"/event/callback", "/event/dead-letter"})
+
 Handler = Callable[[Request], Response]
 
 
@@ -51,7 +55,7 @@ class Send:
     """The HTTP function.
 
     Args:
-        settings: all of them count, but `max_result_bytes`.
+        settings: all of them count.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -87,6 +91,10 @@ class Send:
             return self._handler(request)(request)
         except RelayError as exc:
             logs.refused(exc)
+            if request.path in _BROKERS:
+                return brokers_problem(
+                    exc.status, exc.detail, headers=exc.headers, members=exc.members
+                )
             return problem_of(exc)
 
     def _handler(self, request: Request) -> Handler:
@@ -136,7 +144,7 @@ class Send:
             )
         method = envelope.method or request.method
         if Preferences.from_header(request.headers.get("prefer")).respond_async:
-            return self._respond_async(request, data, method)
+            return self._respond_async(request, data, envelope)
         if envelope.callback is not None:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
         longest_s = self._settings.target_timeout_s
@@ -158,11 +166,11 @@ class Send:
         # A caller who does not read has no more time than a target that does not answer.
         return Response(status=answer.status, headers=headers, body=answer, until=until)
 
-    def _respond_async(self, request: Request, data: bytes, method: str) -> Response:
+    def _respond_async(self, request: Request, data: bytes, envelope: Envelope) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""
-        value = jsons.loads(data)
-        assert isinstance(value, dict)  # noqa: S101 - it has been read as an envelope
-        data = json.dumps(value | {"method": method}).encode("ascii")
+        if envelope.method is None:
+            _, brace, members = data.partition(b"{")
+            data = brace + b'"method":"%b",' % request.method.encode("ascii") + members
         accepted = self._accept(request, data, self._envelope(data))
         return accepted_answer(accepted, ("Preference-Applied", "respond-async"))
 
@@ -179,9 +187,10 @@ class Send:
             known = None
         finally:
             self._waiting.release()
-        if known is None or known.answer is None or "truncated" in known.answer:
+        answer = None if known is None or known.answer is None else Result.from_json(known.answer)
+        if answer is None or answer.reason is not None:
             return accepted_answer(replace(accepted, known=known or accepted.known), applied)
-        response = as_response(known.answer)
+        response = answer.to_response()
         return replace(response, headers=(*response.headers, applied))
 
     def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Accepted:
@@ -210,12 +219,12 @@ class Send:
         except StateUnavailable as exc:
             # The event has all that is promised; the record only tells of it.
             log.warning("the request is accepted without a record: %s", exc.detail)
-            self._publish(request, event, callback_in(data))
+            self._publish(request, event, callback_in(data), is_request=True)
             return Accepted(id=request_id, known=None)
         if is_mine:
             with self._records.publishing(known.record):
                 event = with_round(event, known.record.round)
-                self._publish(request, event, callback_in(data))
+                self._publish(request, event, callback_in(data), is_request=True)
         return Accepted(id=request_id, known=known)
 
     def _callback(self, request: Request) -> Response:
@@ -223,9 +232,9 @@ class Send:
 
         The answer has no body, or is an event: the Broker takes any other for a failure.
         """
-        body = self._body(request)
         if self._outcomes.is_own(request.headers.get("ce-type")):
-            return self._outcomes.take(Event.from_http(request.headers, body))
+            return self._outcomes.take(Event.from_http(request.headers, self._delivery(request)))
+        body = read_body(request, self._settings.max_body_bytes)
         self._signatures.verify(request.headers, body)
         event = target_callback_event(
             request,
@@ -239,11 +248,15 @@ class Send:
         return Response.empty(202)
 
     def _dead_letter(self, request: Request) -> Response:
-        self._outcomes.take_dead_letter(Event.from_http(request.headers, self._body(request)))
+        self._outcomes.take_dead_letter(request.headers, self._delivery(request))
         return Response.empty(202)
 
     def _body(self, request: Request) -> bytes:
-        return read_body(request.stream, request.content_length, self._settings.max_body_bytes)
+        return read_body(request, self._settings.max_body_bytes).removeprefix(BOM)
+
+    def _delivery(self, request: Request) -> bytes:
+        limit_bytes = self._settings.max_delivery_bytes
+        return read_body(request, limit_bytes, setting="2 * MAX_EVENT_BYTES")
 
     def _envelope(self, data: bytes) -> Envelope:
         envelope = Envelope.from_json(data)
@@ -252,11 +265,13 @@ class Send:
             raise InvalidRequest("timeout", f"must be at most {longest_s:g} s (TARGET_TIMEOUT_S)")
         return envelope
 
-    def _publish(self, request: Request, event: Event, callback: object = None) -> None:
+    def _publish(
+        self, request: Request, event: Event, callback: object = None, *, is_request: bool = False
+    ) -> None:
         trace = _trace(request)
         attributes = {**event.attributes, **dict(trace)}
         event = self._signatures.stamp(replace(event, attributes=attributes), callback)
-        self._broker.publish(event, trace=trace)
+        self._broker.publish(event, trace=trace, is_request=is_request)
 
 
 def _trace(request: Request) -> Headers:

@@ -87,7 +87,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _await(self, conn: Connection, already: bytes = b"") -> None:
         """Gather the next request of a connection."""
-        conn.inbox.arrival = Arrival(self.settings.max_body_bytes)
+        settings = self.settings
+        largest = max(settings.max_body_bytes, settings.max_delivery_bytes)  # the function refuses
+        conn.inbox.arrival = Arrival(largest)
         conn.timeout = time.monotonic() + self.settings.request_timeout_s
         conn.sock.setblocking(False)
         self._arriving[conn] = None

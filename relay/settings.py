@@ -32,6 +32,8 @@ _REDIS = re.compile(
 # Standard Webhooks, "Signature scheme": between 24 and 64 bytes.
 _MIN_SECRET_BYTES: Final = 24
 _MIN_TOKEN_CHARACTERS: Final = 16
+# Attributes, the usual headers of an answer, and the envelope of the callback that brings it.
+_AROUND_RESULT_BYTES: Final = 64 * 1024
 
 
 class InvalidSetting(ValueError):
@@ -233,6 +235,7 @@ class Settings:
     request_timeout_s: float = _setting(
         30.0, _seconds, "for a request to arrive, and for an answer to be read"
     )
+    max_event_bytes: int = _setting(1_000_000, _count, "the largest event that is written")
     max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
     state_url: str = _setting(
         "memory://", _state_url, "where what became of requests is kept", secret=True
@@ -267,4 +270,24 @@ class Settings:
                     values[each.name] = each.metadata["parse"](env[name])
                 except InvalidSetting as exc:
                     raise InvalidSetting(f"{name} {exc}") from exc.__cause__
-        return cls(**values)
+        settings = cls(**values)
+        settings._check_sizes()
+        return settings
+
+    @property
+    def max_delivery_bytes(self) -> int:
+        """Return the largest body with an event in it that is read.
+
+        In structured mode base64 and what stands around it make more of an event.
+        """
+        return 2 * self.max_event_bytes
+
+    def _check_sizes(self) -> None:
+        """Refuse a result that an event cannot hold; base64 makes four bytes of three."""
+        largest = (self.max_event_bytes - _AROUND_RESULT_BYTES) // 4 * 3
+        if self.max_result_bytes > largest:
+            raise InvalidSetting(
+                f"MAX_RESULT_BYTES must be at most {max(largest, 0)}:"
+                f" MAX_EVENT_BYTES is {self.max_event_bytes}, of which attributes and headers take"
+                f" up to {_AROUND_RESULT_BYTES}, and base64 makes four bytes of three"
+            )

@@ -13,6 +13,7 @@ from relay.broker import Broker
 from relay.envelope import callback_in
 from relay.events import DEAD, JSON, RESULTS
 from relay.http import Request, Response
+from relay.jsons import Raw, dumps
 from relay.lifecycle import ACCEPTED, UNKNOWN
 from relay.problems import InvalidRequest, NotFound
 from relay.records import Known, Records, rfc3339
@@ -69,13 +70,15 @@ def describe(known: Known) -> dict[str, object]:
     if known.status in (*RESULTS, DEAD) and record.finished_ms is not None:
         document["finishedAt"] = rfc3339(record.finished_ms)
     if known.answer is not None:
-        document["answer"] = known.answer
+        document["answer"] = Raw(known.answer)
     elif known.status in RESULTS:
         document["answerDropped"] = True
     if known.status == DEAD and record.reason is not None:
         document["reason"] = json.loads(record.reason)
     if known.callbacks:
-        document["callbacks"] = list(known.callbacks)
+        document["callbacks"] = [Raw(callback) for callback in known.callbacks]
+    if known.callbacks_left_out:
+        document["callbacksLeftOut"] = known.callbacks_left_out
     document["expiresAt"] = rfc3339(record.expires_ms)
     document["statusURL"] = status_url(record.id)
     if known.status == UNKNOWN:
@@ -102,7 +105,7 @@ class Status:
         if parse_qs(request.query).get("status") != [DEAD]:
             raise InvalidRequest("status", "in the query must be dead; no other list is kept")
         requests = [describe(known) for known in self._records.newest_dead()]
-        body = json.dumps({"requests": requests}).encode()
+        body = dumps({"requests": requests})
         return Response.whole(200, body, content_type=JSON)
 
     def read(self, request: Request) -> Response:
@@ -134,7 +137,7 @@ def _answer(
     """Answer with what is known; while a request is open, say when to ask again."""
     if status_of_request == ACCEPTED:
         headers += (("Retry-After", str(_ASK_AGAIN_S)),)
-    body = json.dumps(document).encode()
+    body = dumps(document)
     return Response.whole(status, body, content_type=JSON, headers=headers)
 
 

@@ -104,11 +104,13 @@ class Whole:
     Args:
         answer: None when there is none, or no longer.
         callbacks: the oldest first.
+        callbacks_left_out: how many came and are not kept.
     """
 
     record: Record
     answer: bytes | None
     callbacks: Sequence[bytes]
+    callbacks_left_out: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,9 +210,20 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def add_callback(
-        self, request_id: str, event_id: str, fact: bytes, *, limit: int, ttl_s: int
+        self,
+        request_id: str,
+        event_id: str,
+        fact: bytes,
+        *,
+        limit: int,
+        limit_bytes: int,
+        ttl_s: int,
     ) -> None:
-        """Keep a target's callback, unless its event is known or there are `limit` of them."""
+        """Keep a target's callback, unless its event is known; only count what is too much.
+
+        Args:
+            limit, limit_bytes: how many of one request are kept, and how large they are together.
+        """
 
     @abc.abstractmethod
     def use_once(self, key: str, user: str, ttl_s: int) -> bool:

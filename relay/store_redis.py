@@ -3,7 +3,8 @@
 The keys, each with an expiry:
 
     relay:request:ID      hash: version, record (JSON), answer, event
-    relay:callbacks:ID    hash: the target's callbacks by the ids of their events
+    relay:callbacks:ID    hash: the target's callbacks by the ids of their events; under no id, how
+                          many are not kept
     relay:used:KEY        who has used it
     relay:dead            sorted set: the ids of dead requests, by the time of death
     relay:answers         sorted set: SIZE:ID of each answer, by the time it came
@@ -103,12 +104,23 @@ end
 return 1
 """
 
-# KEYS callbacks; ARGV event id, fact, limit, expiry in ms.
+# KEYS callbacks; ARGV event id, fact, limit, limit in bytes, expiry in ms.
 _ADD_CALLBACK: Final = """
-if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
-local added = redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return added
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 0 end
+local count, size = 0, #ARGV[2]
+for _, event in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if event ~= '' then
+        count, size = count + 1, size + redis.call('HSTRLEN', KEYS[1], event)
+    end
+end
+local fits = count < tonumber(ARGV[3]) and size <= tonumber(ARGV[4])
+if fits then
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+else
+    redis.call('HINCRBY', KEYS[1], '', 1)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+return fits and 1 or 0
 """
 
 # KEYS used; ARGV user.
@@ -164,14 +176,22 @@ class RedisStore(Store):
         return [record for record in found if record.state == DEAD and self._unless_expired(record)]
 
     def add_callback(
-        self, request_id: str, event_id: str, fact: bytes, *, limit: int, ttl_s: int
+        self,
+        request_id: str,
+        event_id: str,
+        fact: bytes,
+        *,
+        limit: int,
+        limit_bytes: int,
+        ttl_s: int,
     ) -> None:
+        numbered = b"%d:%s" % (time.time_ns(), fact)
         with _told():
             self._or_make_room(
                 len(fact),
                 lambda: self._add_callback_script(
                     keys=[_callbacks(request_id)],
-                    args=[event_id, b"%d:%s" % (time.time_ns(), fact), limit, ttl_s * 1000],
+                    args=[event_id, numbered, limit, limit_bytes, ttl_s * 1000],
                 ),
             )
 
@@ -201,15 +221,17 @@ class RedisStore(Store):
         with _told():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hmget(_request(request_id), ["record", "answer"])
-            pipeline.hvals(_callbacks(request_id))
+            pipeline.hgetall(_callbacks(request_id))
             (record, answer), callbacks = pipeline.execute()
         if record is None:
             return None
-        numbered = (callback.split(b":", 1) for callback in callbacks)
+        left_out = int(callbacks.pop(b"", 0))
+        numbered = (callback.split(b":", 1) for callback in callbacks.values())
         return Whole(
             record=Record.from_json(record),
             answer=answer,
             callbacks=[fact for _, fact in sorted(numbered, key=lambda each: int(each[0]))],
+            callbacks_left_out=left_out,
         )
 
     def _write(self, write: Write) -> bool:

@@ -69,6 +69,9 @@ CREATE TABLE IF NOT EXISTS used (
 CREATE INDEX IF NOT EXISTS used_expiry ON used (expires_ms);
 """
 
+# The event of a row whose number counts the callbacks that are not kept.
+_LEFT_OUT: Final = ""
+
 _PUT: Final = """
 INSERT OR REPLACE INTO requests
     (id, version, state, target, accepted_ms, finished_ms, expires_ms, answer, record)
@@ -112,20 +115,37 @@ class SQLiteStore(Store):
         return [Record.from_json(row[0]) for row in rows]
 
     def add_callback(
-        self, request_id: str, event_id: str, fact: bytes, *, limit: int, ttl_s: int
+        self,
+        request_id: str,
+        event_id: str,
+        fact: bytes,
+        *,
+        limit: int,
+        limit_bytes: int,
+        ttl_s: int,
     ) -> None:
         now_ms = self.now_ms()
+        expires_ms = now_ms + ttl_s * 1000
         with self._writing() as db:
-            (count,) = db.execute(
-                "SELECT count(*) FROM callbacks WHERE request = ? AND expires_ms > ?",
-                (request_id, now_ms),
+            count, size_bytes, is_known = db.execute(
+                "SELECT count(*), total(length(fact)), total(event = ?) FROM callbacks"
+                " WHERE request = ? AND event != ? AND expires_ms > ?",
+                (event_id, request_id, _LEFT_OUT, now_ms),
             ).fetchone()
-            if count < limit:
+            if is_known:
+                return
+            if count < limit and size_bytes + len(fact) <= limit_bytes:
                 db.execute(
-                    "INSERT OR IGNORE INTO callbacks VALUES (?, ?, ?, ?, ?)",
-                    (request_id, event_id, count, fact, now_ms + ttl_s * 1000),
+                    "INSERT OR REPLACE INTO callbacks VALUES (?, ?, ?, ?, ?)",
+                    (request_id, event_id, count, fact, expires_ms),
                 )
                 self._make_room(db)
+            else:
+                db.execute(
+                    "INSERT INTO callbacks VALUES (?, ?, 1, ?, ?)"
+                    " ON CONFLICT DO UPDATE SET number = number + 1",
+                    (request_id, _LEFT_OUT, b"", expires_ms),
+                )
 
     def use_once(self, key: str, user: str, ttl_s: int) -> bool:
         now_ms = self.now_ms()
@@ -184,14 +204,16 @@ class SQLiteStore(Store):
                 (request_id,),
             ).fetchone()
             callbacks = db.execute(
-                "SELECT fact FROM callbacks WHERE request = ? ORDER BY number", (request_id,)
+                "SELECT event, number, fact FROM callbacks WHERE request = ? ORDER BY number",
+                (request_id,),
             ).fetchall()
         if row is None:
             return None
         return Whole(
             record=Record.from_json(row[0]),
             answer=row[1],
-            callbacks=[callback[0] for callback in callbacks],
+            callbacks=[fact for event, _, fact in callbacks if event != _LEFT_OUT],
+            callbacks_left_out=sum(number for event, number, _ in callbacks if event == _LEFT_OUT),
         )
 
     def _write(self, write: Write) -> bool:

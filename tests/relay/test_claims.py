@@ -180,6 +180,7 @@ def test_an_answer_that_is_not_kept_is_still_an_answer(target: Peer, tmp_path: P
         "status": 404,
         "headers": {},
         "truncated": True,
+        "truncatedReason": "the answer is no longer kept",
         "callback": {"url": "http://127.0.0.1:9/told"},
     }
     assert len(target.requests) == 12

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import gzip
 import importlib
 import json
 import re
@@ -32,7 +33,7 @@ from relay.headers import Preferences, end_to_end, parse_headers, retry_after_s,
 from relay.http import Request, read_body
 from relay.outcomes import reason_of, target_callback_event
 from relay.problems import RelayError
-from relay.results import parse_result
+from relay.results import Result
 from relay.tracing import hops_of, trace_context
 from relay.urls import parse_target
 from tests.support.processes import REPOSITORY
@@ -91,9 +92,24 @@ def arrive(raw: bytes, size: int) -> Arrival:
     return arrival
 
 
+def envelope(fields: dict[str, object]) -> Envelope:
+    return Envelope.from_json(json.dumps({"targetURL": "http://a.test", **fields}).encode())
+
+
+def body(raw: bytes, **headers: str) -> bytes:
+    request = Request(
+        method="POST",
+        path="/",
+        query="",
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        stream=Slowly(raw),
+        content_length=None,
+    )
+    return read_body(request, MEGABYTE * 8)
+
+
 POST = b"POST / HTTP/1.1\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-TARGET = {"targetURL": "http://a.test"}
 
 READERS: dict[str, Callable[[str], object]] = {
     "Prefer": Preferences.from_header,
@@ -118,10 +134,10 @@ READERS: dict[str, Callable[[str], object]] = {
     "headers, a value": lambda text: parse_headers({"A": text}, field="headers"),
     "headers, a name": lambda text: parse_headers({text: "1"}, field="headers"),
     "envelope": lambda text: Envelope.from_json(text.encode()),
-    "envelope, a field": lambda text: Envelope.from_object({**TARGET, text: 1}),
-    "envelope, a body": lambda text: Envelope.from_object({**TARGET, "body": text}),
-    "envelope, bodyBase64": lambda text: Envelope.from_object({**TARGET, "bodyBase64": text}),
-    "envelope, a callback": lambda text: Envelope.from_object({**TARGET, "callback": {text: 1}}),
+    "envelope, a field": lambda text: envelope({text: 1}),
+    "envelope, a body": lambda text: envelope({"body": text}),
+    "envelope, bodyBase64": lambda text: envelope({"bodyBase64": text}),
+    "envelope, a callback": lambda text: envelope({"callback": {text: 1}}),
     "event in headers": lambda text: Event.from_http(binary(text), text.encode()),
     "event in JSON": lambda text: Event.from_http({"content-type": STRUCTURED}, text.encode()),
     "event in JSON, an attribute": lambda text: Event.from_http(
@@ -130,7 +146,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "event in JSON, its data": lambda text: Event.from_http(
         {"content-type": STRUCTURED}, structured("data", [text])
     ),
-    "result": lambda text: parse_result(text.encode()),
+    "result": lambda text: Result.from_json(text.encode()),
     "dead letter": lambda text: reason_of(
         Event(attributes={"knativeerrorcode": text, "knativeerrordata": text})
     ),
@@ -138,7 +154,8 @@ READERS: dict[str, Callable[[str], object]] = {
     "callback, JSON": lambda text: callback("application/json", "", text),
     "callback, a form": lambda text: callback("application/x-www-form-urlencoded", "", text),
     "callback, an event": lambda text: callback(STRUCTURED, "", text),
-    "body": lambda text: read_body(Slowly(text.encode()), None, MEGABYTE * 8),
+    "body": lambda text: body(text.encode()),
+    "body, gzip": lambda text: body(gzip.compress(text.encode()), content_encoding="gzip"),
     "head": lambda text: arrive(POST + text.encode("latin-1", "replace"), 100),
     "body that arrives": lambda text: arrive(
         POST + b"Content-Length: %d\r\n\r\n%s" % (len(text), text.encode()), 100
@@ -155,8 +172,8 @@ READERS: dict[str, Callable[[str], object]] = {
 # The others, by the size of what is made.
 SHAPES: dict[str, Callable[[int], object]] = {
     "JSON members": lambda size: jsons.loads(json.dumps(names(size)).encode()),
-    "envelope, headers": lambda size: Envelope.from_object({**TARGET, "headers": names(size)}),
-    "result, headers": lambda size: parse_result(
+    "envelope, headers": lambda size: envelope({"headers": names(size)}),
+    "result, headers": lambda size: Result.from_json(
         json.dumps({"status": 200, "headers": {"A": [*names(size)]}}).encode()
     ),
     "callback, ids": lambda size: callback("text/plain", "&".join(["id=a"] * (size // 5)), ""),
@@ -168,6 +185,9 @@ SHAPES: dict[str, Callable[[int], object]] = {
     ),
     "local Broker, attributes": lambda size: Event.from_http(
         {"content-type": STRUCTURED}, json.dumps(EVENT | names(size)).encode(), KNATIVE
+    ),
+    "body, gzip members": lambda size: body(
+        gzip.compress(b"") * (size // 20), content_encoding="gzip"
     ),
     "head, lines": lambda size: arrive(POST + b"X: 1\r\n" * (size // 6), 100),
     "chunks": lambda size: arrive(CHUNKED + b"1\r\nx\r\n" * (size // 6), 100),

@@ -186,7 +186,7 @@ def test_after_death_the_same_envelope_is_a_retry(send: Function, broker: Peer) 
 
 def test_what_was_not_published_may_be_sent_again(send: Function, broker: Peer) -> None:
     """It leaves nothing behind, so that even another request may have the key."""
-    broker.default = answer_of(404)
+    broker.default = answer_of(408)
     refused = post(send, "refused", path="/a")
     broker.default = peers.ACCEPTED
 
@@ -216,7 +216,7 @@ def test_a_repeat_that_is_not_published_takes_nothing_back(send: Function, broke
     """The first one may be on its way all the same, with its callback."""
     broker.default = answer_of(500)
     post(send, "kept", path="/a", callback=CALLBACK)
-    broker.default = answer_of(404)
+    broker.default = answer_of(408)
     second = post(send, "kept", path="/a", callback=CALLBACK)
 
     assert (second.status, second.json()["published"]) == (503, "no")
@@ -228,7 +228,7 @@ def test_a_repeat_that_is_not_published_takes_nothing_back(send: Function, broke
 def test_a_repeat_while_the_broker_is_away_loses_no_callback(send: Function, broker: Peer) -> None:
     """As the documents advise, a caller repeats; the request is there, and its callback too."""
     post(send, "away", path="/a", callback=CALLBACK)
-    broker.default = answer_of(404)
+    broker.default = answer_of(408)
 
     again = post(send, "away", path="/a", callback=CALLBACK)
 

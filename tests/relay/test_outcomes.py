@@ -20,7 +20,6 @@ TYPE = "dev.knative.samples.t2"
 RESULT = {"status": 200, "headers": {}, "body": "done"}
 STATUS = "status must be a number from 200 to 599"
 HEADERS = "headers must be an object of lists of strings"
-SURROGATE = "body must not have a lone surrogate in it"
 BASE64 = "bodyBase64 must be base64 (RFC 4648 section 4)"
 
 
@@ -85,7 +84,6 @@ def test_a_result_is_noted_wherever_it_comes_in(send: Function, path: str) -> No
                 ({"status": 200, "headers": []}, HEADERS),
                 ({"status": 200, "headers": {"A": "b"}}, HEADERS),
                 ({"status": 200, "headers": {"A": [1]}}, HEADERS),
-                (RESULT | {"body": "\ud800"}, SURROGATE),
                 (RESULT | {"bodyBase64": "!"}, BASE64),
                 (RESULT | {"bodyBase64": None}, BASE64),
             )
@@ -129,7 +127,8 @@ def test_a_made_up_result_cannot_break_the_answer_to_who_waits(send: Function) -
             "X B": ["1"],
             "Transfer-Encoding": ["chunked"],
             "Content-Length": ["99"],
-        }
+        },
+        "body": "done\ud800",  # half of a character
     }
     body = json.dumps({"targetURL": "http://127.0.0.1:1"})
     headers = {"Idempotency-Key": "r3", "Prefer": "wait=20"}
@@ -141,10 +140,10 @@ def test_a_made_up_result_cannot_break_the_answer_to_who_waits(send: Function) -
             assert came.status == 202
         answer = waiting.result()
 
-    assert (answer.status, answer.body) == (200, b"done")
+    assert (answer.status, answer.body) == (200, b"done?")
     assert answer.all("X-A") == ["2"]
     assert answer.all("X-Evil") == answer.all("X B") == answer.all("Transfer-Encoding") == []
-    assert answer.all("Content-Length") == ["4"]
+    assert answer.all("Content-Length") == ["5"]
 
 
 def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:
@@ -164,7 +163,7 @@ def test_a_dead_letter_is_an_event_of_the_relays(send: Function, event_type: str
     answer = deliver(send, "/event/dead-letter", event_type, {}, id="forged", source="/somebody")
 
     detail = "ce-type must be that of a request or a result of this relay"
-    assert (answer.status, answer.json()["detail"]) == (400, detail)
+    assert (answer.status, answer.json()["detail"]) == (403, detail)
     assert call("GET", f"{send.url}/async/forged").status == 404
 
 

@@ -335,7 +335,7 @@ class TestCalls:
 
         [received] = target.requests
         assert (received.method, received.target) == ("PUT", "/call?a=b")
-        assert received.body == b'{"b":null}'
+        assert received.body == b'{"b": null}'
         assert dict(received.headers) == {
             "Host": f"127.0.0.1:{target.port}",
             "User-Agent": "knative-relay",
@@ -346,7 +346,7 @@ class TestCalls:
             "Idempotency-Key": "order-18",
             "traceparent": PARENT,
             "tracestate": "a=1",
-            "Content-Length": "10",
+            "Content-Length": "11",
         }
 
     def test_post_is_the_default(self, receive: Function, target: Peer) -> None:
@@ -528,12 +528,12 @@ class TestPoison:
         assert answer.status == 200
 
     def test_an_event_that_is_too_large(self, receive: Function) -> None:
-        """An event over MAX_BODY_BYTES is put aside too."""
-        answer = deliver(receive, b" " * 2_000_000)
+        """An event that is larger than any of the relay's own is put aside too."""
+        answer = deliver(receive, b" " * 2_000_001)
 
         assert answer.status == 400
         assert problem_of(answer)["detail"] == (
-            "the body is larger than 1048576 bytes (MAX_BODY_BYTES)"
+            "the body is larger than 2000000 bytes (2 * MAX_EVENT_BYTES)"
         )
 
     @given(st.text(max_size=2000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from relay.events import Event
+from relay.jsons import dumps
 from relay.lifecycle import Attempt
 from relay.problems import BrokerUnavailable, Conflict, StateUnavailable, TooLarge
 from relay.records import DEAD_LISTED, MAX_CALLBACKS, Known, Records
@@ -22,7 +24,7 @@ from relay.store import open_store
 from tests.support.processes import free_port
 from tests.support.stores import KINDS, Clock, opened, store_url
 
-ANSWER: dict[str, object] = {"status": 200, "headers": {}, "body": "done"}
+ANSWER = b'{"status":200,"headers":{},"body":"done"}'
 REASON: dict[str, object] = {"code": 503, "detail": "the target answered 503", "attempts": 6}
 REQUEST = Event(
     attributes={
@@ -99,7 +101,8 @@ def callback(event_id: str) -> Event:
 def document(records: Records, request_id: str) -> dict[str, object]:
     known = records.read(request_id)
     assert known is not None
-    return describe(known)
+    value: dict[str, object] = json.loads(dumps(describe(known)))
+    return value
 
 
 def test_a_callback_alone_makes_no_request(records: Records, request_id: str) -> None:
@@ -139,7 +142,7 @@ def test_no_order_of_arrival_loses_a_fact(
     """Whichever way round facts come in, the request is completed."""
     facts: list[Callable[[], object]] = [
         lambda: claim_unless_done(records, request_id),
-        lambda: records.finish(request_id, "completed", ANSWER, 2),
+        lambda: records.finish(request_id, "completed", 200, ANSWER, 2),
         lambda: records.add_callback(request_id, callback("c1")),
         lambda: die(records, request_id),
     ]
@@ -148,7 +151,7 @@ def test_no_order_of_arrival_loses_a_fact(
 
     known = document(records, request_id)
 
-    assert (known["status"], known["answer"]) == ("completed", ANSWER)
+    assert (known["status"], known["answer"]) == ("completed", json.loads(ANSWER))
     assert [entry["body"] for entry in known["callbacks"]] == [{"n": 1}]  # type: ignore[attr-defined]
     assert "reason" not in known
 
@@ -164,7 +167,49 @@ def test_callbacks_are_noted_once_and_bounded(records: Records, request_id: str)
         records.add_callback(request_id, callback(f"c{number // 2}"))
         records.add_callback(request_id, callback(f"c{number}"))
 
-    assert len(document(records, request_id)["callbacks"]) == MAX_CALLBACKS  # type: ignore[arg-type]
+    known = document(records, request_id)
+    assert len(known["callbacks"]) == MAX_CALLBACKS  # type: ignore[arg-type]
+    assert known["callbacksLeftOut"] >= 5  # type: ignore[operator]
+
+
+def test_large_callbacks_are_bounded_together(records: Records, request_id: str) -> None:
+    """A reader gets no more than MAX_RESULT_BYTES of them, and how many more there were."""
+    accept(records, request_id)
+    big = json.dumps("x" * 150_000).encode()
+    for event_id, data in (("c1", big), ("c2", big), ("c3", b"1"), ("c1", big), ("c4", big)):
+        records.add_callback(request_id, replace(callback(event_id), data=data))
+
+    known = document(records, request_id)
+
+    assert [len(str(each["body"])) for each in known["callbacks"]] == [150_000, 1]  # type: ignore[attr-defined]
+    assert known["callbacksLeftOut"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data", "shown"),
+    [
+        pytest.param("text/plain; charset=utf-16", "Mü".encode("utf-16"), "Mü", id="UTF-16"),
+        pytest.param("text/plain;charset=ISO-8859-1", b"M\xfc", "Mü", id="Latin-1"),
+        pytest.param(
+            'application/json; charset="iso-8859-1"', b'{"a":"\xfc"}', {"a": "ü"}, id="JSON"
+        ),
+        pytest.param("multipart/form-data; boundary=xyz", b"--xyz--", "--xyz--", id="multipart"),
+    ],
+)
+def test_a_callback_is_shown_by_its_charset(
+    records: Records, request_id: str, content_type: str, data: bytes, shown: object
+) -> None:
+    """It has its Content-Type beside it, with the boundary of a multipart one."""
+    accept(records, request_id)
+    event = callback("c1")
+    attributes = {**event.attributes, "datacontenttype": content_type}
+    records.add_callback(request_id, replace(event, attributes=attributes, data=data))
+
+    known = document(records, request_id)
+
+    assert [(each["contentType"], each["body"]) for each in known["callbacks"]] == [  # type: ignore[attr-defined]
+        (content_type, shown)
+    ]
 
 
 def test_a_dead_request_says_why_but_not_what(records: Records, request_id: str) -> None:
@@ -253,7 +298,7 @@ def test_the_newest_dead_are_listed(records: Records, clock: Clock) -> None:
     for number in range(DEAD_LISTED + 20):
         clock.now_s += 1
         die(records, f"dead{number}")
-    records.finish("dead118", "completed", ANSWER, 1)
+    records.finish("dead118", "completed", 200, ANSWER, 1)
 
     listed = [known.record.id for known in records.newest_dead()]
 
@@ -267,8 +312,8 @@ def test_an_answer_that_is_dropped_is_told(url: str, clock: Clock) -> None:
         records = Records(store, Settings(state_ttl_s=3600))
         for number in range(20):
             clock.now_s += 1
-            big = ANSWER | {"body": "x" * 100_000}
-            records.finish(f"big{number}", "completed", big, 1)
+            big = ANSWER.replace(b"done", b"x" * 100_000)
+            records.finish(f"big{number}", "completed", 200, big, 1)
 
         known = document(records, "big0")
 
@@ -293,7 +338,7 @@ def test_a_request_is_kept_from_its_end(records: Records, request_id: str, clock
     clock.now_s += 3000
     claim(records, request_id)
     clock.now_s += 3000
-    records.finish(request_id, "completed", ANSWER, 1)
+    records.finish(request_id, "completed", 200, ANSWER, 1)
     clock.now_s += 3599
 
     assert document(records, request_id)["status"] == "completed"
@@ -304,7 +349,7 @@ def test_a_request_is_kept_from_its_end(records: Records, request_id: str, clock
 def test_waiting_ends_with_the_result(records: Records, request_id: str) -> None:
     """Who waits is told at once, not at the end of the time."""
     accept(records, request_id)
-    timer = threading.Timer(0.1, records.finish, (request_id, "failed", ANSWER, 1))
+    timer = threading.Timer(0.1, records.finish, (request_id, "failed", 200, ANSWER, 1))
     timer.start()
 
     known = records.wait(request_id, 30)

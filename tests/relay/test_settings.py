@@ -41,6 +41,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         "TARGET_CONNECT_TIMEOUT_S",
         "PUBLISH_TIMEOUT_S",
         "MAX_BODY_BYTES",
+        "MAX_EVENT_BYTES",
         "MAX_RESULT_BYTES",
         "TARGET_CA_CERTS",
         "TARGET_CLIENT_CERT",
@@ -75,6 +76,7 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
             "TARGET_CONNECT_TIMEOUT_S": "1",
             "PUBLISH_TIMEOUT_S": "3",
             "MAX_BODY_BYTES": "10",
+            "MAX_EVENT_BYTES": "100000",
             "MAX_RESULT_BYTES": "11",
             "TARGET_CA_CERTS": certificate,
             "TARGET_CLIENT_CERT": str(key_and_certificate),
@@ -102,6 +104,7 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
     assert settings.target_connect_timeout_s == 1.0
     assert settings.publish_timeout_s == 3.0
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
+    assert settings.max_event_bytes == 100_000
     assert settings.target_ca_certs == certificate
     assert settings.target_client_cert == (str(key_and_certificate), str(key_and_certificate))
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
@@ -228,6 +231,32 @@ def test_a_bad_value_stops_the_start(name: str, value: str, message: str | None)
         assert str(caught.value).startswith(f"{name} is not JSON: ")
     else:
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("sizes", "largest"),
+    [
+        pytest.param({"MAX_RESULT_BYTES": "900000"}, 700_848, id="no room for base64"),
+        pytest.param({"MAX_RESULT_BYTES": "700849"}, 700_848, id="one byte"),
+        pytest.param({"MAX_EVENT_BYTES": "400000"}, 250_848, id="the default is too much"),
+        pytest.param({"MAX_EVENT_BYTES": "1000", "MAX_RESULT_BYTES": "1"}, 0, id="no room at all"),
+    ],
+)
+def test_a_result_that_no_event_can_hold(sizes: dict[str, str], largest: int) -> None:
+    """Sizes that contradict each other stop the start, and the error says what would be right."""
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env(sizes)
+
+    assert str(caught.value) == (
+        f"MAX_RESULT_BYTES must be at most {largest}: MAX_EVENT_BYTES is"
+        f" {sizes.get('MAX_EVENT_BYTES', '1000000')}, of which attributes and headers take up to"
+        " 65536, and base64 makes four bytes of three"
+    )
+
+
+def test_the_largest_result_that_fits() -> None:
+    """Exactly what the error names is taken."""
+    assert Settings.from_env({"MAX_RESULT_BYTES": "700848"}).max_result_bytes == 700_848
 
 
 def test_certificates_from_a_file(tmp_path: Path) -> None:

@@ -186,18 +186,21 @@ def test_the_newest_dead_are_listed(store: Store, clock: Clock) -> None:
 
 
 def test_callbacks_are_kept_once_in_their_order(store: Store) -> None:
-    """The same event counts once, and there is a limit; other requests have none of them."""
+    """The same event counts once, what is too much is counted; other requests have none of them."""
     put(store, "a")
     put(store, "b")
+    store.add_callback("a", "large", b"x" * 100, limit=3, limit_bytes=99, ttl_s=60)
     for number in (2, 1, 2, 3, 4):
-        store.add_callback("a", f"e{number}", b"%d" % number, limit=3, ttl_s=60)
+        store.add_callback("a", f"e{number}", b"%d" % number, limit=3, limit_bytes=99, ttl_s=60)
 
     whole, other = store.read("a"), store.read("b")
 
     assert whole is not None
     assert other is not None
     assert list(whole.callbacks) == [b"2", b"1", b"3"]
+    assert whole.callbacks_left_out == 2
     assert list(other.callbacks) == []
+    assert other.callbacks_left_out == 0
 
 
 def test_a_key_is_used_once(store: Store, clock: Clock) -> None:
@@ -296,7 +299,7 @@ def test_a_store_that_is_away_is_an_error(kind: str, tmp_path: Path) -> None:
             lambda: store.newest_dead(1),
             lambda: put(store, "a"),
             lambda: delete(store, "a"),
-            lambda: store.add_callback("a", "e", b"", limit=1, ttl_s=1),
+            lambda: store.add_callback("a", "e", b"", limit=1, limit_bytes=1, ttl_s=1),
             lambda: store.use_once("a", "me", 1),
             lambda: store.unuse("a", "me"),
         )
@@ -384,7 +387,7 @@ def test_everything_in_redis_expires(tmp_path: Path, clock: Clock) -> None:
         put(store, "open")
         put(store, "dead", state=DEAD, event=b"e")
         put(store, "done", state=COMPLETED, answer=b"a")
-        store.add_callback("open", "e", b"c", limit=2, ttl_s=60)
+        store.add_callback("open", "e", b"c", limit=2, limit_bytes=99, ttl_s=60)
         store.use_once("k", "me", 60)
         server = inspector(url)
 
@@ -418,7 +421,7 @@ def test_what_is_expired_is_swept_in_batches(kind: str, tmp_path: Path, clock: C
         assert isinstance(store, SQLiteStore)
         for number in range(250):
             put(store, f"r{number}", state=DEAD, event=b"e" * 5_000)
-            store.add_callback(f"r{number}", "e", b"c", limit=2, ttl_s=3600)
+            store.add_callback(f"r{number}", "e", b"c", limit=2, limit_bytes=99, ttl_s=3600)
         clock.now_s += 3600
 
         swept = []

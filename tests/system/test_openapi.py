@@ -350,6 +350,7 @@ def answers(
     ask("NoRoute", "GET /nowhere")
     ask("UnknownRequest", "GET /async/unknown")
     ask("NoMethod", "GET /event")
+    ask("OtherCoding", "POST /async", envelope, {"Content-Encoding": "br"})
     ask("TooLarge", "POST /event/callback", "x" * 1_048_577)
     ask("Unreachable", "POST /sync", {"targetURL": "http://nowhere.invalid"})
     ask("NoBroker", "POST /async", envelope, token, of=guarded)
@@ -361,6 +362,8 @@ def answers(
     broker.on(BROKER_PATH, answer_of(500))
     publish("MaybePublished")
     ask("LostRequest", "GET /async/order-7")
+    broker.on(BROKER_PATH, answer_of(400))
+    publish("Refused")
     broker.on(BROKER_PATH, until_gone)
     broker.requests.clear()
     with ThreadPoolExecutor(1) as pool:

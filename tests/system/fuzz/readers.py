@@ -30,7 +30,7 @@ from relay.jsons import JSONError
 from relay.outcomes import reason_of
 from relay.problems import RelayError
 from relay.receive import Receive, refusal
-from relay.results import as_response, parse_result
+from relay.results import Result
 from relay.send import Send
 from relay.settings import InvalidSetting, Settings
 from relay.sites import Sites
@@ -237,7 +237,7 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
 
     def call(raw: bytes) -> None:
         answers[0] = raw
-        envelope = Envelope.from_object({"targetURL": target.url, "timeout": 2})
+        envelope = Envelope.from_json(json.dumps({"targetURL": target.url, "timeout": 2}).encode())
         result = caller.call(envelope, method="GET", hops=1, headers=())
         list(result)
 
@@ -344,7 +344,7 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
             ],
         ),
         "a result, for who waits": Reader(
-            read=lambda raw: list(as_response(parse_result(raw)).body), valid=RESULTS
+            read=lambda raw: list(Result.from_json(raw).to_response().body), valid=RESULTS
         ),
         "a delivery to Receive": Reader(read=deliver, valid=EVENTS),
         "a call to Send": Reader(read=handle("POST", "/async"), valid=CALLERS),
