@@ -18,14 +18,17 @@ from local.process import REPOSITORY, clean_environment
 from local.stack import Part, Stack
 from relay.settings import InvalidSetting, Settings
 
+_DATA_DIR = REPOSITORY / ".local"
+
 
 def main() -> int:
     """Run the stack until Ctrl-C, and return the exit code."""
+    os.umask(0o077)  # what the parts keep holds credentials
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         ports = Ports.from_env(os.environ)
         ports.check_free()
-        data_dir = Path(os.environ.get("BROKER_DATA_DIR") or REPOSITORY / ".local").absolute()
+        data_dir = Path(os.environ.get("BROKER_DATA_DIR") or _DATA_DIR).absolute()
         stages = plan(os.environ, ports, data_dir)
         lock = hold(data_dir)
     except (InUse, PortError, InvalidSetting, FunctionError, manifests.ManifestError) as exc:
@@ -50,7 +53,9 @@ def hold(data_dir: Path) -> IO[str]:
         InUse: Another stack runs there.
         OSError: It cannot be made or written.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if data_dir == _DATA_DIR:
+        data_dir.chmod(0o700)  # it may be from a time when it was open to all
     lock = (data_dir / "stack.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,7 +165,7 @@ def _welcome(ports: Ports, *, is_guarded: bool) -> str:
 The relay is ready.
 
   page        http://localhost:{ports.display}/   every request, as it travels
-  Send        http://localhost:{ports.gateway}   functions/send; any Host will do
+  Send        http://localhost:{ports.gateway}   functions/send
   Receive     http://localhost:{ports.receive}   functions/receive
   Broker      http://localhost:{ports.broker}/default/default   with the Triggers of knative/
   sample API  http://localhost:{ports.sample_api}   a target; GET / lists what it can do

@@ -238,7 +238,7 @@ def _check(attributes: dict[str, str]) -> dict[str, str]:
             raise InvalidRequest("event", "has an attribute name that is not lower-case ASCII")
         if name in _RESERVED:
             raise InvalidRequest("event", "has an attribute called data or extensions")
-        if _NOT_TEXT.search(value):
+        if not is_text(value):
             raise InvalidRequest(
                 f"ce-{name[:64]}", "must not have a control character or a lone surrogate"
             )

@@ -13,6 +13,7 @@ import time
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -27,6 +28,7 @@ from local.broker.event import KNATIVE, fields
 from local.broker.feed import feed
 from local.broker.routing import Routing
 from local.broker.store import EventStore, Publication
+from local.browsers import ProgramsOnly
 from relay.events import Event
 from relay.problems import InvalidRequest
 
@@ -57,6 +59,8 @@ class Ingress:
                 Route("/activity", feed(self._activity)),
                 Route("/{namespace}/{broker}", self._publish, methods=["POST"]),
             ],
+            # Events are acted on, and the facts of /activity hold whole ones, credentials too.
+            middleware=[Middleware(ProgramsOnly)],
             lifespan=lifespan,
             exception_handlers={404: _nowhere, 405: _nowhere},
         )
