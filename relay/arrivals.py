@@ -1,8 +1,8 @@
-"""Count the bytes of a request as they arrive: is all of it there, and how much of it is kept.
+"""Count the bytes of a request as they arrive: whether all are there, and how many are kept.
 
-What is counted here is handed on, never interpreted: gunicorn reads the same bytes and alone says
-what they mean. Everything that it would wait for is waited for here, and what it would refuse at
-sight counts as complete (RFC 9112, sections 6 and 7).
+The bytes are handed on, never interpreted: gunicorn reads the same ones and alone says what they
+mean. This module waits for whatever gunicorn would wait for; a request that gunicorn would refuse
+at sight counts as complete (RFC 9112, sections 6 and 7).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 # The size of a chunk with its extensions, and the trailers after the last chunk.
 _MAX_CHUNK_LINE_BYTES: Final = 1024
 _MAX_TRAILERS_BYTES: Final = 4096
-# Many small pieces would cost many times what is in them.
+# Many small pieces would cost many times their contents.
 _PIECE_BYTES: Final = 8 * 1024
-# Many clients look for the answer only once they have sent all of the body, so what is too large is
-# still taken and dropped, up to this many times the limit.
+# Many clients read the answer only once they have sent all of the body, so a body that is too large
+# is still taken and dropped, up to this many times the limit.
 _DROPPED: Final = 8
 
 _NAMED = re.compile(rb"\r\n(content-length|transfer-encoding|expect):([^\r\n]*)", re.IGNORECASE)
@@ -120,7 +120,7 @@ class Arrival:
             self._part = _Part.BODY
             self._left = int(lengths[0])
             self.is_cut = self._left > self._max_body_bytes
-            # Who asks first need not send what is too large.
+            # A client that asks first is answered before it sends the body.
             self.is_complete = self.is_cut and self.wants_go_ahead
         else:  # there is no body, or one that is refused
             self.is_complete = True

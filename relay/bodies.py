@@ -1,4 +1,4 @@
-"""A body is what its headers say: written so for a target, and read so for people."""
+"""Write bodies for targets, and make bodies readable for people, as their headers say."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def readable(
         max_depth: JSON that is nested deeper is not `body`.
 
     Returns:
-        JSON as the value of `body`, text as a string in `body`, anything else as `bodyBase64`,
-        also what calls itself JSON and is not, and text that is shorter so; nothing for no bytes.
+        JSON as the value of `body`, text as a string in `body`, anything else as `bodyBase64`, and
+        so malformed JSON, and text that is shorter that way; an empty dict for no bytes.
     """
     if not raw:
         return {}
