@@ -24,7 +24,7 @@ from relay.envelope import (
     parse_callback,
     parse_id,
 )
-from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, text_of, is_text
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, is_text, text_of
 from relay.http import Request, Response
 from relay.jsons import BOM, Raw, dumps, is_json
 from relay.problems import Forbidden, InvalidRequest, StateUnavailable
