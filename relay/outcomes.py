@@ -24,7 +24,7 @@ from relay.envelope import (
     parse_callback,
     parse_id,
 )
-from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, text_of
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, is_text, text_of
 from relay.http import Request, Response
 from relay.jsons import BOM, Raw, dumps, is_json
 from relay.problems import Forbidden, InvalidRequest, StateUnavailable
@@ -285,7 +285,7 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         with suppress(jsons.JSONError):
             value = jsons.loads(body)
             event_id = value.get("id") if isinstance(value, dict) else None
-            if event_id and isinstance(event_id, str):
+            if event_id and isinstance(event_id, str) and is_text(event_id):
                 return {"id": event_id, "datacontenttype": "application/octet-stream"}
         return {}
     attributes = {
@@ -293,6 +293,7 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         for name, value in headers.items()
         if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
     }
+    attributes = {name: value for name, value in attributes.items() if is_text(value)}
     attributes.pop("specversion", None)
     if content_type:
         attributes["datacontenttype"] = content_type

@@ -167,6 +167,16 @@ def test_a_dead_letter_is_an_event_of_the_relays(send: Function, event_type: str
     assert call("GET", f"{send.url}/async/forged").status == 404
 
 
+def test_a_dead_letter_whose_id_is_no_text_is_refused(send: Function) -> None:
+    """What cannot be read is kept under its id; half of a character is none."""
+    unread = json.dumps({"specversion": "1.0", "id": "\ud800", "source": "s", "type": TYPE})
+    headers = {"Content-Type": "application/cloudevents+json"}
+
+    answer = call("POST", f"{send.url}/event/dead-letter", unread, headers)
+
+    assert (answer.status, answer.json()["field"]) == (400, "ce-id")
+
+
 def test_an_attempt_that_is_a_dead_letter_is_taken(send: Function) -> None:
     """What is tried again is an event of its own type."""
     assert deliver(send, "/event/dead-letter", f"{TYPE}.retry3", {}, id="later").status == 202
