@@ -40,8 +40,8 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
 
     Args:
         env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events,
-            `MANIFESTS` a folder in the place of knative/; the settings of the relay are passed on
-            to the functions.
+            `BROKER_LIKE` whose dispatcher it follows (`in-memory` or `kafka`), `MANIFESTS` a folder
+            in the place of knative/; the settings of the relay are passed on to the functions.
         ports: Where each part listens.
 
     Raises:
@@ -90,6 +90,8 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
         "event-display": ports.display,
     }
     broker_arguments = ["--manifests", str(folder), "--data", str(data_dir)]
+    if env.get("BROKER_LIKE"):
+        broker_arguments += ["--like", env["BROKER_LIKE"]]
     for name, port in services.items():
         broker_arguments += ["--service", f"{name}={_url(port)}"]
     hosts = {SEND_HOST: ports.send, **dict.fromkeys(LOOPBACK_NAMES, ports.display)}

@@ -64,6 +64,7 @@ class DeliverySpec:
     Attributes:
         retry: further attempts after the first one.
         backoff_policy: None retries at once.
+        backoff_from: what the first retry is counted as.
         timeout_s: bound on one attempt; None leaves it to the sender.
         retry_after_max_s: bound up to which Retry-After is honoured; None ignores the header.
         dead_letter_sink: None drops what cannot be delivered.
@@ -72,6 +73,7 @@ class DeliverySpec:
     retry: int = 0
     backoff_policy: BackoffPolicy | None = None
     backoff_delay_s: float = 0.0
+    backoff_from: int = 0
     timeout_s: float | None = None
     retry_after_max_s: float | None = None
     dead_letter_sink: Destination | None = None
@@ -82,9 +84,10 @@ class DeliverySpec:
         Args:
             failures: how many attempts had failed before that one, so 0 for the first.
         """
+        number = failures + self.backoff_from
         if self.backoff_policy == "exponential":
-            return self.backoff_delay_s * float(2 ** min(failures, _MAX_EXPONENT))
-        return self.backoff_delay_s * failures if self.backoff_policy == "linear" else 0.0
+            return self.backoff_delay_s * float(2 ** min(number, _MAX_EXPONENT))
+        return self.backoff_delay_s * number if self.backoff_policy == "linear" else 0.0
 
 
 # What Knative's config-br-defaults gives to a Broker without a delivery spec.

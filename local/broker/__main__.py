@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -20,7 +21,7 @@ from local.broker.activity import Activity
 from local.broker.database import StoreError
 from local.broker.dispatch import Dispatcher
 from local.broker.ingress import Ingress
-from local.broker.routing import Routing
+from local.broker.routing import Like, Routing
 from local.broker.store import Store
 from local.serving import StreamingServer
 from relay.logs import json_handler
@@ -49,18 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             manifests.load(arguments.manifests),
             services=dict(arguments.service),
             base_url=base_url,
+            like=arguments.like,
         )
         store = Store(arguments.data)
     except (OSError, manifests.ManifestError, StoreError) as exc:
         print(f"broker: {exc}", file=sys.stderr)
         return 1
     _warn_of_orphans(routing, store)
-    _serve(listener, routing, store, max_event_bytes=arguments.max_event_bytes)
+    _serve(listener, routing, store, max_event_bytes=arguments.max_event_bytes, like=arguments.like)
     return 0
 
 
 def _serve(
-    listener: socket.socket, routing: Routing, store: Store, *, max_event_bytes: int
+    listener: socket.socket, routing: Routing, store: Store, *, max_event_bytes: int, like: Like
 ) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -73,7 +75,7 @@ def _serve(
         await store.close()
 
     activity = Activity()
-    dispatcher = Dispatcher(routing, store, activity)
+    dispatcher = Dispatcher(routing, store, activity, like)
     ingress = Ingress(routing, store, dispatcher, activity, max_event_bytes=max_event_bytes)
     config = uvicorn.Config(
         ingress.app(lifespan),
@@ -107,6 +109,12 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="NAME=URL",
         help="where a Service that the manifests refer to is served; repeatable",
+    )
+    parser.add_argument(
+        "--like",
+        choices=get_args(Like),
+        default="in-memory",
+        help="whose dispatcher to follow where the Brokers of Knative differ",
     )
     parser.add_argument("--max-event-bytes", type=int, default=2 * 1024 * 1024)
     return parser.parse_args(argv)

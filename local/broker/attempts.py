@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from local.broker.activity import (
     DELIVERED,
@@ -21,10 +22,27 @@ from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
 from local.broker.event import InvalidEvent
 from local.broker.routing import Route, Routing, outgoing_headers
-from local.broker.store import Delivery, Publication, Store
+from local.broker.store import Delivery, Publication
 
 _STORE_RETRY_S = 1.0
 _log = logging.getLogger("local.broker")
+
+
+class Ledger(Protocol):
+    """Where it is kept what an attempt has led to."""
+
+    async def finish(self, delivery: Delivery, reply: Publication | None = None) -> None:
+        """End a delivery and publish the reply to it."""
+
+    async def postpone(
+        self,
+        delivery: Delivery,
+        *,
+        due_at: float,
+        failures: int,
+        dead_letter: Mapping[str, str] | None,
+    ) -> None:
+        """Keep a delivery for a later attempt."""
 
 
 class Attempts:
@@ -33,7 +51,7 @@ class Attempts:
     Args:
         route: the Trigger's own.
         routing: of all Triggers, for the replies.
-        store: a delivery ends there, or waits there for its next attempt.
+        ledger: a delivery ends there, or waits there for its next attempt.
         activity: is told of each attempt.
         wake: is called with the Triggers that a reply goes to.
     """
@@ -42,13 +60,13 @@ class Attempts:
         self,
         route: Route,
         routing: Routing,
-        store: Store,
+        ledger: Ledger,
         activity: Activity,
         wake: Callable[[Iterable[str]], None],
     ) -> None:
         self._route = route
         self._routing = routing
-        self._store = store
+        self._ledger = ledger
         self._activity = activity
         self._wake = wake
         self._sender = Sender()
@@ -91,7 +109,7 @@ class Attempts:
 
     async def _succeed(self, delivery: Delivery, outcome: Delivered, report: _Report) -> None:
         if outcome.reply is None:
-            await self._keep(lambda: self._store.finish(delivery))
+            await self._keep(lambda: self._ledger.finish(delivery))
             self._note(delivery, outcome, report, DELIVERED)
             report.log("delivered" if delivery.dead_letter is None else "dead-lettered")
             return
@@ -116,7 +134,7 @@ class Attempts:
             triggers=triggers,
             due_at=time.time(),
         )
-        await self._keep(lambda: self._store.finish(delivery, publication if triggers else None))
+        await self._keep(lambda: self._ledger.finish(delivery, publication if triggers else None))
         self._note(delivery, outcome, report, DELIVERED)
         origin = (delivery.event.attributes["source"], delivery.event.attributes["id"])
         self._activity.note(Accepted(event=reply, triggers=triggers, reply_to=origin))
@@ -174,7 +192,7 @@ class Attempts:
     ) -> None:
         due_at = time.time() + wait_s
         await self._keep(
-            lambda: self._store.postpone(
+            lambda: self._ledger.postpone(
                 delivery, due_at=due_at, failures=failures, dead_letter=dead_letter
             )
         )
@@ -182,7 +200,7 @@ class Attempts:
     async def _drop(
         self, delivery: Delivery, outcome: Failed, report: _Report, reason: str
     ) -> None:
-        await self._keep(lambda: self._store.finish(delivery))
+        await self._keep(lambda: self._ledger.finish(delivery))
         _log.error(
             "trigger=%s id=%r EVENT DROPPED: %s",
             delivery.trigger,

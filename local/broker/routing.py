@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from typing import Literal, TypeAlias
 from urllib.parse import urljoin
 
 from local.broker.event import Event, InvalidEvent
 from local.broker.filters import Filter
 from local.manifests import DeliverySpec, Destination, ManifestError, Manifests, Trigger
+
+Like: TypeAlias = Literal["in-memory", "kafka"]
 
 _TTL = "knativebrokerttl"
 _ARRIVAL_TIME = "knativearrivaltime"
@@ -43,11 +46,17 @@ class Routing:
 
     @classmethod
     def from_manifests(
-        cls, manifests: Manifests, *, services: Mapping[str, str], base_url: str
+        cls,
+        manifests: Manifests,
+        *,
+        services: Mapping[str, str],
+        base_url: str,
+        like: Like = "in-memory",
     ) -> Routing:
         """Resolve every destination.
 
         Args:
+            like: whose reading of delivery specs counts.
             services: base URL of each service by its name.
             base_url: where the ingress is, without the path of a Broker.
 
@@ -57,6 +66,8 @@ class Routing:
         routes: dict[str, list[Route]] = {f"{b.namespace}/{b.name}": [] for b in manifests.brokers}
         for trigger in manifests.triggers:
             delivery = manifests.delivery_for(trigger)
+            if like == "kafka":
+                delivery = _as_kafka_reads(delivery, trigger)
             sink = delivery.dead_letter_sink
             broker = f"{trigger.namespace}/{trigger.broker}"
             routes[broker].append(
@@ -123,6 +134,17 @@ def outgoing_headers(event: Event, extensions: Mapping[str, str]) -> dict[str, s
     attributes = {**event.attributes, **extensions}
     del attributes[_TTL]
     return Event(attributes=attributes, data=event.data).to_headers()
+
+
+def _as_kafka_reads(delivery: DeliverySpec, trigger: Trigger) -> DeliverySpec:
+    """Count a backoff from 1, know no Retry-After, and let no sink of the Broker's step in."""
+    own = trigger.delivery
+    return replace(
+        delivery,
+        backoff_from=1,
+        retry_after_max_s=None,
+        dead_letter_sink=delivery.dead_letter_sink if own is None else own.dead_letter_sink,
+    )
 
 
 def _resolve(
