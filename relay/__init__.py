@@ -10,7 +10,8 @@ Outcomes: what became of a request. `results` puts a target's answer into JSON, 
 what comes back, `records` keeps it in the `state`, `status` reports it, and `auth` authenticates
 callers, callbacks and the relay's own events.
 
-Events: `events` reads and writes CloudEvents, `broker` publishes them.
+Events: `events` reads and writes CloudEvents, `broker` publishes them; `progress` is what they say
+of a request that waits or was given up, and `retries` decides which.
 
 Calls: `calls` turns an envelope into a call of the `client`, whose `connections` open `sockets` to
 addresses that the egress policy permits, keep its deadline (`deadlines`), and read the `heads` of

@@ -29,7 +29,10 @@ JSON: Final = "application/json"
 # What comes after the type of a request in the types of the events that follow from it.
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
+DEAD: Final = "dead"
 CALLBACK: Final = "callback"
+# The number of a tier follows.
+RETRY: Final = "retry"
 RESULTS: Final = (COMPLETED, FAILED)
 
 _REQUIRED: Final = ("id", "source", "type")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from typing import Final, cast
 from urllib.parse import parse_qsl, urlencode
@@ -17,6 +16,7 @@ from relay.events import CALLBACK, JSON, RESULTS, Event
 from relay.http import Request, Response
 from relay.jsons import is_json
 from relay.problems import InvalidRequest
+from relay.progress import Followers, Why, attempts_of, request_id_of
 from relay.records import DEAD, Record, Records
 from relay.results import parse_result
 from relay.settings import Settings
@@ -42,11 +42,12 @@ class Outcomes:
         self._records = records
         self._broker = broker
         self._signatures = signatures
+        self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
 
     def is_own(self, event_type: str | None) -> bool:
         """Tell whether an event is one that the relay made, back from the Broker."""
         return event_type in [
-            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, CALLBACK)
+            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)
         ]
 
     def take(self, event: Event) -> Response:
@@ -78,17 +79,19 @@ class Outcomes:
             StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
         """
         self._check(event)
-        if self.is_own(event.type):
-            callback = self._note(event)
-        else:
-            reason = reason_of(event)
-            self._records.bury(event, reason)
-            logs.note(outcome=DEAD)
-            logs.explain(_epitaph(reason), logging.ERROR)
-            callback = self._callback(self._records.read(event.id))
+        callback = self._note(event) if self.is_own(event.type) else self._bury(event)
         if callback is not None:
             # No reply: what a dead letter sink answers, nobody publishes.
             self._broker.publish(callback)
+
+    def _bury(self, event: Event) -> Event | None:
+        """Note a dead request, and keep its request event; return the callback."""
+        reason = reason_of(event)
+        request = self._followers.request(event)
+        self._records.bury(request, reason)
+        logs.note(outcome=DEAD)
+        logs.explain(_epitaph(reason), logging.ERROR)
+        return self._callback(self._records.read(request.id))
 
     def _note(self, event: Event) -> Event | None:
         """Note what one of the relay's own events tells; return the callback it gives rise to."""
@@ -98,22 +101,24 @@ class Outcomes:
             if request_id is not None:
                 self._records.add_callback(request_id, event)
             return None
-        answer = parse_result(event.data or b"")
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
-        attempts = event.attributes.get("relayattempts", "0")
-        self._records.finish(
-            request_id, ending, answer, int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
-        )
+        if ending == DEAD:
+            return self._bury(event)
+        answer = parse_result(event.data or b"")
+        self._records.finish(request_id, ending, answer, attempts_of(event))
         logs.note(outcome=ending)
         return self._callback(self._records.read(request_id))
 
     def _check(self, event: Event) -> None:
-        """Refuse what only says that it comes from here: a result has the MAC of its request."""
-        about = event.attributes.get("subject") if self.is_own(event.type) else event.id
-        logs.note(id=about, trace=trace_id(event.attributes.get("traceparent")))
-        results = [f"{self._settings.event_type}.{ending}" for ending in RESULTS]
-        request_id = event.attributes.get("subject", "") if event.type in results else event.id
+        """Refuse what only says that it comes from here: it has the MAC of its request."""
+        request_id = event.id
+        if event.type != f"{self._settings.event_type}.{CALLBACK}":
+            request_id = request_id_of(event, self._settings.event_type)
+        logs.note(
+            id=event.attributes.get("subject") if self.is_own(event.type) else request_id,
+            trace=trace_id(event.attributes.get("traceparent")),
+        )
         self._signatures.check(event, request_id)
 
     def _callback(self, record: Record | None) -> Event | None:
@@ -149,14 +154,17 @@ class Outcomes:
 
 
 def reason_of(event: Event) -> dict[str, object]:
-    """Read why the Broker gave an event up.
+    """Read why a request was given up, by Receive or by the Broker.
 
     Returns:
+        `code` (of the target), `detail` and `attempts`, as Receive says; of a dead letter
         `destination` and `code` as Knative's extensions give them, `data` as the subscriber sent
-        it, and, where that is a problem of Receive's, its `detail` and `attempts`. Empty when the
-        Broker understood nothing of the answer.
+        it, and, where that is a problem of Receive's, its `detail` and `attempts`. Empty when
+        nobody has said anything.
     """
-    reason: dict[str, object] = {}
+    why = Why.of(event)
+    known = {"code": why.status, "detail": why.reason, "attempts": attempts_of(event)}
+    reason: dict[str, object] = {name: value for name, value in known.items() if value}
     if "knativeerrordest" in event.attributes:
         reason["destination"] = event.attributes["knativeerrordest"]
     code = event.attributes.get("knativeerrorcode", "")

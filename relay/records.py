@@ -119,9 +119,9 @@ class Records:
         """Take back `accept`: the request was not published."""
         self._state.delete(f"{request_id}:accepted")
 
-    def count_attempt(self, request_id: str) -> int:
-        """Count one more call to the target and return how many there were."""
-        return self._state.count(f"{request_id}:attempts")
+    def note_attempt(self, request_id: str, number: int) -> None:
+        """Note how many calls to the target have begun."""
+        self._state.set(f"{request_id}:attempts", number)
 
     def finish(self, request_id: str, status: str, answer: object, attempts: int) -> None:
         """Note a result event.

@@ -32,6 +32,8 @@ _REDIS = re.compile(
 # Standard Webhooks, "Signature scheme": between 24 and 64 bytes.
 _MIN_SECRET_BYTES: Final = 24
 _MIN_TOKEN_CHARACTERS: Final = 16
+# Each tier of retries has a manifest.
+MAX_TIERS: Final = 5
 
 
 class InvalidSetting(ValueError):
@@ -101,6 +103,15 @@ def _seconds(text: str) -> float:
     if not 0 < value <= 86_400:
         raise InvalidSetting("must be a number of seconds above 0, at most 86400")
     return value
+
+
+def _delays(text: str) -> tuple[float, ...]:
+    delays = tuple(_seconds(each.strip()) for each in text.split(","))
+    if len(delays) > MAX_TIERS or list(delays) != sorted(delays):
+        raise InvalidSetting(
+            f"must be 1 to {MAX_TIERS} numbers of seconds with commas between, the shortest first"
+        )
+    return delays
 
 
 def _count(text: str) -> int:
@@ -191,6 +202,11 @@ class Settings:
         5.0, _seconds, "of that, for the look-up and the connection"
     )
     publish_timeout_s: float = _setting(30.0, _seconds, "for publishing one event")
+    retry_delays_s: tuple[float, ...] = _setting(
+        (1.0, 2.0, 4.0, 8.0, 16.0), _delays, "the waits before a request is tried again"
+    )
+    max_age_s: float = _setting(3600.0, _seconds, "what is older is not tried again")
+    waiting_places: int = _setting(300, _count, "how many requests may wait inside Receive")
     max_body_bytes: int = _setting(1_048_576, _count, "the largest request body")
     max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
     state_url: str = _setting(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from urllib.parse import unquote
 
 from local.broker.activity import DELIVERED, DROPPED, RETRY, Accepted, Attempted
 from local.broker.event import Event
@@ -92,6 +93,36 @@ def result(fact: Accepted, ending: str) -> Entry:
     )
 
 
+def waiting(fact: Accepted) -> Entry:
+    """Tell of the event of a tier: the target is called again when it is due."""
+    return Entry(
+        at=fact.at,
+        title="To be tried again",
+        details=(*_why(fact), _wanted_by(fact)),
+        tone=WAITING,
+        due_at=_unix_time(fact.event.attributes.get("relaynotbefore")),
+        event=masked(fact.event),
+    )
+
+
+def dead(fact: Accepted) -> Entry:
+    """Tell of the event of a dead request."""
+    return Entry(
+        at=fact.at,
+        title="Dead",
+        details=(*_why(fact), _wanted_by(fact)),
+        tone=BAD,
+        event=masked(fact.event),
+    )
+
+
+def _why(fact: Accepted) -> list[str]:
+    attributes = fact.event.attributes
+    attempts = shortened(attributes.get("relayattempts", "0"))
+    reason = unquote(attributes.get("relayreason", ""))
+    return [*([shortened(reason)] if reason else []), f"attempt {attempts}"]
+
+
 def follow_up(fact: Accepted) -> Entry:
     """Tell of another event that is about the request."""
     kind = fact.event.attributes["type"]
@@ -170,5 +201,11 @@ def _unix_time(text: str | None) -> float:
 
 def label(event: Event) -> str:
     """Say which event of a request this is."""
-    endings = {"callback": "the callback", "completed": "the result", "failed": "the result"}
+    endings = {
+        "callback": "the callback",
+        "completed": "the result",
+        "failed": "the result",
+        "dead": "the dead request",
+        **{f"retry{tier}": f"retry {tier}" for tier in range(1, 10)},
+    }
     return endings.get(event.attributes["type"].rpartition(".")[2], "an event")

@@ -49,7 +49,7 @@ def document(records: Records, request_id: str = "r1") -> dict[str, object]:
 
 def test_an_unknown_request_is_none(records: Records) -> None:
     """Neither attempts nor a callback alone make a request."""
-    records.count_attempt("r1")
+    records.note_attempt("r1", 1)
     records.add_callback("r1", callback("c1"))
 
     assert records.read("r1") is None
@@ -58,7 +58,7 @@ def test_an_unknown_request_is_none(records: Records) -> None:
 def test_an_accepted_request_is_open(records: Records) -> None:
     """Until something is known of it, a request is accepted."""
     records.accept("r1", callback=None)
-    records.count_attempt("r1")
+    records.note_attempt("r1", 1)
 
     known = document(records)
 

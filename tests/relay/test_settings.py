@@ -33,6 +33,9 @@ def test_an_empty_variable_counts_as_unset() -> None:
         "TARGET_TIMEOUT_S",
         "TARGET_CONNECT_TIMEOUT_S",
         "PUBLISH_TIMEOUT_S",
+        "RETRY_DELAYS_S",
+        "MAX_AGE_S",
+        "WAITING_PLACES",
         "MAX_BODY_BYTES",
         "MAX_RESULT_BYTES",
         "LOG_LEVEL",
@@ -58,6 +61,9 @@ def test_every_setting_is_read() -> None:
             "TARGET_TIMEOUT_S": "2.5",
             "TARGET_CONNECT_TIMEOUT_S": "1",
             "PUBLISH_TIMEOUT_S": "3",
+            "RETRY_DELAYS_S": "0.5, 2,2",
+            "MAX_AGE_S": "60",
+            "WAITING_PLACES": "7",
             "MAX_BODY_BYTES": "10",
             "MAX_RESULT_BYTES": "11",
             "STATE_URL": "rediss://user:p%2Fw@[fd00::1]:6380/2",
@@ -82,6 +88,8 @@ def test_every_setting_is_read() -> None:
     assert settings.target_timeout_s == 2.5
     assert settings.target_connect_timeout_s == 1.0
     assert settings.publish_timeout_s == 3.0
+    assert settings.retry_delays_s == (0.5, 2.0, 2.0)
+    assert (settings.max_age_s, settings.waiting_places) == (60.0, 7)
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
     assert settings.callback_secret == (b"key" * 8, b"KEY" * 8)
@@ -99,6 +107,7 @@ STATE = (
 SECRET = "must be whsec_ and base64 of 24 bytes or more, or two of these with a space between them"
 TOKEN = "must be 16 or more visible ASCII characters, or several of these with a space between them"
 SECONDS = "must be a number of seconds above 0, at most 86400"
+DELAYS = "must be 1 to 5 numbers of seconds with commas between, the shortest first"
 NAME_RULE = "a name is 1 to 20 lower-case letters or digits, and no context attribute"
 ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
 
@@ -150,6 +159,11 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
         ("TARGET_TIMEOUT_S", "30s", f"TARGET_TIMEOUT_S {SECONDS}"),
         ("TARGET_CONNECT_TIMEOUT_S", "-1", f"TARGET_CONNECT_TIMEOUT_S {SECONDS}"),
         ("PUBLISH_TIMEOUT_S", "86401", f"PUBLISH_TIMEOUT_S {SECONDS}"),
+        ("RETRY_DELAYS_S", "1,2,4,8,16,32", f"RETRY_DELAYS_S {DELAYS}"),
+        ("RETRY_DELAYS_S", "2,1", f"RETRY_DELAYS_S {DELAYS}"),
+        ("RETRY_DELAYS_S", "1,,2", f"RETRY_DELAYS_S {SECONDS}"),
+        ("MAX_AGE_S", "0", f"MAX_AGE_S {SECONDS}"),
+        ("WAITING_PLACES", "0", "WAITING_PLACES must be a whole number above 0"),
         ("MAX_BODY_BYTES", "1e6", "MAX_BODY_BYTES must be a whole number above 0"),
         ("MAX_BODY_BYTES", "0", "MAX_BODY_BYTES must be a whole number above 0"),
         ("MAX_RESULT_BYTES", "-1", "MAX_RESULT_BYTES must be a whole number above 0"),

@@ -18,7 +18,7 @@ from local import manifests
 from local.functions import Function, clean_environment, function_environment
 from local.serving import HOST
 from tests.support.processes import REPOSITORY, free_port, wait_until
-from tests.system.crash.plan import RETRY
+from tests.system.crash.plan import ATTEMPTS
 from tests.system.crash.target import DEAD_LETTERS, RESULTS
 
 VICTIMS = ("receive worker", "receive master", "send", "broker")
@@ -33,11 +33,14 @@ _RESTART_POLL_S = 0.05
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
 _TARGET_TIMEOUT_S = "1"
+_RETRY_DELAY_S = "0.1"
+_RETRY = 20
 REQUEST_TYPE = "dev.knative.samples.t2"
 
-# As in knative/, but for the patience. Attempts that meet a Receive that is down spend the retries
-# too, and this run has one down every few seconds: what is measured is whether anything is lost,
-# not for how long the retries of knative/ last. Dead letters go to the subscriber that counts them.
+# As in knative/, but for the patience, and with one Trigger for all tiers. Deliveries that meet a
+# Receive that is down spend the retries, and this run has one down every few seconds: what is
+# measured is whether anything is lost, not for how long the retries of knative/ last. Dead letters
+# go to the subscriber that counts them.
 _MANIFESTS = """\
 apiVersion: eventing.knative.dev/v1
 kind: Broker
@@ -55,7 +58,7 @@ kind: Trigger
 metadata: {{name: receive}}
 spec:
   broker: default
-  filter: {{attributes: {{type: {type}}}}}
+  filters: [{{any: [{{exact: {{type: {type}}}}}, {{prefix: {{type: {type}.retry}}}}]}}]
   subscriber: {{ref: {{kind: Service, name: receive-cloudevent-service}}}}
 ---
 apiVersion: eventing.knative.dev/v1
@@ -187,7 +190,7 @@ class System:
         folder = self._folder / "manifests"
         folder.mkdir()
         text = _MANIFESTS.format(
-            retry=RETRY,
+            retry=_RETRY,
             type=REQUEST_TYPE,
             observer=f"http://{self._target}",
             results=RESULTS,
@@ -206,7 +209,11 @@ class System:
 
     def _function(self, name: str) -> _Part:
         function = Function.load(REPOSITORY / "functions" / name)
-        settings = {"TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S, "LOG_LEVEL": "WARNING"}
+        settings = {
+            "TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S,
+            "RETRY_DELAYS_S": ",".join([_RETRY_DELAY_S] * (ATTEMPTS - 1)),
+            "LOG_LEVEL": "WARNING",
+        }
         env = function_environment(
             function,
             {**clean_environment(os.environ), **settings},

@@ -107,11 +107,15 @@ class Target:
         """Answer one request; tell whether the connection goes on."""
         if request.path.startswith(CALLS):
             return await self._call(request, reader, writer)
-        if request.path == RESULTS:
-            self.results[request.headers["ce-subject"]] += 1
-        else:
+        event_id = request.headers.get("ce-subject") or request.headers["ce-id"]
+        ending = request.headers["ce-type"].rpartition(".")[2]
+        if request.path != RESULTS:
             code = request.headers.get("ce-knativeerrorcode", "none")
-            self.dead_letters.setdefault(request.headers["ce-id"], set()).add(code)
+            self.dead_letters.setdefault(event_id, set()).add(code)
+        elif ending == "dead":
+            self.dead_letters.setdefault(event_id, set()).add(ending)
+        elif ending in ("completed", "failed"):
+            self.results[event_id] += 1
         writer.write(_TAKEN)
         await writer.drain()
         return True
