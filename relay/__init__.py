@@ -13,6 +13,9 @@ callers, callbacks and the relay's own events.
 Events: `events` reads and writes CloudEvents, `broker` publishes them; `progress` is what they say
 of a request that waits or was given up, and `retries` decides which.
 
+Neighbours: `gate` lets a call through or not, by a `breaker` and a share of the `places` for each
+target, so that one delays nobody else.
+
 Calls: `calls` turns an envelope into a call of the `client`, whose `connections` open `sockets` to
 addresses that the egress policy permits, keep its deadline (`deadlines`), and read the `heads` of
 answers.

@@ -11,6 +11,7 @@ from relay.client import Client
 from relay.egress import Policy
 from relay.events import Event
 from relay.headers import Headers, find, retry_after_s
+from relay.places import Places, at_most
 from relay.problems import (
     BrokerUnavailable,
     DeadlineExceeded,
@@ -55,6 +56,11 @@ class _Failure:
     timed_out: bool = False
 
 
+_CROWDED = _Failure(
+    reason="the Broker is slow, and as many publish to it as may at once", maybe_taken=False
+)
+
+
 class Broker:
     """Publish to `K_SINK`.
 
@@ -67,6 +73,8 @@ class Broker:
         self._target = settings.k_sink
         self._overrides = settings.k_ce_overrides or {}
         self._timeout_s = settings.publish_timeout_s
+        # A Broker that hangs keeps no more of the threads than these.
+        self._publishing = Places(at_most(max(1, settings.threads // 8)))
         self._client = Client(
             _OperatorsOwn(),
             connect_timeout_s=settings.target_connect_timeout_s,
@@ -77,6 +85,8 @@ class Broker:
 
     def publish(self, event: Event, *, trace: Headers = ()) -> None:
         """Publish one event; return only when the Broker has answered 2xx.
+
+        A part of the threads may publish at once; who comes beside them waits for a moment.
 
         What surely was not taken (no connection, 429, 503) is tried again for a moment. What may
         have been taken is not: that would make duplicates, so the caller decides.
@@ -94,6 +104,12 @@ class Broker:
                 " a SinkBinding whose subject is this service sets it",
                 published="no",
             )
+        with self._publishing.take("publisher") as is_taken:
+            if not is_taken:
+                raise _error(event.id, _CROWDED)
+            self._publish(event, trace)
+
+    def _publish(self, event: Event, trace: Headers) -> None:
         attributes = {**event.attributes, **self._overrides}
         headers, body = Event(attributes=attributes, data=event.data).to_http()
         until = time.monotonic() + self._timeout_s

@@ -8,7 +8,7 @@ at all, and errors become problem documents.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -30,6 +30,14 @@ class Readable(Protocol):
     """The part of a binary stream that reading a request body needs."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class Body(Protocol):
+    """The body of an answer that is closed when the answer is done with."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@
     ├── TooLarge           413  a body is larger than the setting allows
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
+    ├── TargetAvoided      503  the target is not called now, so that it delays nobody else
     ├── BrokerUnavailable  503  the Broker did not take the event
     ├── StateUnavailable   503  the store cannot be read or written
     ├── DeadlineExceeded   504  the time for a call ran out
@@ -107,6 +108,10 @@ class TargetFailed(RelayError):
 
 class TargetUnreachable(TargetFailed):
     pass
+
+
+class TargetAvoided(RelayError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class BrokerUnavailable(RelayError):

@@ -6,7 +6,8 @@ does with it:
     the target answered 2xx                          200 and a `.completed` event
     3xx, or 4xx but 408, 425, 429                    200 and a `.failed` event: it is an answer
     408, 425, 429, 5xx, or no answer in time         200 and the event of the next tier, `.retryN`
-    the same after the last tier, or too old         200 and a `.dead` event: the request, and why
+    it is left alone, or has its share of calls      200 and the same, with no attempt counted
+    out of tiers, or too old                         200 and a `.dead` event: the request, and why
     not due yet, and a place is free                 waits here until it is, or for its tier's delay
     still not due                                    200 and the event of the same tier
     not due yet, and no place is free                503 with Retry-After: the Broker waits
@@ -33,15 +34,18 @@ from relay.calls import Caller
 from relay.client import Answer
 from relay.envelope import Envelope
 from relay.events import JSON, Event
+from relay.gate import Gate
 from relay.headers import Headers, find, retry_after_s
 from relay.http import Response, problem
 from relay.jsons import is_json
+from relay.places import Places, fair
 from relay.problems import (
     DeadlineExceeded,
     InvalidRequest,
     LoopDetected,
     RelayError,
     StateUnavailable,
+    TargetAvoided,
     TargetFailed,
     TargetNotAllowed,
 )
@@ -58,6 +62,10 @@ log = logging.getLogger(__name__)
 # A longer error body crashes the in-memory dispatcher (more than 768 bytes), and a dead letter
 # keeps no more than 1,024.
 _ERROR_BYTES = 768
+
+
+# A delivery that waits for its target's share holds up what comes by the same Trigger.
+_PATIENCE_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +90,10 @@ class Receive:
         self._records = Records(State(settings.state_url, settings.state_ttl_s))
         self._retries = Retries(delays_s=settings.retry_delays_s, max_age_s=settings.max_age_s)
         self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
+        self._gate = Gate(settings)
+        # What comes from one tier is brought by one Trigger; no event can name a tenth tier.
+        rule = fair(settings.trigger_places)
+        self._calls = [Places(rule, patience_s=_PATIENCE_S) for _ in range(10)]
         # A request that waits holds a thread; a quarter of them stays for calls and probes.
         places = min(settings.waiting_places, max(1, settings.threads * 3 // 4))
         self._places = threading.BoundedSemaphore(places)
@@ -114,12 +126,15 @@ class Receive:
             decision = self._retries.early(delivery.progress, time.time())
             return self._postpone(delivery, decision, Why.of(delivery.event))
         progress = replace(delivery.progress, attempts=delivery.progress.attempts + 1)
-        delivery = replace(delivery, progress=progress)
-        self._note_attempt(progress)
+        attempt = replace(delivery, progress=progress)
         try:
-            return self._call(delivery)
+            with self._gate.passing(delivery.envelope.target.origin, self._calls[progress.tier]):
+                return self._call(attempt)
+        except TargetAvoided as exc:
+            decision = self._retries.without_call(delivery.progress, time.time())
+            return self._postpone(delivery, decision, Why(reason=exc.detail))
         except (TargetFailed, DeadlineExceeded) as exc:
-            return self._conclude(delivery, None, Why(reason=exc.detail))
+            return self._conclude(attempt, None, Why(reason=exc.detail))
         except RelayError as exc:
             return refusal(exc, progress.attempts)
 
@@ -134,6 +149,7 @@ class Receive:
         return True
 
     def _call(self, delivery: Delivery) -> Response:
+        self._note_attempt(delivery.progress)
         answer = self._caller.call(
             delivery.envelope,
             method=delivery.envelope.method or "POST",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,11 @@ from relay.broker import Broker
 from relay.calls import Caller
 from relay.envelope import METHODS, Callback, Envelope, new_id, parse_id
 from relay.events import CALLBACK, JSON, Event
+from relay.gate import Gate, Passing
 from relay.headers import HOPS, Headers, Preferences
 from relay.http import Request, Response, problem_of, read_body
 from relay.outcomes import Outcomes, target_callback_event
+from relay.places import Places, at_most
 from relay.problems import (
     BrokerUnavailable,
     InvalidRequest,
@@ -63,6 +65,8 @@ class Send:
         self._signatures = Signatures(settings.callback_secret, settings.state_url)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._status = Status(self._records, self._broker, self._signatures)
+        self._gate = Gate(settings)
+        self._calls = Places(at_most(max(1, int(settings.threads * settings.origin_share))))
         # Who waits holds a thread; most of them stay free for everybody else.
         self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
         self._routes: dict[str, dict[str, Handler]] = {
@@ -133,18 +137,21 @@ class Send:
             return self._respond_async(request, data)
         if envelope.callback is not None:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
-        answer = self._caller.call(
-            envelope,
-            method=request.method,
-            hops=next_hop(request.headers.get(HOPS)),
-            # The body goes back as it came, so the encodings must be ones the caller can read.
-            headers=(
-                ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
-                *_trace(request),
-            ),
-        )
-        answer.begin()
-        return Response(status=answer.status, headers=answer.headers, body=answer)
+        with contextlib.ExitStack() as passing:
+            passing.enter_context(self._gate.passing(envelope.target.origin, self._calls))
+            answer = self._caller.call(
+                envelope,
+                method=request.method,
+                hops=next_hop(request.headers.get(HOPS)),
+                # The body goes back as it came, so the encodings must be ones the caller can read.
+                headers=(
+                    ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
+                    *_trace(request),
+                ),
+            )
+            answer.begin()
+            body = Passing(answer, passing.pop_all())
+        return Response(status=answer.status, headers=answer.headers, body=body)
 
     def _respond_async(self, request: Request, data: bytes) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""
@@ -193,7 +200,7 @@ class Send:
             self._publish(request, Event(attributes=attributes, data=data))
         except BrokerUnavailable as exc:
             if exc.members.get("published") == "no":
-                with suppress(StateUnavailable):
+                with contextlib.suppress(StateUnavailable):
                     self._records.forget(request_id)
             raise
         return Record.accepted_now(request_id)
@@ -232,7 +239,7 @@ class Send:
         try:
             self._publish(request, event)
         except RelayError:
-            with suppress(StateUnavailable):
+            with contextlib.suppress(StateUnavailable):
                 self._signatures.give_back(request.headers)
             raise
         return Response.empty(202)

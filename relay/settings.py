@@ -120,6 +120,23 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _count_or_none(text: str) -> int:
+    try:
+        return 0 if text == "0" else _count(text)
+    except InvalidSetting as exc:
+        raise InvalidSetting(f"{exc}, or 0") from exc
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise InvalidSetting("must be a number above 0, at most 1")
+    return value
+
+
 def _state_url(url: str) -> str:
     redis = _REDIS.fullmatch(url)
     if redis is not None:
@@ -207,6 +224,14 @@ class Settings:
     )
     max_age_s: float = _setting(3600.0, _seconds, "what is older is not tried again")
     waiting_places: int = _setting(300, _count, "how many requests may wait inside Receive")
+    trigger_places: int = _setting(50, _count, "how many requests of one Trigger run at once")
+    breaker_failures: int = _setting(
+        5, _count_or_none, "after so many failures in a row a target is left alone"
+    )
+    breaker_pause_s: float = _setting(10.0, _seconds, "for how long")
+    origin_share: float = _setting(
+        0.5, _share, "the part of the threads that `/sync` may use for one target"
+    )
     max_body_bytes: int = _setting(1_048_576, _count, "the largest request body")
     max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
     state_url: str = _setting(

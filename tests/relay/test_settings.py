@@ -36,6 +36,10 @@ def test_an_empty_variable_counts_as_unset() -> None:
         "RETRY_DELAYS_S",
         "MAX_AGE_S",
         "WAITING_PLACES",
+        "TRIGGER_PLACES",
+        "BREAKER_FAILURES",
+        "BREAKER_PAUSE_S",
+        "ORIGIN_SHARE",
         "MAX_BODY_BYTES",
         "MAX_RESULT_BYTES",
         "LOG_LEVEL",
@@ -64,6 +68,10 @@ def test_every_setting_is_read() -> None:
             "RETRY_DELAYS_S": "0.5, 2,2",
             "MAX_AGE_S": "60",
             "WAITING_PLACES": "7",
+            "TRIGGER_PLACES": "8",
+            "BREAKER_FAILURES": "0",
+            "BREAKER_PAUSE_S": "1.5",
+            "ORIGIN_SHARE": "1",
             "MAX_BODY_BYTES": "10",
             "MAX_RESULT_BYTES": "11",
             "STATE_URL": "rediss://user:p%2Fw@[fd00::1]:6380/2",
@@ -90,6 +98,8 @@ def test_every_setting_is_read() -> None:
     assert settings.publish_timeout_s == 3.0
     assert settings.retry_delays_s == (0.5, 2.0, 2.0)
     assert (settings.max_age_s, settings.waiting_places) == (60.0, 7)
+    assert (settings.trigger_places, settings.origin_share) == (8, 1.0)
+    assert (settings.breaker_failures, settings.breaker_pause_s) == (0, 1.5)
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
     assert settings.callback_secret == (b"key" * 8, b"KEY" * 8)
@@ -163,6 +173,9 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
         ("RETRY_DELAYS_S", "2,1", f"RETRY_DELAYS_S {DELAYS}"),
         ("RETRY_DELAYS_S", "1,,2", f"RETRY_DELAYS_S {SECONDS}"),
         ("MAX_AGE_S", "0", f"MAX_AGE_S {SECONDS}"),
+        ("BREAKER_FAILURES", "-1", "BREAKER_FAILURES must be a whole number above 0, or 0"),
+        ("ORIGIN_SHARE", "0", "ORIGIN_SHARE must be a number above 0, at most 1"),
+        ("ORIGIN_SHARE", "half", "ORIGIN_SHARE must be a number above 0, at most 1"),
         ("WAITING_PLACES", "0", "WAITING_PLACES must be a whole number above 0"),
         ("MAX_BODY_BYTES", "1e6", "MAX_BODY_BYTES must be a whole number above 0"),
         ("MAX_BODY_BYTES", "0", "MAX_BODY_BYTES must be a whole number above 0"),
