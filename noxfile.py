@@ -24,7 +24,7 @@ CODE = ("relay", "functions", "local", "bench", "tests", "knative", "docs", "nox
 def install(session: nox.Session, *groups: str) -> None:
     """Install what is deployed but the relay, which runs from its source, and dependency groups."""
     lines = DEPLOYED.read_text().splitlines()
-    pins = [line.removesuffix(" \\") for line in lines if line[0].isalpha()]
+    pins = [line.removesuffix(" \\") for line in lines if line[:1].isalpha()]
     packages = nox.project.dependency_groups(PYPROJECT, *groups)
     session.install("--quiet", *(pin for pin in pins if "+clone" not in pin), *packages)
 
@@ -69,7 +69,7 @@ def bench(session: nox.Session) -> None:
 def screenshots(session: nox.Session) -> None:
     """Take the pictures in docs/images/ anew, of the running system."""
     install(session, "local", "test")
-    session.run("python", "-m", "tests.screenshots")
+    session.run("python", "-m", "tests.local.display.screenshots")
 
 
 @nox.session(venv_backend="none")

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.load import Request
-from bench.processes import REPOSITORY, Lab, Server, free_port
+from bench.processes import Lab, Server
 from bench.target import ANSWER
 from local import manifests
-from local.functions import Function, clean_environment, function_environment
-from local.serving import HOST
+from local.functions import Function, function_environment
+from local.ports import HOST, free_port
+from local.process import REPOSITORY, clean_environment
 
 PROBE = "/health/readiness"
 RIVALS = Path(__file__).parent / "rivals"
@@ -123,7 +124,7 @@ def function(
         settings: Others than func.yaml's.
     """
     given = {**(settings or {}), **({"THREADS": str(threads)} if threads else {})}
-    declared = Function.load(REPOSITORY / "functions" / name)
+    declared = Function(REPOSITORY / "functions" / name)
     env = function_environment(
         declared,
         {**clean_environment(os.environ), **given},
@@ -156,7 +157,7 @@ def rival(lab: Lab, name: str, *, broker_port: int = 9, threads: int | None = No
         cwd=RIVALS,
         env={
             **clean_environment(os.environ),
-            "THREADS": str(threads or Function.load(REPOSITORY / "functions/send").envs["THREADS"]),
+            "THREADS": str(threads or Function(REPOSITORY / "functions/send").envs["THREADS"]),
             "WORKERS": "1",
             "K_SINK": f"http://{HOST}:{broker_port}/default/default",
         },

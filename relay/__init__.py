@@ -16,13 +16,12 @@ of a request that waits or was given up, and `retries` decides which.
 Neighbours: `gate` lets a call through or not, by a `breaker` and a share of the `places` for each
 target, so that one delays nobody else.
 
-Calls: `calls` turns an envelope into a call of the `client`, whose `connections` open `sockets` to
-addresses that the egress policy permits, keep its deadline (`deadlines`), and read the `heads` of
-answers.
+Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
+the egress policy permits; `responses` parses what comes back, `reasons` are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `tracing` is what travels with it. `settings` is what an
-operator can set; `egress` is the policy, which judges `addresses`.
+operator can set, with `tls` for certificates; `egress` is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
 line for each request.

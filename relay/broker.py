@@ -130,6 +130,8 @@ class Broker:
             answer = self._client.call(
                 self._target, method="POST", headers=headers, content=body, timeout_s=timeout_s
             )
+            if not answer.has_head:  # half an answer is no promise
+                answer.begin()
         except TargetUnreachable as exc:
             return _Failure(reason=exc.detail, maybe_taken=False, passing=True)
         except TargetFailed as exc:

@@ -19,7 +19,7 @@ from relay.urls import Target, parse_target
 # draft-ietf-httpapi-idempotency-key-header.
 _ID = re.compile(r'("?)([A-Za-z0-9._~:+=@-]{1,128})\1', re.ASCII)
 
-METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 # A callback is called by an envelope of its own, to which Standard Webhooks adds an id, a time and
 # one signature for each key.

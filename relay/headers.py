@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -22,6 +22,7 @@ MAX_WAIT_S = 120
 
 # Counts how often a call has passed a relay. Only the relay sets it.
 HOPS = "relay-hops"
+USER_AGENT = "knative-relay"
 
 # RFC 9110 section 7.6.1, with the older ones that are still seen.
 HOP_BY_HOP = frozenset(
@@ -122,6 +123,31 @@ def find(headers: Headers, name: str) -> str | None:
     """Return the first value of a header, whatever the case of its name."""
     lower = name.lower()
     return next((value for key, value in headers if key.lower() == lower), None)
+
+
+def complete(headers: Headers, host: str, method: str, content: bytes | None) -> dict[str, str]:
+    """Add what every request needs and this one lacks."""
+    added = {"Host": host, "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    # Where a body is usual, its absence is declared as well (RFC 9110 section 8.6).
+    if content is not None or method in ("POST", "PUT", "PATCH"):
+        added["Content-Length"] = str(len(content or b""))
+    given = {name.lower() for name, _ in headers}
+    return {name: value for name, value in added.items() if name.lower() not in given} | dict(
+        headers
+    )
+
+
+def message_head(start_line: str, headers: Mapping[str, str]) -> bytes:
+    """Write the head of a request as it is sent, each character a byte.
+
+    Raises:
+        ValueError: something that should have been refused long before would end a line.
+    """
+    lines = [start_line, *(f"{name}: {value}" for name, value in headers.items())]
+    head = "\r\n".join(lines) + "\r\n\r\n"
+    if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or "\0" in head:
+        raise ValueError("a header must be one line")
+    return head.encode("latin-1")
 
 
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:

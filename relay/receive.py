@@ -30,8 +30,8 @@ from http import HTTPStatus
 
 from relay import logs
 from relay.auth import MAC
-from relay.calls import Caller
-from relay.client import Answer
+from relay.client import IDEMPOTENT, TargetClient
+from relay.connections import Answer
 from relay.envelope import Envelope
 from relay.events import JSON, Event
 from relay.gate import Gate
@@ -63,7 +63,6 @@ log = logging.getLogger(__name__)
 # keeps no more than 1,024.
 _ERROR_BYTES = 768
 
-
 # A delivery that waits for its target's share holds up what comes by the same Trigger.
 _PATIENCE_S = 0.25
 
@@ -76,6 +75,10 @@ class Delivery:
     envelope: Envelope
     progress: Progress
 
+    @property
+    def method(self) -> str:
+        return self.envelope.method or "POST"
+
 
 class Receive:
     """The CloudEvent function.
@@ -86,7 +89,7 @@ class Receive:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._caller = Caller(settings)
+        self._targets = TargetClient(settings)
         self._records = Records(State(settings.state_url, settings.state_ttl_s))
         self._retries = Retries(delays_s=settings.retry_delays_s, max_age_s=settings.max_age_s)
         self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
@@ -150,9 +153,9 @@ class Receive:
 
     def _call(self, delivery: Delivery) -> Response:
         self._note_attempt(delivery.progress)
-        answer = self._caller.call(
+        answer = self._targets.call(
             delivery.envelope,
-            method=delivery.envelope.method or "POST",
+            method=delivery.method,
             hops=next_hop(delivery.event.attributes.get("relayhops")),
             headers=(
                 ("Accept-Encoding", "identity"),
@@ -179,7 +182,9 @@ class Receive:
         )
         if isinstance(decision, Done):
             assert answer is not None  # noqa: S101 - it has decided
-            result = result_of(answer, self._settings.max_result_bytes)
+            # What is done is not done again because its answer broke off, unless that is harmless.
+            may_break_off = delivery.method not in IDEMPOTENT
+            result = result_of(answer, self._settings.max_result_bytes, or_less=may_break_off)
             return self._result_event(delivery, decision, result).to_response()
         if answer is not None:
             answer.close()

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import cast
 
 from relay import jsons
-from relay.client import Answer
+from relay.connections import Answer
 from relay.headers import end_to_end, find
 from relay.http import Response
 from relay.jsons import is_json, json_type
@@ -17,25 +17,30 @@ from relay.problems import InvalidRequest
 _FRAMING = ("content-length",)
 
 
-def result_of(answer: Answer, limit_bytes: int) -> dict[str, object]:
+def result_of(answer: Answer, limit_bytes: int, *, or_less: bool) -> dict[str, object]:
     """Read a target's answer into the data of a result event.
 
     Args:
         answer: its body is read, and its connection given back.
-        limit_bytes: how much of the body is kept; if there was more, `truncated` is true.
+        limit_bytes: how much of the body is kept.
+        or_less: if it breaks off, keep what arrived, instead of raising.
 
     Returns:
-        `status`, `headers` (name to the list of its values), and the body as in `readable`.
+        `status`, `headers` (name to the list of its values), and the body as in `readable`; if that
+        is not all of it, `truncated` is true, and `truncatedReason` says why.
+
+    Raises:
+        TargetFailed, DeadlineExceeded: the answer is broken, and `or_less` is false.
     """
-    raw, truncated = answer.read(limit_bytes)
+    raw, reason = answer.read(limit_bytes, or_less=or_less)
     headers: dict[str, list[str]] = {}
     for name, value in answer.headers:
         headers.setdefault(name, []).append(value)
     result: dict[str, object] = {"status": answer.status, "headers": headers}
-    if truncated:
-        result["truncated"] = True
+    if reason is not None:
+        result |= {"truncated": True, "truncatedReason": reason}
     content_type = find(answer.headers, "Content-Type") or ""
-    return result | readable(raw, content_type, truncated=truncated)
+    return result | readable(raw, content_type, truncated=reason is not None)
 
 
 def parse_result(raw: bytes) -> dict[str, object]:

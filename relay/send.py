@@ -15,7 +15,7 @@ from typing import Final
 from relay import jsons, logs
 from relay.auth import Signatures, check_token
 from relay.broker import Broker
-from relay.calls import Caller
+from relay.client import TargetClient
 from relay.envelope import METHODS, Callback, Envelope, new_id, parse_id
 from relay.events import CALLBACK, JSON, Event
 from relay.gate import Gate, Passing
@@ -59,7 +59,7 @@ class Send:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._caller = Caller(settings)
+        self._targets = TargetClient(settings)
         self._broker = Broker(settings)
         self._records = Records(State(settings.state_url, settings.state_ttl_s))
         self._signatures = Signatures(settings.callback_secret, settings.state_url)
@@ -131,17 +131,21 @@ class Send:
     def _sync(self, request: Request) -> Response:
         data = self._body(request)
         envelope = self._envelope(data)
-        if envelope.method is not None:
-            raise InvalidRequest("method", "is for /async; /sync relays the method it is called by")
+        if envelope.method is not None and request.method != "POST":
+            own = request.method
+            raise InvalidRequest(
+                "method", f"is for POST /sync and /async; {own} /sync calls with {own}"
+            )
+        method = envelope.method or request.method
         if Preferences.from_header(request.headers.get("prefer")).respond_async:
-            return self._respond_async(request, data)
+            return self._respond_async(request, data, method)
         if envelope.callback is not None:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
         with contextlib.ExitStack() as passing:
             passing.enter_context(self._gate.passing(envelope.target.origin, self._calls))
-            answer = self._caller.call(
+            answer = self._targets.call(
                 envelope,
-                method=request.method,
+                method=method,
                 hops=next_hop(request.headers.get(HOPS)),
                 # The body goes back as it came, so the encodings must be ones the caller can read.
                 headers=(
@@ -151,13 +155,16 @@ class Send:
             )
             answer.begin()
             body = Passing(answer, passing.pop_all())
-        return Response(status=answer.status, headers=answer.headers, body=body)
+        headers = answer.headers
+        if method == "HEAD" != request.method:  # it is not the length of this answer
+            headers = tuple(item for item in headers if item[0].lower() != "content-length")
+        return Response(status=answer.status, headers=headers, body=body)
 
-    def _respond_async(self, request: Request, data: bytes) -> Response:
+    def _respond_async(self, request: Request, data: bytes, method: str) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""
         value = jsons.loads(data)
         assert isinstance(value, dict)  # noqa: S101 - it has been read as an envelope
-        data = json.dumps(value | {"method": request.method}).encode("ascii")
+        data = json.dumps(value | {"method": method}).encode("ascii")
         record = self._accept(request, data, self._envelope(data))
         return status_answer(202, record, ("Preference-Applied", "respond-async"))
 
@@ -187,7 +194,7 @@ class Send:
         logs.note(id=request_id)
         hops = request.headers.get(HOPS)
         next_hop(hops)  # refused here, where somebody hears of it; Receive counts
-        self._caller.check(envelope)
+        self._targets.check(envelope)
         self._note(request_id, envelope.callback)
         attributes = {
             "id": request_id,

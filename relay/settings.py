@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 from relay.egress import AllowedTarget
 from relay.jsons import JSONError, decode_base64, loads
 from relay.problems import InvalidRequest
+from relay.tls import parse_ca_certs, parse_certificates, parse_client_cert
 from relay.urls import Target, parse_authority, parse_target
 
 _ATTRIBUTE_VALUE = re.compile(r"[!#$&-~]{1,128}", re.ASCII)
@@ -47,12 +47,16 @@ def _sink(text: str) -> Target:
         raise InvalidSetting(exc.detail.removeprefix("K_SINK ")) from exc
 
 
-def _certificates(pem: str) -> str:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
-    except (ssl.SSLError, TypeError) as exc:  # TypeError: it is not ASCII
-        raise InvalidSetting("must be certificates in PEM") from exc
-    return pem
+def _checked(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """Make a parser of another module's that raises ValueError."""
+
+    def checked(text: str) -> object:
+        try:
+            return parse(text)
+        except ValueError as exc:
+            raise InvalidSetting(str(exc)) from exc
+
+    return checked
 
 
 def _extensions(text: str) -> dict[str, str]:
@@ -204,7 +208,7 @@ class Settings:
 
     k_sink: Target | None = _setting(None, _sink, "set by the SinkBinding")
     k_ce_overrides: Mapping[str, str] | None = _setting(None, _extensions, "set by the SinkBinding")
-    k_ca_certs: str | None = _setting(None, _certificates, "set by the SinkBinding")
+    k_ca_certs: str | None = _setting(None, _checked(parse_certificates), "set by the SinkBinding")
     k_service: str | None = _setting(None, str, "set by Knative")
     event_type: str = _setting("dev.knative.samples.t2", _attribute, "of the events")
     event_source: str = _setting("dev.knative.samples/t2", _attribute, "of the events")
@@ -217,6 +221,12 @@ class Settings:
     )
     target_connect_timeout_s: float = _setting(
         5.0, _seconds, "of that, for the look-up and the connection"
+    )
+    target_ca_certs: str | None = _setting(
+        None, _checked(parse_ca_certs), "authorities to trust besides the system's"
+    )
+    target_client_cert: tuple[str, str] | None = _setting(
+        None, _checked(parse_client_cert), "for targets that ask for a client certificate"
     )
     publish_timeout_s: float = _setting(30.0, _seconds, "for publishing one event")
     retry_delays_s: tuple[float, ...] = _setting(

@@ -16,9 +16,9 @@ from typing import Any
 
 from bench import servers
 from bench.cases.plan import Plan
-from bench.processes import BenchError, Lab, Server, free_port
+from bench.processes import BenchError, Lab, Server
 from bench.report import Figure, Limit, Measured
-from local.serving import HOST
+from local.ports import HOST, free_port
 
 CASE = "neighbours"
 _PUBLISHERS = 8

@@ -22,7 +22,7 @@ from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
 from local.broker.event import InvalidEvent
 from local.broker.routing import Route, Routing, outgoing_headers
-from local.broker.store import Delivery, Publication
+from local.broker.store import PendingDelivery, Publication
 
 _STORE_RETRY_S = 1.0
 _log = logging.getLogger("local.broker")
@@ -31,12 +31,12 @@ _log = logging.getLogger("local.broker")
 class Ledger(Protocol):
     """Where it is kept what an attempt has led to."""
 
-    async def finish(self, delivery: Delivery, reply: Publication | None = None) -> None:
+    async def finish(self, delivery: PendingDelivery, reply: Publication | None = None) -> None:
         """End a delivery and publish the reply to it."""
 
     async def postpone(
         self,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         *,
         due_at: float,
         failures: int,
@@ -75,7 +75,7 @@ class Attempts:
         """Close the connections that are kept open."""
         await self._sender.close()
 
-    async def make(self, delivery: Delivery) -> None:
+    async def make(self, delivery: PendingDelivery) -> None:
         """Call the subscriber, or the dead letter sink once it has come to that."""
         route = self._route
         headers = {
@@ -107,7 +107,9 @@ class Attempts:
         else:
             await self._fail(delivery, outcome, report)
 
-    async def _succeed(self, delivery: Delivery, outcome: Delivered, report: _Report) -> None:
+    async def _succeed(
+        self, delivery: PendingDelivery, outcome: Delivered, report: _Report
+    ) -> None:
         if outcome.reply is None:
             await self._keep(lambda: self._ledger.finish(delivery))
             self._note(delivery, outcome, report, DELIVERED)
@@ -141,10 +143,10 @@ class Attempts:
         self._wake(triggers)
         report.log(f"delivered, its reply goes to {', '.join(triggers) or 'nobody'}")
 
-    async def _fail(self, delivery: Delivery, outcome: Failed, report: _Report) -> None:
+    async def _fail(self, delivery: PendingDelivery, outcome: Failed, report: _Report) -> None:
         spec = self._route.delivery
         if outcome.retried and delivery.failures < spec.retry:
-            wait_s = spec.backoff_s(delivery.failures)
+            wait_s = spec.backoff_s(delivery.failures + self._route.first_retry)
             if outcome.retry_after_s is not None and spec.retry_after_max_s is not None:
                 wait_s = max(wait_s, min(outcome.retry_after_s, spec.retry_after_max_s))
             await self._postpone(
@@ -164,7 +166,7 @@ class Attempts:
 
     def _note(
         self,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         outcome: Delivered | Failed,
         report: _Report,
         next_step: str,
@@ -184,7 +186,7 @@ class Attempts:
 
     async def _postpone(
         self,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         wait_s: float,
         *,
         failures: int,
@@ -198,7 +200,7 @@ class Attempts:
         )
 
     async def _drop(
-        self, delivery: Delivery, outcome: Failed, report: _Report, reason: str
+        self, delivery: PendingDelivery, outcome: Failed, report: _Report, reason: str
     ) -> None:
         await self._keep(lambda: self._ledger.finish(delivery))
         _log.error(
@@ -225,7 +227,7 @@ class Attempts:
 class _Report:
     """The log line of one attempt; no headers and no data, which may hold secrets."""
 
-    delivery: Delivery
+    delivery: PendingDelivery
     result: str
     duration_ms: float
 

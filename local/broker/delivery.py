@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
-import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 import aiohttp
 from yarl import URL
 
 from local.broker.event import Event, EventError, NotAnEvent
+from relay.headers import retry_after_s
 
 # Kafka's dispatcher waits this long when a delivery spec sets no timeout; waiting for ever would
 # let hanging subscribers use up the places for deliveries.
@@ -174,7 +171,9 @@ def classify(
         return Failed(
             summary=str(status),
             retried=status >= 500 or status in _RETRIED_STATUSES,
-            retry_after_s=_retry_after_s(headers) if status in (429, 503) else None,
+            retry_after_s=retry_after_s(headers.get("retry-after"))
+            if status in (429, 503)
+            else None,
             extensions=error_extensions(dest=url, code=status, data=body),
         )
     if not wants_reply:
@@ -191,14 +190,3 @@ def classify(
     except EventError as exc:
         return Failed(summary=f"{status} with a malformed reply: {exc}", retried=True)
     return Delivered(summary=f"{status} with a reply", reply=reply, headers=passed_on(headers))
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the wait that Retry-After asks for (RFC 9110 section 10.2.3)."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        return max(0.0, math.ceil(parsedate_to_datetime(value).timestamp() - time.time()))
-    except ValueError:
-        return None

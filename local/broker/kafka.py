@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from local.broker.attempts import Attempts, Ledger
 from local.broker.database import StoreError
-from local.broker.store import Delivery, Publication, Store
+from local.broker.store import EventStore, PendingDelivery, Publication
 
 MAX_POLL_RECORDS = 50
 _COMMIT_INTERVAL_S = 5.0
@@ -32,12 +32,12 @@ _log = logging.getLogger("local.broker")
 class KafkaLedger(Ledger):
     """What became of the last attempts: in memory alone, until a commit."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: EventStore) -> None:
         """Begin with nothing in hand."""
         self._store = store
-        self._postponed: dict[int, tuple[float, Delivery]] = {}
+        self._postponed: dict[int, tuple[float, PendingDelivery]] = {}
 
-    async def finish(self, delivery: Delivery, reply: Publication | None = None) -> None:
+    async def finish(self, delivery: PendingDelivery, reply: Publication | None = None) -> None:
         """Publish the reply; the delivery itself waits for the next commit.
 
         Raises:
@@ -48,7 +48,7 @@ class KafkaLedger(Ledger):
 
     async def postpone(
         self,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         *,
         due_at: float,
         failures: int,
@@ -58,7 +58,7 @@ class KafkaLedger(Ledger):
         following = replace(delivery, failures=failures, dead_letter=dead_letter)
         self._postponed[delivery.event_id] = (due_at, following)
 
-    def take_postponed(self, event_id: int) -> tuple[float, Delivery] | None:
+    def take_postponed(self, event_id: int) -> tuple[float, PendingDelivery] | None:
         """Return when and with what a delivery goes on; None when it has ended."""
         return self._postponed.pop(event_id, None)
 
@@ -66,7 +66,9 @@ class KafkaLedger(Ledger):
 class KafkaQueue:
     """The records of one Trigger, from the last commit on."""
 
-    def __init__(self, trigger: str, store: Store, ledger: KafkaLedger, attempts: Attempts) -> None:
+    def __init__(
+        self, trigger: str, store: EventStore, ledger: KafkaLedger, attempts: Attempts
+    ) -> None:
         self.attempts = attempts
         self._in_hand: dict[int, asyncio.Task[None]] = {}
         self._waiting: set[int] = set()

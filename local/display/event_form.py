@@ -52,7 +52,7 @@ def render(event: Event) -> str:
 
 
 def render_unreadable(error: EventError) -> str:
-    """Render what came instead of an event."""
+    """Render the error of a message that is not a readable event."""
     return "\n".join([HEADING, *_invalid(error)]) + "\n"
 
 

@@ -40,7 +40,7 @@ OVERRIDES = "  ceOverrides: {extensions: {tenant: blue}}\n"
 def load(folder: Path, func_yaml: str = FUNC_YAML) -> Function:
     """Write a func.yaml and load it."""
     (folder / "func.yaml").write_text(func_yaml, encoding="utf-8")
-    return Function.load(folder)
+    return Function(folder)
 
 
 def environment(folder: Path, env: dict[str, str], manifest: str = MANIFESTS) -> dict[str, str]:
@@ -114,8 +114,8 @@ def test_allows_the_sample_api_besides_what_the_user_allows(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("func_yaml", "error"),
     [
-        ("invoke: http", "name, invoke and run.envs must be given: KeyError('name')"),
-        (FUNC_YAML.replace('"32"', "32"), "32 must be a string: put it in quotes"),
+        ("invoke: http", "Object missing required field `name`"),
+        (FUNC_YAML.replace('"32"', "32"), "Expected `str`, got `int` - at `$.run.envs[1].value`"),
     ],
     ids=["no name", "number"],
 )

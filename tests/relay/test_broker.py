@@ -114,8 +114,10 @@ class TestPublish:
 
         assert len(peer.requests) == 1
         assert untrusted.detail.startswith(
-            f"the Broker localhost:{peer.port} has no TLS, or no certificate that is trusted;"
+            f"the Broker localhost:{peer.port} cannot be reached:"
+            " its certificate is from an unknown authority;"
         )
+        assert untrusted.members["published"] == "no"
 
 
 class TestRetries:
@@ -196,7 +198,7 @@ class TestRetries:
 
         assert failure.status == 503
         assert failure.detail == (
-            f"the Broker 127.0.0.1:1 cannot be reached: Connection refused; {SAFE}"
+            f"the Broker 127.0.0.1:1 cannot be reached: the connection was refused; {SAFE}"
         )
 
     def test_a_broker_that_is_slow(self, peer: Peer) -> None:
@@ -211,17 +213,23 @@ class TestRetries:
         )
         assert len(peer.requests) == 1
 
-    @pytest.mark.parametrize("raw", [b"", b"HTTP/1.1 202 Acc", b"HTTP/1.1 202 Accepted\r\nX: "])
-    def test_a_broker_that_is_killed(self, peer: Peer, raw: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("raw", "reason"),
+        [
+            (b"", "closed the connection unanswered"),
+            (b"HTTP/1.1 202 Acc", "broke off its answer"),
+            (b"HTTP/1.1 202 Accepted\r\nX: ", "broke off its answer"),
+        ],
+        ids=["nothing", "half a status line", "half the headers"],
+    )
+    def test_a_broker_that_is_killed(self, peer: Peer, raw: bytes, reason: str) -> None:
         """Half an answer is no promise, not even half of a 202."""
         peer.default = lambda connection: connection.sendall(raw)
 
         failure = failure_of(peer.url)
 
         assert failure.status == 503
-        assert failure.detail == (
-            f"the Broker 127.0.0.1:{peer.port} broke off its answer, or it is not HTTP; {MAYBE}"
-        )
+        assert failure.detail == (f"the Broker 127.0.0.1:{peer.port} {reason}; {MAYBE}")
         assert len(peer.requests) == 1
 
     def test_all_attempts_end_in_time(self, peer: Peer) -> None:

@@ -201,10 +201,14 @@ def test_what_is_no_envelope_is_refused(raw: bytes, message: str) -> None:
             id="lone surrogate as text",
         ),
         pytest.param(
-            {"method": "post"}, "method must be one of GET, POST, PUT, PATCH, DELETE", id="method"
+            {"method": "post"},
+            "method must be one of GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS",
+            id="method",
         ),
         pytest.param(
-            {"method": ["GET"]}, "method must be one of GET, POST, PUT, PATCH, DELETE", id="methods"
+            {"method": ["GET"]},
+            "method must be one of GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS",
+            id="methods",
         ),
         pytest.param(
             {"callback": "http://b.test"}, "callback must be an object, not a string", id="callback"

@@ -217,9 +217,9 @@ class TestResults:
     @pytest.mark.parametrize(
         ("raw", "reason"),
         [
-            (b"", "broke off its answer, or it is not HTTP"),
-            (b"nonsense\r\n\r\n", "broke off its answer, or it is not HTTP"),
-            (b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\nhalf", "broke off its answer, or it is"),
+            (b"", "closed the connection unanswered"),
+            (b"nonsense\r\n\r\n", "sent what is not HTTP/1.1"),
+            (b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\nhalf", "broke off its answer"),
             (None, "did not answer in full within 0.5 s"),
         ],
         ids=["nothing", "nonsense", "half", "silence"],
@@ -230,7 +230,9 @@ class TestResults:
         """A target that breaks off or hangs may do better the next time."""
         target.on("/broken", peers.until_gone if raw is None else lambda each: each.sendall(raw))
 
-        event = event_of(deliver(receive, envelope(target, "/broken", timeout=0.5)))
+        body = envelope(target, "/broken", method="GET", timeout=0.5)
+
+        event = event_of(deliver(receive, body))
 
         assert event["type"] == f"{TYPE}.retry1"
         assert event["relayreason"].startswith(f"the target 127.0.0.1:{target.port} {reason}")
@@ -242,7 +244,7 @@ class TestResults:
 
         assert event["type"] == f"{TYPE}.retry1"
         assert event["relayreason"] == (
-            "the target 127.0.0.1:1 cannot be reached: Connection refused"
+            "the target 127.0.0.1:1 cannot be reached: the connection was refused"
         )
 
     def test_a_target_that_is_not_allowed(self, receive: Function) -> None:
@@ -445,6 +447,7 @@ class TestResultData:
 
         assert {name: data[name] for name in data if name.startswith("body")} == expected
         assert data["truncated"] is True
+        assert data["truncatedReason"] == "the body is longer than 1000 bytes"
 
     def test_a_body_of_the_largest_size(self, receive: Function, target: Peer) -> None:
         """A body of exactly MAX_RESULT_BYTES is whole."""
@@ -469,6 +472,23 @@ class TestResultData:
 
         assert data["body"] == "x" * MAX_RESULT_BYTES
         assert data["truncated"] is True
+
+    def test_a_post_that_was_answered_is_done(self, receive: Function, target: Peer) -> None:
+        """What breaks off after a final status is told, and not called again."""
+        raw = b"HTTP/1.1 201 X\r\nContent-Length: 9\r\nContent-Type: text/plain\r\n\r\nhalf"
+        target.on("/half", lambda connection: connection.sendall(raw))
+
+        answer = deliver(receive, envelope(target, "/half"))
+
+        assert answer.all("ce-type") == [f"{TYPE}.completed"]
+        assert answer.json() == {
+            "status": 201,
+            "headers": {"Content-Length": ["9"], "Content-Type": ["text/plain"]},
+            "truncated": True,
+            "truncatedReason": f"the target 127.0.0.1:{target.port} broke off its answer",
+            "body": "half",
+        }
+        assert len(target.received("/half")) == 1
 
 
 class TestCalls:

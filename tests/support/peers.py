@@ -6,6 +6,7 @@ They speak HTTP by hand, so that they can also speak it wrongly.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -157,3 +158,22 @@ def until_gone(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while connection.recv(65536):
             pass
+
+
+def reset(connection: socket.socket) -> None:
+    """End a connection with a TCP reset instead of an answer."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.close()
+
+
+def dripping(head: bytes, drop: bytes, interval_s: float = 0.05) -> Talk:
+    """Make an answer that never ends, a drop at a time."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(head)
+        gone = select.poll()
+        gone.register(connection, select.POLLRDHUP)
+        while not gone.poll(interval_s * 1000):
+            connection.sendall(drop)
+
+    return talk

@@ -18,8 +18,8 @@ from tests.support.processes import (
     wait_until,
 )
 
-PARTS = ("GATEWAY", "BROKER", "SEND", "RECEIVE", "DISPLAY", "SAMPLE_API")
-HEADERS = {"Host": "send-serving.default.example.com", "Content-Type": "application/json"}
+PARTS = ("GATEWAY", "BROKER", "RECEIVE", "DISPLAY", "SAMPLE_API")
+HEADERS = {"Content-Type": "application/json"}
 
 
 class Relay:

@@ -239,10 +239,13 @@ def live_through(story: Story, relay: Relay) -> None:
 
 
 def look_at_the_page(story: Story, relay: Relay) -> None:
-    """Open every request; the rows of the list, `/live`, are what these begin with."""
+    """Fetch the list and open every request."""
+    page = f"http://localhost:{relay.ports['DISPLAY']}"
+    story.answers.append(call("GET", f"{page}/rows"))
     shown: list[object] = []
-    while story.ask(relay, "GET", f"/requests/{len(shown) + 1}", Host="localhost").status == 200:
-        shown.append(story.answers[-1].json()["id"])
+    while (answer := call("GET", f"{page}/requests/{len(shown) + 1}")).status == 200:
+        story.answers.append(answer)
+        shown.append(answer.json()["id"])
     assert {*story.statuses, "by-hand-forbidden", "by-hand-wrong"} <= set(shown)
 
 

@@ -14,8 +14,7 @@ import urllib3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from relay.calls import Caller
-from relay.client import Client
+from relay.client import Client, TargetClient
 from relay.egress import AllowedTarget, Policy
 from relay.envelope import Envelope
 from relay.problems import InvalidRequest, RelayError, TargetNotAllowed
@@ -227,7 +226,7 @@ def test_what_is_sent_is_legal_on_the_wire(
     except InvalidRequest:
         return
     module_server.requests.clear()
-    caller = Caller(Settings.from_env({"ALLOWED_TARGETS": "*.test"}))
+    caller = TargetClient(Settings.from_env({"ALLOWED_TARGETS": "*.test"}))
 
     with network(module_server, {"a.test": [PUBLIC]}), contextlib.suppress(InvalidRequest):
         caller.call(envelope, method="POST", hops=1, headers=(("Idempotency-Key", event_id),)).read(

@@ -1,4 +1,4 @@
-"""The pictures in docs/images/, taken of the running system: `python -m tests.screenshots`."""
+"""Take the pictures in docs/images/ of the running system; `./dev screenshots` runs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.stack import PARTS, Relay, quick_settings, started
 
 IMAGES = REPOSITORY / "docs" / "images"
 # As a user has them, where they are free; else the pictures would show strange ports.
-USUAL = {"GATEWAY": 8080, "SAMPLE_API": 30000}
+USUAL = {"DISPLAY": 8084, "SAMPLE_API": 30000}
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
 def take_all(relay: Relay, browser: Browser) -> None:
     """Take every picture."""
     page = browser.new_page(viewport={"width": 1280, "height": 680})
-    page.goto(f"http://localhost:{relay.ports['GATEWAY']}/")
+    page.goto(f"http://localhost:{relay.ports['DISPLAY']}/")
     send(relay, "order-1", "/tasks")
     send(relay, "order-2", "/misbehave/status/404")
     send(relay, "order-3", "/misbehave/fail-times/2/order-3")

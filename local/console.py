@@ -1,39 +1,69 @@
-"""The relay's log lines, JSON for machines, as people like to read them."""
+"""The terminal that all parts of the stack share; their JSON log lines in a form for people."""
 
 from __future__ import annotations
 
 import json
 import re
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TextIO
 
 from local.terminal import printable
 
 _RED, _GREEN, _YELLOW, _CYAN, _DIM = "31", "32", "33", "36", "2"
-_SEVERITIES = {
-    "DEBUG": _DIM,
-    "INFO": _GREEN,
-    "WARNING": _YELLOW,
-    "ERROR": _RED,
-    "CRITICAL": _RED,
-}
+_SEVERITIES = {"DEBUG": _DIM, "INFO": _GREEN, "WARNING": _YELLOW, "ERROR": _RED, "CRITICAL": _RED}
 _STATUS = re.compile(r"[2-5][0-9]{2}\b", re.ASCII)
+_PART_COLORS = (36, 33, 32, 35, 34, 31)
 # By the first digit.
 _STATUSES = {"2": _GREEN, "3": _CYAN, "4": _YELLOW, "5": _RED}
 _STACK_TRACE = "stack_trace"
-# What has its own place in the line, and what the message of a request or a delivery says already.
+# These have their own places in the line; the message of a request or a delivery says the others.
 _PLACED = frozenset({"time", "severity", "message", "duration_ms"})
 _IN_MESSAGE = frozenset({"method", "route", "type", "status", "trigger", "to", "result", "next"})
 
 
+class Console:
+    """Writes each line after the name of its part, coloured on a TTY."""
+
+    def __init__(self, stream: TextIO, *, is_colored: bool) -> None:
+        self._stream = stream
+        self._is_colored = is_colored
+        self._prefixes: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def on(cls, stream: TextIO, env: Mapping[str, str]) -> Console:
+        """Write to a stream, coloured where that is a terminal and NO_COLOR is not set."""
+        return cls(stream, is_colored=stream.isatty() and not env.get("NO_COLOR"))
+
+    def add(self, name: str, width: int) -> None:
+        """Choose how the lines of a part begin."""
+        prefix = f"{name:<{width}} |"
+        if self._is_colored:
+            color = _PART_COLORS[len(self._prefixes) % len(_PART_COLORS)]
+            prefix = f"\x1b[{color}m{prefix}\x1b[0m"
+        self._prefixes[name] = prefix
+
+    def write_lines(self, name: str, lines: list[str]) -> None:
+        """Write lines of a part, together."""
+        prefix = self._prefixes[name]
+        shown = (text for line in lines for text in readable(line, is_colored=self._is_colored))
+        self.write("".join(f"{prefix} {text}\n" for text in shown))
+
+    def write(self, text: str) -> None:
+        # The reader may be gone, at a closed terminal or the end of a pipe; the parts must be
+        # stopped all the same.
+        with self._lock, suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
+
+
 def readable(line: str, *, is_colored: bool) -> list[str]:
-    """Render a line that a part has printed.
+    """Render a line that a part has printed; a traceback makes it several.
 
-    Args:
-        line: JSON as `relay.logs` writes it, or anything else, which stays as it is. What could
-            control the terminal is escaped in both.
-        is_colored: the terminal is to show colours.
-
-    Returns:
-        One line, and those of a traceback.
+    JSON as `relay.logs` writes it is laid out; any other line stays as it is. What could control
+    the terminal is escaped in both.
     """
     read = _read(line)
     if read is None:
@@ -65,7 +95,7 @@ def readable(line: str, *, is_colored: bool) -> list[str]:
 
 
 def _read(line: str) -> dict[str, str] | None:
-    """Read the fields of a log line as text; None when it is no log line."""
+    """Read the fields of a log line as text; None for any other line."""
     if not line.startswith("{"):
         return None
     try:

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from local.lines import readable
+from local.console import readable
 from tests.support.processes import REPOSITORY, python
 
 REQUEST = {
@@ -48,7 +48,7 @@ DEFECT = {
 # Shows the line that it is given as a part of the stack would.
 CONSOLE = """
 import os, sys
-from local.process import Console
+from local.console import Console
 console = Console.on(sys.stdout, os.environ)
 console.add("send", 7)
 console.write_lines("send", [sys.argv[1]])

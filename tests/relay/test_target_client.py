@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.calls import Caller
+from relay.client import TargetClient
 from relay.envelope import Envelope
 from relay.problems import DeadlineExceeded, InvalidRequest, LoopDetected, TargetNotAllowed
 from relay.settings import Settings
@@ -21,8 +21,8 @@ def peer() -> Iterator[Peer]:
         yield each
 
 
-def caller(**env: str) -> Caller:
-    return Caller(Settings.from_env({"ALLOWED_TARGETS": "127.0.0.1,b.example", **env}))
+def client(**env: str) -> TargetClient:
+    return TargetClient(Settings.from_env({"ALLOWED_TARGETS": "127.0.0.1,b.example", **env}))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_envelope_is_sent(peer: Peer) -> None:
     )
 
     added = (("traceparent", "theirs"), ("X-Added", "yes"))
-    caller().call(envelope, method="PATCH", hops=2, headers=added).close()
+    client().call(envelope, method="PATCH", hops=2, headers=added).close()
 
     [received] = peer.requests
     assert received.method == "PATCH"
@@ -69,7 +69,7 @@ def test_the_shorter_time_counts(peer: Peer, asked: float | None, limit: str) ->
     envelope = Envelope.from_object({"targetURL": peer.url, **fields})
 
     with pytest.raises(DeadlineExceeded) as caught:
-        caller(TARGET_TIMEOUT_S=limit).call(envelope, method="GET", hops=1, headers=())
+        client(TARGET_TIMEOUT_S=limit).call(envelope, method="GET", hops=1, headers=())
 
     assert str(caught.value).endswith("did not answer in full within 0.2 s")
 
@@ -79,8 +79,8 @@ def test_a_host_header_needs_an_entry(peer: Peer) -> None:
     envelope = Envelope.from_object({"targetURL": peer.url, "headers": {"host": "c.example"}})
 
     for refused in (
-        lambda: caller().check(envelope),
-        lambda: caller().call(envelope, method="GET", hops=1, headers=()),
+        lambda: client().check(envelope),
+        lambda: client().call(envelope, method="GET", hops=1, headers=()),
     ):
         with pytest.raises(InvalidRequest) as caught:
             refused()
@@ -90,8 +90,8 @@ def test_a_host_header_needs_an_entry(peer: Peer) -> None:
 
 def test_a_check_makes_no_call(peer: Peer) -> None:
     """What would be refused is refused before the event is published."""
-    caller().check(Envelope.from_object({"targetURL": peer.url}))
+    client().check(Envelope.from_object({"targetURL": peer.url}))
 
     with pytest.raises(TargetNotAllowed):
-        caller().check(Envelope.from_object({"targetURL": "http://10.1.2.3"}))
+        client().check(Envelope.from_object({"targetURL": "http://10.1.2.3"}))
     assert peer.connections == 0
