@@ -6,6 +6,7 @@ as absent, and a mistake is an error that names file, resource and field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -101,7 +102,8 @@ class DeliverySpec(Struct, frozen=True, kw_only=True, rename="camel"):
 
     def backoff_s(self, number: int) -> float:
         """Return the wait before a retry, the first of which is number 0 (1 for Kafka's Broker)."""
-        delay_s = self.backoff_delay.total_seconds()
+        # Knative's reader of durations knows tenths of a second and cuts off what is finer.
+        delay_s = math.floor(round(self.backoff_delay.total_seconds() * 10, 6)) / 10
         if self.backoff_policy == "exponential":
             return delay_s * float(2 ** min(number, _MAX_EXPONENT))
         return delay_s * number if self.backoff_policy == "linear" else 0.0

@@ -69,13 +69,7 @@ class Client(BaseAdapter):
         self._tls = functools.cache(lambda: client_context(ca_certs, client_cert))
 
     def check(self, target: Target) -> None:
-        """Refuse a target that a call made now would be refused; make no call.
-
-        A name that cannot be looked up passes: it may be there when the call is made.
-
-        Raises:
-            TargetNotAllowed: the policy refuses every address of the target.
-        """
+        """Raise TargetNotAllowed if a call made now would; a name that is not found passes."""
         with contextlib.suppress(requests.ConnectionError):
             permitted(target.origin, self._policy, Deadline(self._connect_timeout_s))
 
@@ -147,15 +141,16 @@ class Client(BaseAdapter):
     def _connect(self, origin: Origin, deadline: Deadline) -> socket.socket:
         budget = Deadline(min(self._connect_timeout_s, deadline.left_s))
         sock = connect(origin, self._policy, budget)
-        if origin.scheme == "http":
-            return sock
-        try:
-            deadline.limit(sock)
-            return self._tls().wrap_socket(sock, server_hostname=origin.host)
-        except TimeoutError as exc:
-            raise deadline.error() from exc
-        except OSError as exc:
-            raise requests.exceptions.SSLError(reason_of(exc)) from exc
+        if origin.scheme == "https":
+            try:
+                sock.settimeout(max(deadline.left_s, 0.001))
+                sock = self._tls().wrap_socket(sock, server_hostname=origin.host)
+            except TimeoutError as exc:
+                raise deadline.error() from exc
+            except OSError as exc:
+                raise requests.exceptions.SSLError(reason_of(exc)) from exc
+        sock.setblocking(False)
+        return sock
 
 
 class TargetClient:
@@ -181,11 +176,11 @@ class TargetClient:
         )
 
     def check(self, envelope: Envelope) -> None:
-        """Refuse what a call made now would be refused for; make no call.
+        """Refuse what a call made now, or its callback, would be refused for; make no call.
 
         Raises:
-            InvalidRequest: the envelope asks for a Host header that it may not set.
-            TargetNotAllowed: see `Client.check`; the target of the callback counts as well.
+            InvalidRequest: a Host header is not allowed.
+            TargetNotAllowed: see `Client.check`.
         """
         logs.note(target=envelope.target.origin.authority)
         self._check_host(envelope.headers, "headers")
@@ -195,15 +190,13 @@ class TargetClient:
             self._client.check(envelope.callback.target)
 
     def call(self, envelope: Envelope, *, method: str, hops: int, headers: Headers) -> Answer:
-        """Make the call.
+        """Make the call, by another method than the envelope's if need be.
 
         Args:
-            method: the envelope's own is not looked at.
-            hops: what `next_hop` counted.
             headers: what the relay adds; the envelope's own headers win.
 
         Raises:
-            InvalidRequest: the envelope asks for a Host header that it may not set.
+            InvalidRequest: a Host header is not allowed.
             TargetNotAllowed, TargetFailed, DeadlineExceeded: see `Client.call`.
         """
         logs.note(target=envelope.target.origin.authority)

@@ -47,12 +47,11 @@ class Pool:
                     return None
                 self._idle.remove(found)
             since, _, sock = found
-            if time.monotonic() - since < _MAX_IDLE_S and _is_quiet(sock):
+            if time.monotonic() - since < _MAX_IDLE_S and not _is_ready(sock, select.POLLIN):
                 return sock
             sock.close()
 
     def put(self, origin: Origin, sock: socket.socket) -> None:
-        """Keep a connection, if nothing is left on it."""
         now = time.monotonic()
         with self._lock:
             self._idle.append((now, origin, sock))
@@ -64,13 +63,13 @@ class Pool:
             sock.close()
 
 
-def _is_quiet(sock: socket.socket) -> bool:
-    """Tell whether there is nothing to read: neither the end nor bytes, decrypted or not."""
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return False
+def _is_ready(sock: socket.socket, event: int, timeout_s: float = 0.0) -> bool:
+    """Wait until a socket can be read or written; its end, and what TLS has decrypted, count."""
+    if isinstance(sock, ssl.SSLSocket) and event == select.POLLIN and sock.pending():
+        return True
     poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return not poll.poll(0)
+    poll.register(sock, event)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 class Answer:
@@ -81,7 +80,7 @@ class Answer:
     raises TargetFailed where the answer is broken, DeadlineExceeded when it takes too long.
 
     Args:
-        sock: a connection, which `give_back` takes when it can be used again.
+        sock: a connection that does not block, which `give_back` takes when it can be used again.
         peer: what errors call the other side.
     """
 
@@ -136,7 +135,7 @@ class Answer:
                 raise
 
     def begin(self) -> None:
-        """Wait for the first piece of the body; until then, a failure can be told by a status."""
+        """Wait for a piece of the body: until the first, a failure can be told by a status."""
         try:
             if self._failure is not None:
                 raise self._failure
@@ -188,34 +187,33 @@ class Answer:
     def _send(self, sock: socket.socket, data: bytes) -> None:
         sent = 0
         while sent < len(data):
-            self._deadline.limit(sock)
+            left_s = self._deadline.step_s()
             try:
                 sent += sock.send(memoryview(data)[sent:])
+                self.has_sent = True
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                _is_ready(sock, select.POLLOUT, left_s)
             except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
                 break  # the peer has read enough, and may have answered
             except OSError as exc:
-                raise _failure(exc, self._deadline) from exc
-            self.has_sent = True
+                raise BrokenAnswer(f"gave no whole answer: {reason_of(exc)}") from exc
 
     def _receive(self, sock: socket.socket) -> None:
-        self._deadline.limit(sock)
+        if not _is_ready(sock, select.POLLIN, self._deadline.step_s()):
+            raise self._deadline.error()
         try:
             data = sock.recv(_READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return  # it was not data, or not enough of it for TLS
         except OSError as exc:
-            raise _failure(exc, self._deadline) from exc
+            raise BrokenAnswer(f"gave no whole answer: {reason_of(exc)}") from exc
         self.has_received |= bool(data)
         self._piece = self._parser.feed(data)
         if self._parser.is_complete:
-            if not self._parser.is_last and _is_quiet(sock):
+            if not self._parser.is_last and not _is_ready(sock, select.POLLIN):
                 self._give_back(sock)
                 self._sock = None
             self.close()
-
-
-def _failure(exc: OSError, deadline: Deadline) -> requests.RequestException:
-    if isinstance(exc, TimeoutError) and exc.errno is None:  # else it is the system's own
-        return deadline.error()
-    return BrokenAnswer(f"gave no whole answer: {reason_of(exc)}")
 
 
 def error_of(exc: requests.RequestException, peer: str) -> RelayError:

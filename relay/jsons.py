@@ -9,6 +9,7 @@ import base64
 import json
 import math
 import re
+from collections.abc import Iterator
 
 # Far deeper than any real body; the same on every Python, whose own limits differ by version and
 # by how deep the call stack already is: what Send accepts, Receive must be able to read.
@@ -123,3 +124,52 @@ def json_type(value: object) -> str:
     if isinstance(value, str):
         return "a string"
     return "an array" if isinstance(value, list) else "an object"
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+# Numbers are passed over, not read: reading a very long integer is slow.
+_skipper = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_constant)
+
+
+def each_member(text: str) -> Iterator[tuple[str, str]]:
+    """Cut an object into its members, in linear time and without reading their values.
+
+    Yields:
+        name, and the text of the value with the white space before it; a name as often as it comes.
+
+    Raises:
+        JSONError: the text is not one JSON object. What is before the fault has been yielded.
+    """
+    try:
+        at = _past(text, 0, "{")
+        if text[_past_space(text, at)] == "}":
+            at = _past(text, at, "}")
+        else:
+            comma = ","
+            while comma == ",":
+                at = _past(text, at, '"') - 1
+                name, at = _skipper.raw_decode(text, at)
+                start = _past(text, at, ":")
+                _, at = _skipper.raw_decode(text, _past_space(text, start))
+                yield name, text[start:at]
+                at = _past(text, at, ",}")
+                comma = text[at - 1]
+        if _past_space(text, at) != len(text):
+            raise JSONError("is not JSON: it goes on after its end")
+    except (json.JSONDecodeError, IndexError) as exc:
+        raise JSONError("must be one JSON object") from exc
+    except RecursionError as exc:
+        raise JSONError("is nested too deeply") from exc
+
+
+def _past_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    assert match is not None  # noqa: S101 - it matches the empty string
+    return match.end()
+
+
+def _past(text: str, at: int, characters: str) -> int:
+    at = _past_space(text, at)
+    if text[at] not in characters:
+        raise json.JSONDecodeError("Expecting one of " + characters, text, at)
+    return at + 1

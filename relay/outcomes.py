@@ -212,7 +212,7 @@ def target_callback_event(request: Request, body: bytes, *, event_type: str, sou
         attributes["datacontenttype"], body = _callback_data(request, body)
     elif parameters:
         attributes["datacontenttype"], body = FORM, urlencode(parameters).encode("ascii")
-    return Event(attributes=attributes, data=body or None)
+    return Event(attributes=attributes, data=body)
 
 
 def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:

@@ -158,7 +158,7 @@ class Records:
             return None
         kept = cast("Fact", record.dead["event"])
         data = base64.b64decode(cast("str", kept["data"]))
-        return Event(attributes=cast("dict[str, str]", kept["attributes"]), data=data or None)
+        return Event(attributes=cast("dict[str, str]", kept["attributes"]), data=data)
 
     def rebury(self, request_id: str) -> None:
         """Take back `exhume`: the event was not published."""

@@ -119,7 +119,7 @@ def as_response(result: dict[str, object]) -> Response:
     elif "body" in result:
         value = result["body"]
         if isinstance(value, str) and not is_json(find(headers, "Content-Type") or ""):
-            body = value.encode("utf-8")
+            body = value.encode("utf-8", "replace")  # JSON may hold a lone surrogate
         else:
             body = json.dumps(value, separators=(",", ":")).encode("ascii")
     length = (("Content-Length", str(len(body))),)

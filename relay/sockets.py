@@ -30,15 +30,15 @@ class Deadline:
     def left_s(self) -> float:
         return max(0.0, self._at - time.monotonic())
 
-    def limit(self, sock: socket.socket) -> None:
-        """Let the next step on a socket take what is left.
+    def step_s(self) -> float:
+        """Return how long the next step may take: all that is left.
 
         Raises:
             requests.ReadTimeout: nothing is.
         """
-        if not (left_s := self.left_s):
-            raise self.error()
-        sock.settimeout(left_s)
+        if left_s := self.left_s:
+            return left_s
+        raise self.error()
 
     def error(self) -> requests.ReadTimeout:
         return requests.ReadTimeout(f"did not answer in full within {round(self._seconds, 3):g} s")

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 from local.broker.delivery import Delivered, Failed
-from local.broker.event import Event
+from local.broker.event import readable
 from local.broker.routing import Route
 from local.broker.store import PendingDelivery
+from relay.events import Event
 
 _MAX_FACTS = 10_000
 _MAX_DATA_BYTES = 8 * 1024 * 1024
@@ -46,6 +48,16 @@ class Accepted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="accepte
     @property
     def data_bytes(self) -> int:
         return len(self.event.data)
+
+    def __post_init__(self) -> None:
+        """Make the attributes readable: as bytes of a header they may not be UTF-8."""
+        attributes = self.event.attributes
+        if not all(value.isascii() for value in attributes.values()):
+            shown = {name: readable(value) for name, value in attributes.items()}
+            force_setattr(self, "event", Event(attributes=shown, data=self.event.data))
+        if self.reply_to is not None:
+            source, event_id = self.reply_to
+            force_setattr(self, "reply_to", (readable(source), readable(event_id)))
 
 
 class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attempted"):
@@ -93,9 +105,9 @@ class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attemp
         url = route.dead_letter_url if is_dead_letter else route.subscriber_url
         extensions = outcome.extensions if isinstance(outcome, Failed) else None
         return cls(
-            source=attributes["source"],
-            id=attributes["id"],
-            type=attributes["type"],
+            source=readable(attributes["source"]),
+            id=readable(attributes["id"]),
+            type=readable(attributes["type"]),
             trigger=route.name,
             url=url or "",
             to_dead_letter_sink=is_dead_letter,

@@ -20,9 +20,9 @@ from local.broker.activity import (
 )
 from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
-from local.broker.event import InvalidEvent
 from local.broker.routing import Route, Routing, outgoing_headers
 from local.broker.store import PendingDelivery, Publication
+from relay.problems import InvalidRequest
 
 _STORE_RETRY_S = 1.0
 _log = logging.getLogger("local.broker")
@@ -119,7 +119,7 @@ class Attempts:
             reply, triggers = self._routing.admit_reply(
                 self._route.broker, outcome.reply, to=delivery.event
             )
-        except InvalidEvent as exc:
+        except InvalidRequest as exc:
             # The Broker refuses its own subscriber's reply, as its ingress would with a 400.
             ingress_url = self._routing.ingress_url(self._route.broker)
             refused = Failed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,7 +12,8 @@ from urllib.parse import urljoin
 
 from msgspec.structs import replace
 
-from local.broker.event import Event, InvalidEvent
+from local.broker.attributes import validate
+from local.broker.event import to_headers
 from local.manifests import (
     DeliverySpec,
     Destination,
@@ -19,12 +22,16 @@ from local.manifests import (
     TriggerResource,
     TriggerSpec,
 )
+from relay.events import Event
+from relay.problems import InvalidRequest
 
 Like: TypeAlias = Literal["in-memory", "kafka"]
 
 _TTL = "knativebrokerttl"
 _ARRIVAL_TIME = "knativearrivaltime"
 _DEFAULT_TTL = 255
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,30 +117,37 @@ class Routing:
             Triggers that want it.
 
         Raises:
-            InvalidEvent: It may not be published, or has been through too many replies.
+            Unwritable: It cannot be sent on.
+            InvalidRequest: It may not be published, or has been through too many replies.
         """
-        event.validate()
-        hops = event.attributes.get(_TTL, "")
-        # As Knative's TTLDefaulter: a value that is not a number counts as absent.
-        ttl = int(hops) - 1 if hops.isascii() and hops.isdigit() else _DEFAULT_TTL
+        ttl = _hops_left(event.attributes.get(_TTL, ""))
         if ttl <= 0:
-            raise InvalidEvent(f"{_TTL} is used up: the event has been through too many replies")
+            raise InvalidRequest(f"ce-{_TTL}", "is used up: there were too many replies")
         arrival = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         attributes = {
             **event.attributes,
             _TTL: str(ttl),
             _ARRIVAL_TIME: arrival.replace("+00:00", "Z"),
         }
-        triggers = [r.name for r in self.routes[broker] if r.spec.wants(attributes)]
-        return Event(attributes=attributes, data=event.data), triggers
+        event = Event(attributes=attributes, data=event.data)
+        validate(event)
+        return event, [r.name for r in self.routes[broker] if r.spec.wants(attributes)]
 
     def admit_reply(self, broker: str, reply: Event, *, to: Event) -> tuple[Event, list[str]]:
         """Take a subscriber's reply into the Broker; its hops go on from the event's.
 
+        Data without a type gets the one that Go's HTTP server makes out for the answer in which
+        Knative's filter passes the reply on.
+
         Raises:
-            InvalidEvent: as `admit` does.
+            InvalidRequest: as `admit` does.
         """
         attributes = {**reply.attributes, _TTL: to.attributes[_TTL]}
+        if reply.data and "datacontenttype" not in attributes:
+            is_binary = _BINARY.search(reply.data[:512])
+            attributes["datacontenttype"] = (
+                "application/octet-stream" if is_binary else "text/plain; charset=utf-8"
+            )
         return self.admit(broker, Event(attributes=attributes, data=reply.data))
 
 
@@ -141,7 +155,13 @@ def outgoing_headers(event: Event, extensions: Mapping[str, str]) -> dict[str, s
     """Return the headers of an event and more extensions, without the Broker's hop count."""
     attributes = {**event.attributes, **extensions}
     del attributes[_TTL]
-    return Event(attributes=attributes, data=event.data).to_headers()
+    return to_headers(Event(attributes=attributes))
+
+
+def _hops_left(given: str) -> int:
+    """Count this hop as Knative's TTLDefaulter does: what is not a number counts as not given."""
+    number = float(given) if _NUMBER.fullmatch(given) else math.inf
+    return int(number) - 1 if abs(number) < 2**31 else _DEFAULT_TTL
 
 
 def _as_kafka_reads(delivery: DeliverySpec, trigger: TriggerResource) -> DeliverySpec:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local.broker.database import Database, StoreError
-from local.broker.event import Event
+from relay.events import Event
 
 # AUTOINCREMENT never uses an id again: a write that is repeated after a commit of unknown outcome
 # can touch its own event only.

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from local.broker.event import Event
 from relay.envelope import METHODS
+from relay.events import Event
 from relay.jsons import json_type
 
 HIDDEN: Final = "(hidden)"

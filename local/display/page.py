@@ -21,12 +21,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from local.broker.event import Event, EventError
+from local.broker.event import KNATIVE, fields
 from local.browsers import foreign_host, foreign_origin
 from local.display.buttons import EXAMPLES, Buttons, Sent
 from local.display.event_form import render, render_unreadable
 from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
 from relay import http
+from relay.events import Event
+from relay.problems import InvalidRequest
 
 _STATIC = Path(__file__).parent / "static"
 _MAX_ROWS_AT_ONCE = 1000
@@ -151,9 +153,10 @@ def _row(request: TrackedRequest) -> dict[str, object]:
 
 
 async def _print_event(request: Request) -> Response:
+    body = await request.body()
     try:
-        event = Event.from_http(request.headers.raw, await request.body())
-    except EventError as exc:
+        event = Event.from_http(fields(request.headers.raw), body, KNATIVE)
+    except InvalidRequest as exc:
         _print(render_unreadable(exc))
         return Response(status_code=HTTPStatus.BAD_REQUEST)
     _print(render(event))

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import msgspec
 
 from local.broker.activity import DELIVERED, DROPPED, RETRY, Accepted, Attempted
-from local.broker.event import Event
 from local.display.event_form import render
 from local.display.masking import masked, members_of, shortened
+from relay.events import Event
 
 GOOD = "good"
 BAD = "bad"

@@ -159,6 +159,18 @@ def test_backoff(policy: str | None, waits_s: list[float], load_specs: Load) -> 
 
 
 @pytest.mark.parametrize(
+    ("delay", "wait_s"), [("PT0.05S", 0.0), ("PT0.25S", 0.2), ("PT0.3S", 0.3), ("PT1.19S", 1.1)]
+)
+def test_backoff_is_cut_to_tenths(delay: str, wait_s: float, load_specs: Load) -> None:
+    """Knative knows no finer durations."""
+    delivery = {"backoffDelay": delay, "backoffPolicy": "exponential"}
+    (trigger,) = load_specs({"delivery": delivery}).triggers
+    assert trigger.spec.delivery is not None
+
+    assert trigger.spec.delivery.backoff_s(0) == wait_s
+
+
+@pytest.mark.parametrize(
     ("text", "timeout_s"),
     [
         ("PT0.2S", 0.2),

@@ -36,6 +36,15 @@ def test_what_was_cut_is_text_or_base64(raw: bytes, expected: object) -> None:
     assert readable(raw, "application/json", truncated=True) == expected
 
 
+def test_a_lone_surrogate_has_an_answer() -> None:
+    """JSON can hold what UTF-8 cannot: it is replaced in a text, and an escape in JSON."""
+    result = {"status": 200, "headers": {}, "body": "a\ud800"}
+    json_type = {"Content-Type": ["application/json"]}
+
+    assert b"".join(as_response(result).body) == b"a?"
+    assert b"".join(as_response({**result, "headers": json_type}).body) == b'"a\\ud800"'
+
+
 @pytest.mark.parametrize(
     ("content_type", "raw"),
     [

@@ -501,9 +501,9 @@ class TestCallback:
             (
                 "POST",
                 {"Content-Type": "application/cloudevents+json"},
-                b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"a":1}}',
+                b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"a":1.50}}',
                 "application/json",
-                b'{"a": 1}',
+                b'{"a":1.50}',
             ),
             (
                 "POST",
@@ -595,7 +595,7 @@ class TestCallback:
                 "",
                 {"Content-Type": "application/cloudevents+json"},
                 b"{}",
-                "event is not a CloudEvent of version 1.0 or 0.3",
+                "ce-specversion must be one of 1.0, 0.3",
             ),
         ],
         ids=["JSON", "names", "id", "batch", "event"],

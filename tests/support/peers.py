@@ -89,7 +89,7 @@ def _read(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Receiv
     headers = []
     while name_and_value := readline().decode("latin-1").rstrip("\r\n"):
         name, _, value = name_and_value.partition(":")
-        headers.append((name, value.strip()))
+        headers.append((name, value.strip(" \t")))
     length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
     return Received(method=line[0], target=line[1], headers=tuple(headers), body=read(length))
 

@@ -76,7 +76,7 @@ def quick_settings(folder: Path) -> dict[str, str]:
     """Have everything retried in no time, with a copy of the manifests in a folder."""
     folder.mkdir()
     for file in (REPOSITORY / "knative").glob("*.yaml"):
-        text = file.read_text(encoding="utf-8").replace("PT1S", "PT0.02S")
+        text = file.read_text(encoding="utf-8").replace("PT1S", "PT0S")
         (folder / file.name).write_text(text, encoding="utf-8")
     return {"MANIFESTS": str(folder), "RETRY_DELAYS_S": "0.02,0.04,0.08,0.16,0.32"}
 

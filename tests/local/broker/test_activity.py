@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from local.broker.activity import Accepted, Activity, Batch
-from local.broker.event import Event
+from relay.events import Event
 from tests.local.broker.harness import (
     Answer,
     RunningBroker,
@@ -52,7 +52,7 @@ def test_tells_of_acceptance_attempts_and_replies(tmp_path: Path) -> None:
             Answer(status=503, body=b'{"detail": "away"}'),
             Answer(status=200, headers=reply),
         ]
-        delivery = "{retry: 1, backoffPolicy: linear, backoffDelay: PT0.02S}"
+        delivery = "{retry: 1, backoffPolicy: linear, backoffDelay: PT0.2S}"
         wants = trigger("t", subscriber=subscriber.url, event_type="tests", delivery=delivery)
         with broker(tmp_path, wants) as running:
             publish_event(running.url, "1")

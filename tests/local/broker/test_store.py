@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from local.broker.database import StoreError
-from local.broker.event import Event
 from local.broker.store import EventStore, Publication
+from relay.events import Event
 
 PUBLICATION = Publication(
     event=Event(attributes={"id": "1", "source": "/s", "type": "t"}, data=b"{}"),
