@@ -17,12 +17,13 @@ Neighbours: `gate` lets a call through or not, by a `breaker` and a share of the
 target, so that one delays nobody else.
 
 Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
-the egress policy permits; `responses` parses what comes back, `reasons` are why nothing does.
+the egress policy permits, after one of the `lookups`; `responses` parses what comes back, `reasons`
+are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `tracing` is what travels with it. `settings` is what an
 operator can set, with `tls` for certificates; `egress` is the policy, which judges `addresses`.
 
-Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
-line for each request.
+Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `callers`
+are watched in case they leave, `logs` has one line for each request.
 """

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from relay.problems import InvalidRequest, RelayError, TooLarge
+from relay.callers import Caller
+from relay.problems import InvalidRequest, RelayError, TooBusy, TooLarge
 
 PROBLEM_JSON: Final = "application/problem+json"
 
 # Before 3.13 Python has the phrase of the RFC that 9110 replaced.
-_RENAMED: Final = {413: "Content Too Large"}
+_RENAMED: Final = {413: "Content Too Large", 499: "Client Closed Request"}
 
 _PIECE_BYTES = 64 * 1024
 # Many clients look for the answer only once they have sent all of the body, so what is too large is
@@ -51,6 +52,7 @@ class Request:
         headers: by lower-case name.
         stream: the body, not yet read.
         content_length: in bytes; None when the request did not say.
+        caller: who waits for the answer.
     """
 
     method: str
@@ -59,6 +61,7 @@ class Request:
     headers: Mapping[str, str]
     stream: Readable
     content_length: int | None
+    caller: Caller = field(default_factory=Caller)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +119,8 @@ def read_body(stream: Readable, content_length: int | None, limit_bytes: int) ->
 def _next_piece(stream: Readable, size_bytes: int) -> bytes:
     try:
         return stream.read(size_bytes)
+    except TooBusy:
+        raise
     except Exception as exc:  # each server has its own errors for a broken chunk or a dead client
         raise InvalidRequest("body", "broke off before its end") from exc
 

@@ -10,7 +10,8 @@ does with it:
     out of tiers, or too old                         200 and a `.dead` event: the request, and why
     not due yet, and a place is free                 waits here until it is, or for its tier's delay
     still not due                                    200 and the event of the same tier
-    not due yet, and no place is free                503 with Retry-After: the Broker waits
+    not due yet, and no place is free, or it ends    503 with Retry-After: the Broker waits
+    too many bodies are held                         503 with Retry-After
     the event is malformed                           400: dead-lettered at once
     the target is not allowed, or a loop             403: dead-lettered at once
 
@@ -30,6 +31,7 @@ from http import HTTPStatus
 
 from relay import logs
 from relay.auth import MAC
+from relay.callers import Caller
 from relay.client import IDEMPOTENT, TargetClient
 from relay.connections import Answer
 from relay.envelope import Envelope
@@ -48,6 +50,7 @@ from relay.problems import (
     TargetAvoided,
     TargetFailed,
     TargetNotAllowed,
+    TooBusy,
 )
 from relay.progress import ATTEMPTS, Followers, Progress, Why
 from relay.records import Records
@@ -74,6 +77,7 @@ class Delivery:
     event: Event
     envelope: Envelope
     progress: Progress
+    caller: Caller
 
     @property
     def method(self) -> str:
@@ -101,7 +105,9 @@ class Receive:
         places = min(settings.waiting_places, max(1, settings.threads * 3 // 4))
         self._places = threading.BoundedSemaphore(places)
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> Delivery:
+    def read(
+        self, headers: Mapping[str, str], body: bytes, caller: Caller | None = None
+    ) -> Delivery:
         """Read the event that a Broker delivers.
 
         The trace context of an event that carries none is the delivery's own.
@@ -116,15 +122,20 @@ class Receive:
         logs.note(trace=trace_id(event.attributes.get("traceparent")))
         progress = Progress.of(event, self._settings.event_type, time.time())
         logs.note(id=progress.request_id)
-        return Delivery(event=event, envelope=_envelope(event), progress=progress)
+        return Delivery(
+            event=event, envelope=_envelope(event), progress=progress, caller=caller or Caller()
+        )
 
     def handle(self, delivery: Delivery) -> Response:
         """Make the call that an event asks for and answer the Broker; nothing is raised."""
         pause_s, due = self._retries.pause(delivery.progress, time.time())
-        if pause_s and not self._wait(pause_s):
+        if pause_s and (reason := self._wait(delivery.caller, pause_s)):
             after = (("Retry-After", str(math.ceil(pause_s))),)
-            reason = "the request is not due yet, and no place to wait is free (WAITING_PLACES)"
+            reason = f"the request is not due yet, and {reason}"
             return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers=after)
+        # A Broker that has left delivers again: a call that is made now would be made twice.
+        if delivery.caller.has_left():
+            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "the Broker has left")
         if not due:
             decision = self._retries.early(delivery.progress, time.time())
             return self._postpone(delivery, decision, Why.of(delivery.event))
@@ -141,15 +152,15 @@ class Receive:
         except RelayError as exc:
             return refusal(exc, progress.attempts)
 
-    def _wait(self, pause_s: float) -> bool:
-        """Wait if there is a place."""
+    def _wait(self, broker: Caller, pause_s: float) -> str:
+        """Wait, if there is a place; return why it was not to the end."""
         if not self._places.acquire(blocking=False):
-            return False
+            return "no place to wait is free (WAITING_PLACES)"
         try:
-            time.sleep(pause_s)
+            waited = broker.wait(pause_s)
         finally:
             self._places.release()
-        return True
+        return "" if waited else "this process is ending, or the Broker has left"
 
     def _call(self, delivery: Delivery) -> Response:
         self._note_attempt(delivery.progress)
@@ -233,11 +244,14 @@ class Receive:
 
 
 def refusal(error: RelayError, attempts: int = 0) -> Response:
-    """Answer the Broker for an event that asks for nothing that can be done."""
-    aside = isinstance(error, TargetNotAllowed | LoopDetected)
-    return _problem(
-        HTTPStatus.FORBIDDEN if aside else HTTPStatus.BAD_REQUEST, error.detail, attempts
-    )
+    """Answer the Broker for an event that asks for nothing that can be done, or not now."""
+    if isinstance(error, TooBusy):
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+    elif isinstance(error, TargetNotAllowed | LoopDetected):
+        status = HTTPStatus.FORBIDDEN
+    else:
+        status = HTTPStatus.BAD_REQUEST
+    return _problem(status, error.detail, attempts, error.headers)
 
 
 def _problem(status: HTTPStatus, detail: str, attempts: int = 0, headers: Headers = ()) -> Response:

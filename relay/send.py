@@ -143,6 +143,7 @@ class Send:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
         with contextlib.ExitStack() as passing:
             passing.enter_context(self._gate.passing(envelope.target.origin, self._calls))
+            passing.enter_context(request.caller.watched())
             answer = self._targets.call(
                 envelope,
                 method=method,
@@ -152,6 +153,7 @@ class Send:
                     ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
                     *_trace(request),
                 ),
+                cut=request.caller.cut,
             )
             answer.begin()
             body = Passing(answer, passing.pop_all())

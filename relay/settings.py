@@ -228,7 +228,7 @@ class Settings:
     target_client_cert: tuple[str, str] | None = _setting(
         None, _checked(parse_client_cert), "for targets that ask for a client certificate"
     )
-    publish_timeout_s: float = _setting(30.0, _seconds, "for publishing one event")
+    publish_timeout_s: float = _setting(10.0, _seconds, "for publishing one event")
     retry_delays_s: tuple[float, ...] = _setting(
         (1.0, 2.0, 4.0, 8.0, 16.0), _delays, "the waits before a request is tried again"
     )
@@ -243,6 +243,9 @@ class Settings:
         0.5, _share, "the part of the threads that `/sync` may use for one target"
     )
     max_body_bytes: int = _setting(1_048_576, _count, "the largest request body")
+    max_bodies_bytes: int = _setting(
+        67_108_864, _count, "of all request bodies that are held at once"
+    )
     max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
     state_url: str = _setting(
         "memory://", _state_url, "where what became of requests is kept", secret=True

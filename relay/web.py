@@ -14,9 +14,12 @@ import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from relay import logs
+from relay import callers, logs
+from relay.bodies import Bodies
+from relay.callers import Caller
 from relay.http import Request, Response, problem, problem_of
-from relay.problems import MethodNotAllowed, RelayError
+from relay.problems import CallerLeft, MethodNotAllowed, RelayError
+from relay.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -24,14 +27,19 @@ if TYPE_CHECKING:
 
 LIVENESS = "/health/liveness"
 READINESS = "/health/readiness"
+_BODIES = "relay.bodies"
 
 
-def prepare(app: flask.Flask, log_level: str) -> None:
+def prepare(app: flask.Flask, settings: Settings) -> None:
     """Give a function's app its probes, its log, and answers that are problem documents.
 
     functions-framework would invoke an HTTP function for a probe and refuse one to a CloudEvent
     function; its own error pages are HTML, and one of them repeats every request header.
+
+    Args:
+        settings: `log_level` and those of bodies count.
     """
+    app.extensions[_BODIES] = Bodies(settings.max_bodies_bytes, settings.max_body_bytes)
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
     app.register_error_handler(RelayError, _refused)
@@ -40,7 +48,8 @@ def prepare(app: flask.Flask, log_level: str) -> None:
     app.before_request(_begin)
     app.after_request(_finish)
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
-    logging.getLogger("relay").setLevel(log_level)
+    logging.getLogger("relay").setLevel(settings.log_level)
+    callers.watch.is_ending = _is_ending
     # The worker is forked from this process, and shares its memory until one of them writes to it,
     # as a garbage collection does to each object it looks at.
     gc.freeze()
@@ -60,19 +69,24 @@ def _begin() -> None:
 def _finish(answer: flask.Response) -> flask.Response:
     # Closed after the last byte, or when there will be no more.
     answer.call_on_close(lambda: logs.finish(answer.status_code))
+    if "body" in flask.g:
+        answer.call_on_close(flask.g.body.let_go)
     return answer
 
 
 def from_flask(request: flask.Request) -> Request:
     """Return the relay's view of a request; its body is not read yet."""
+    bodies: Bodies = flask.current_app.extensions[_BODIES]
+    # Not request.stream: it ends early without a word when the client dies.
+    flask.g.body = bodies.hold(request.environ["wsgi.input"], request.content_length)
     return Request(
         method=request.method,
         path=request.path,
         query=request.query_string.decode("latin-1"),
         headers={name.lower(): value for name, value in request.headers.items()},
-        # Not request.stream: it ends early without a word when the client dies.
-        stream=request.environ["wsgi.input"],
+        stream=flask.g.body,
         content_length=request.content_length,
+        caller=Caller(request.environ.get("gunicorn.socket")),
     )
 
 
@@ -105,7 +119,9 @@ def _pieces(response: Response) -> Iterator[bytes]:
         raise
     except Exception as exc:
         logs.note(cut_off=True)
-        if isinstance(exc, RelayError):
+        if isinstance(exc, CallerLeft):
+            logs.explain("the caller left before the end of the answer", logging.INFO)
+        elif isinstance(exc, RelayError):
             logs.explain(f"the answer was cut off: {exc.detail}", logging.WARNING)
         else:
             logs.explain("the answer was cut off: the relay failed", logging.ERROR, error=exc)
@@ -119,11 +135,13 @@ def _alive() -> flask.Response:
 
 
 def _ready() -> flask.Response:
+    return to_flask(problem(503, "this process is ending")) if _is_ending() else _alive()
+
+
+def _is_ending() -> bool:
     # gunicorn's worker handles the signal, and is alive until it has come.
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if not getattr(worker, "alive", True):
-        return to_flask(problem(503, "this process is ending"))
-    return _alive()
+    return not getattr(worker, "alive", True)
 
 
 def _refused(error: RelayError) -> flask.Response:

@@ -48,6 +48,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         "BREAKER_PAUSE_S",
         "ORIGIN_SHARE",
         "MAX_BODY_BYTES",
+        "MAX_BODIES_BYTES",
         "MAX_RESULT_BYTES",
         "TARGET_CA_CERTS",
         "TARGET_CLIENT_CERT",
@@ -89,6 +90,7 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
             "BREAKER_PAUSE_S": "1.5",
             "ORIGIN_SHARE": "1",
             "MAX_BODY_BYTES": "10",
+            "MAX_BODIES_BYTES": "12",
             "MAX_RESULT_BYTES": "11",
             "TARGET_CA_CERTS": certificate,
             "TARGET_CLIENT_CERT": str(key_and_certificate),
@@ -119,6 +121,7 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
     assert (settings.trigger_places, settings.origin_share) == (8, 1.0)
     assert (settings.breaker_failures, settings.breaker_pause_s) == (0, 1.5)
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
+    assert settings.max_bodies_bytes == 12
     assert settings.target_ca_certs == certificate
     assert settings.target_client_cert == (str(key_and_certificate), str(key_and_certificate))
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
