@@ -23,6 +23,7 @@ from bench.cases import (
     deliver,
     large,
     neighbours,
+    state,
     sync,
 )
 from bench.cases.plan import Plan
@@ -32,7 +33,7 @@ from bench.report import PATH, Curve, Figure, Measured, Report
 CASES: dict[str, Callable[[Plan], Iterator[Measured]]] = {
     module.CASE: module.run
     for module in (
-        *(client, sync, burst, large, accept, backlog, deliver, neighbours),
+        *(client, sync, burst, large, accept, backlog, deliver, neighbours, state),
         *(cold, curves),
     )
 }

@@ -131,6 +131,7 @@ def function(
         manifests.load(_MANIFESTS),
         broker_url=f"http://{HOST}:{broker_port}",
         sample_api=f"localhost:{called.port}",
+        state_url=f"sqlite://{lab.folder}/state.sqlite3",
     )
     port = free_port()
     return lab.start(

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from local import manifests
 from local.console import Console
@@ -32,9 +33,10 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     """Return what to run, in the order of the start: the called before their callers.
 
     Args:
-        env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events,
-            `BROKER_LIKE` whose dispatcher it follows (`in-memory` or `kafka`), `MANIFESTS` a folder
-            that replaces knative/; the relay's own settings are passed on to the functions.
+        env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events and the
+            functions what becomes of requests, `BROKER_LIKE` whose dispatcher it follows
+            (`in-memory` or `kafka`), `MANIFESTS` a folder that replaces knative/; the relay's own
+            settings are passed on to the functions.
 
     Raises:
         FunctionError, ManifestError, OSError: A func.yaml or a manifest cannot be read.
@@ -62,7 +64,12 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
             command=function.command(sys.executable, HOST, port),
             cwd=function.source_folder,
             env=function_environment(
-                function, env, declared, broker_url=_url(ports.broker), sample_api=sample_api
+                function,
+                env,
+                declared,
+                broker_url=_url(ports.broker),
+                sample_api=sample_api,
+                state_url=f"sqlite://{quote(str(data_dir))}/state.sqlite3",
             ),
             ready_url=_url(port) + "/health/readiness",
         )

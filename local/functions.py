@@ -5,7 +5,7 @@ The environment is made of these, a later one winning over those before it:
 1. the few variables that any program needs, and where the source of `relay` is;
 2. `run.envs` of the function's func.yaml;
 3. what a SinkBinding in knative/ injects;
-4. `ALLOWED_TARGETS`, so that the sample API can be called;
+4. `ALLOWED_TARGETS`, so that the sample API can be called, and `STATE_URL`, one file for both;
 5. the relay's own settings from the user's environment, as in `TARGET_TIMEOUT_S=5 ./dev up`.
 """
 
@@ -88,6 +88,7 @@ def function_environment(
     *,
     broker_url: str,
     sample_api: str,
+    state_url: str,
 ) -> dict[str, str]:
     """Return the environment of a function, as the module's docstring says.
 
@@ -95,6 +96,7 @@ def function_environment(
         env: The user's environment.
         broker_url: Where the Brokers' ingress is, without a path.
         sample_api: `host:port` of the sample API.
+        state_url: Where both functions keep what becomes of requests.
     """
     injected: dict[str, str] = {}
     for binding in manifests.sink_bindings:
@@ -114,5 +116,6 @@ def function_environment(
         **function.envs,
         **injected,
         "ALLOWED_TARGETS": allowed,
+        "STATE_URL": state_url,
         **given,
     }

@@ -93,7 +93,7 @@ class DeliverySpec(Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def timeout_s(self) -> float | None:
-        """Zero is none, as in Knative."""
+        """Zero means no timeout, as in Knative."""
         return self.timeout.total_seconds() if self.timeout else None
 
     @property

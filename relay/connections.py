@@ -132,9 +132,10 @@ class Answer:
                 self._receive(self._sock)
         except requests.RequestException as exc:
             self.close()
-            self._failure = exc
             if not self.status:
                 raise
+            # Without the traceback, whose frames would keep all of this alive.
+            self._failure = type(exc)(str(exc))
 
     def begin(self) -> None:
         """Wait for a piece of the body: until the first, a failure can be told by a status."""

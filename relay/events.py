@@ -17,7 +17,8 @@ from cloudevents.conversion import to_binary
 from cloudevents.http import CloudEvent
 
 from relay import jsons
-from relay.headers import wire_value
+from relay.bodies import media_type
+from relay.headers import Headers, wire_value
 from relay.http import Response
 from relay.problems import InvalidRequest
 
@@ -89,6 +90,10 @@ class Event:
     def type(self) -> str:
         return self.attributes["type"]
 
+    def size_bytes(self) -> int:
+        """Count the event as it is written: its headers, each a line, and its data."""
+        return written_bytes(*self.to_http())
+
     def to_http(self) -> tuple[tuple[tuple[str, str], ...], bytes]:
         """Write the event in binary mode.
 
@@ -143,17 +148,18 @@ class Event:
         return cls(attributes=rules.check(attributes), data=body)
 
 
-def media_type(content_type: str) -> str:
-    """Return a Content-Type without its parameters, in lower case."""
-    return content_type.partition(";")[0].strip().lower()
-
-
 def text_of(raw: bytes) -> str:
     """Read the bytes of a header: Knative writes UTF-8, and others Latin-1."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def written_bytes(headers: Headers, body: bytes) -> int:
+    """Count an event as `to_http` has written it."""
+    lines = (len(name) + len(value.encode("utf-8")) + len(": \r\n") for name, value in headers)
+    return sum(lines) + len(body)
 
 
 def _unchanged(data: bytes | None) -> bytes | None:

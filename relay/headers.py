@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,9 @@ from urllib.parse import quote
 from relay.jsons import json_type
 from relay.problems import InvalidRequest
 
+log = logging.getLogger(__name__)
+
+# Of an answer, each byte of a value is a character (Latin-1), whatever it means.
 Headers = tuple[tuple[str, str], ...]
 
 MAX_HEADERS = 64
@@ -50,6 +54,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 # Visible characters, space and tab (RFC 9110 section 5.5); the upper half of Latin-1 is obsolete
 # but legal, its control characters (U+0080 to U+009F) are not worth the doubt.
 _VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+# In an answer they may be bytes of UTF-8. Other control characters no server writes.
+_ANSWERED_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _PREFERENCE = re.compile(r"\s*([A-Za-z-]+)\s*(?:=\s*\"?([^\";,]*)\"?\s*)?(?:;[^,]*)?")
 
@@ -64,7 +70,7 @@ def parse_headers(
     `Host` passes here: whether it may be sent is the egress policy's to say.
 
     Args:
-        value: an object of name to string or number.
+        value: an object of name to string; a number comes as its text.
         field: what the object is called where the caller wrote it, for errors.
         at_most: how many there may be.
         together: how many bytes they may have on the wire.
@@ -104,14 +110,12 @@ def _up_to_fault(name: str) -> str:
 
 
 def _text(value: object, path: str) -> str:
-    if isinstance(value, str):
-        text = value.strip(" \t")
-        if not _VALUE.fullmatch(text):
-            raise InvalidRequest(path, "must hold only visible Latin-1 characters, spaces and tabs")
-        return text
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(value, str):
         raise InvalidRequest(path, "must be a string or a number")
-    return str(value)
+    text = value.strip(" \t")
+    if not _VALUE.fullmatch(text):
+        raise InvalidRequest(path, "must hold only visible Latin-1 characters, spaces and tabs")
+    return text
 
 
 def wire_value(text: str) -> str:
@@ -153,7 +157,7 @@ def message_head(start_line: str, headers: Mapping[str, str]) -> bytes:
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Leave out of a target's answer what is not for the caller, and what would break its framing.
 
-    Repeated headers (`Set-Cookie`) stay repeated.
+    Repeated headers (`Set-Cookie`) stay repeated, and values the bytes they are.
     """
     fields = list(headers)
     listed = {
@@ -164,8 +168,12 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     }
     dropped = HOP_BY_HOP | _SERVERS_OWN | listed
     for name, value in fields:
-        if name.lower() not in dropped and _TOKEN.fullmatch(name) and _VALUE.fullmatch(value):
+        if name.lower() in dropped:
+            continue
+        if _TOKEN.fullmatch(name) and _ANSWERED_VALUE.fullmatch(value):
             yield name, value
+        else:
+            log.warning("a header of the answer cannot be passed on: %s", ascii(name[:64]))
 
 
 def retry_after_s(value: str | None) -> float | None:

@@ -9,6 +9,7 @@ Both have the data of the request event, unchanged, and its extensions; the subj
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Final
@@ -63,7 +64,7 @@ class Progress:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Why:
     """Why a request was not done.
 
@@ -79,6 +80,13 @@ class Why:
     def of(cls, event: Event) -> Why:
         """Read it from the event of a tier, or of a dead request."""
         return cls(reason=event.attributes.get(_REASON, ""), status=_number(event, _STATUS) or None)
+
+    @classmethod
+    def from_reason(cls, reason: Mapping[str, object]) -> Why:
+        """Read it from what a caller is told of a dead request."""
+        status = reason.get("code")
+        detail = reason.get("detail") or "the Broker could not deliver it"
+        return cls(str(detail), status if isinstance(status, int) else None)
 
     def attributes(self) -> dict[str, str]:
         reason = {_REASON: self.reason[:_MAX_REASON]} if self.reason else {}

@@ -8,12 +8,19 @@ does with it:
     408, 425, 429, 5xx, or no answer in time         200 and the event of the next tier, `.retryN`
     it is left alone, or has its share of calls      200 and the same, with no attempt counted
     out of tiers, or too old                         200 and a `.dead` event: the request, and why
-    not due yet, and a place is free                 waits here until it is, or for its tier's delay
-    still not due                                    200 and the event of the same tier
-    not due yet, and no place is free, or it ends    503 with Retry-After: the Broker waits
-    too many bodies are held                         503 with Retry-After
     the event is malformed                           400: dead-lettered at once
     the target is not allowed, or a loop             403: dead-lettered at once
+
+What comes from a tier waits here until it is due:
+
+    a place is free                                  for its tier's delay at most; then it is due,
+                                                     or 200 and the event of the same tier
+    no place is free, or the process ends            503 with Retry-After: the Broker waits
+
+Brokers deliver at least once, and so without a call:
+
+    this attempt was made, or the request is done    200 and its event, as at the first time
+    another delivery of it is calling the target     503: the Broker comes again
 
 `relay.retries` decides what is tried again, and when.
 """
@@ -32,14 +39,16 @@ from http import HTTPStatus
 from relay import logs
 from relay.auth import MAC
 from relay.callers import Caller
+from relay.claims import Claims
 from relay.client import IDEMPOTENT, TargetClient
 from relay.connections import Answer
-from relay.envelope import Envelope
-from relay.events import JSON, Event
+from relay.envelope import Envelope, callback_in, fingerprint
+from relay.events import JSON, RESULTS, Event
 from relay.gate import Gate
 from relay.headers import Headers, find, retry_after_s
-from relay.http import Response, problem
+from relay.http import Response, brokers_problem
 from relay.jsons import is_json
+from relay.lifecycle import Attempt, Busy, Made
 from relay.places import Places, fair
 from relay.problems import (
     DeadlineExceeded,
@@ -53,18 +62,14 @@ from relay.problems import (
     TooBusy,
 )
 from relay.progress import ATTEMPTS, Followers, Progress, Why
-from relay.records import Records
-from relay.results import result_of
-from relay.retries import Again, Dead, Done, Retries
+from relay.records import ROUND, Known, Records
+from relay.results import Result
+from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.state import State
+from relay.store import open_store
 from relay.tracing import next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
-
-# A longer error body crashes the in-memory dispatcher (more than 768 bytes), and a dead letter
-# keeps no more than 1,024.
-_ERROR_BYTES = 768
 
 # A delivery that waits for its target's share holds up what comes by the same Trigger.
 _PATIENCE_S = 0.25
@@ -72,12 +77,16 @@ _PATIENCE_S = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """An event that a Broker delivers, the call that it asks for, and how far that has come."""
+    """An event that a Broker delivers, the call that it asks for, and how far that has come.
+
+    Args:
+        broker: who waits for the answer.
+    """
 
     event: Event
     envelope: Envelope
     progress: Progress
-    caller: Caller
+    broker: Caller
 
     @property
     def method(self) -> str:
@@ -88,13 +97,17 @@ class Receive:
     """The CloudEvent function.
 
     Args:
-        settings: those of the target, of events and of the state, and `max_result_bytes`, count.
+        settings: all but those of Send's own routes count.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._targets = TargetClient(settings)
-        self._records = Records(State(settings.state_url, settings.state_ttl_s))
+        store = open_store(
+            settings.state_url, ttl_s=settings.state_ttl_s, max_bytes=settings.state_max_bytes
+        )
+        self._records = Records(store, settings)
+        self._claims = Claims(self._records)
         self._retries = Retries(delays_s=settings.retry_delays_s, max_age_s=settings.max_age_s)
         self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
         self._gate = Gate(settings)
@@ -106,7 +119,7 @@ class Receive:
         self._places = threading.BoundedSemaphore(places)
 
     def read(
-        self, headers: Mapping[str, str], body: bytes, caller: Caller | None = None
+        self, headers: Mapping[str, str], body: bytes, broker: Caller | None = None
     ) -> Delivery:
         """Read the event that a Broker delivers.
 
@@ -122,35 +135,33 @@ class Receive:
         logs.note(trace=trace_id(event.attributes.get("traceparent")))
         progress = Progress.of(event, self._settings.event_type, time.time())
         logs.note(id=progress.request_id)
+        envelope = _envelope(event)
         return Delivery(
-            event=event, envelope=_envelope(event), progress=progress, caller=caller or Caller()
+            event=event, envelope=envelope, progress=progress, broker=broker or Caller()
         )
 
     def handle(self, delivery: Delivery) -> Response:
         """Make the call that an event asks for and answer the Broker; nothing is raised."""
         pause_s, due = self._retries.pause(delivery.progress, time.time())
-        if pause_s and (reason := self._wait(delivery.caller, pause_s)):
-            after = (("Retry-After", str(math.ceil(pause_s))),)
+        if pause_s and (reason := self._wait(delivery.broker, pause_s)):
             reason = f"the request is not due yet, and {reason}"
-            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers=after)
+            return _come_again(reason, after_s=math.ceil(pause_s))
         # A Broker that has left delivers again: a call that is made now would be made twice.
-        if delivery.caller.has_left():
-            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "the Broker has left")
+        if delivery.broker.has_left():
+            return _come_again("the Broker has left")
         if not due:
             decision = self._retries.early(delivery.progress, time.time())
-            return self._postpone(delivery, decision, Why.of(delivery.event))
-        progress = replace(delivery.progress, attempts=delivery.progress.attempts + 1)
-        attempt = replace(delivery, progress=progress)
-        try:
-            with self._gate.passing(delivery.envelope.target.origin, self._calls[progress.tier]):
-                return self._call(attempt)
-        except TargetAvoided as exc:
-            decision = self._retries.without_call(delivery.progress, time.time())
-            return self._postpone(delivery, decision, Why(reason=exc.detail))
-        except (TargetFailed, DeadlineExceeded) as exc:
-            return self._conclude(attempt, None, Why(reason=exc.detail))
-        except RelayError as exc:
-            return refusal(exc, progress.attempts)
+            return self._follow(delivery, decision, Why.of(delivery.event))
+        claim = self._claim(delivery)
+        if isinstance(claim, Busy):
+            reason = "another delivery of this request is calling the target"
+            return _come_again(reason, after_s=claim.retry_after_s)
+        if isinstance(claim, Known | Made):
+            return self._as_before(delivery, claim)
+        if claim.caller is None:
+            return self._attempt(delivery, claim)
+        with self._claims.held(delivery.progress.request_id, claim.caller):
+            return self._attempt(delivery, claim)
 
     def _wait(self, broker: Caller, pause_s: float) -> str:
         """Wait, if there is a place; return why it was not to the end."""
@@ -162,8 +173,62 @@ class Receive:
             self._places.release()
         return "" if waited else "this process is ending, or the Broker has left"
 
-    def _call(self, delivery: Delivery) -> Response:
-        self._note_attempt(delivery.progress)
+    def _claim(self, delivery: Delivery) -> Attempt | Busy | Made | Known:
+        """Claim the call; without the state it is made all the same, and nobody counts."""
+        progress = delivery.progress
+        try:
+            return self._records.claim(
+                delivery.event,
+                request_id=progress.request_id,
+                attempt=progress.attempts + 1,
+                fingerprint=fingerprint(delivery.event.data or b""),
+                target=delivery.envelope.target.origin.authority,
+            )
+        except StateUnavailable as exc:
+            log.warning("the call is made without a claim on it: %s", exc.detail)
+            return Attempt()
+
+    def _as_before(self, delivery: Delivery, known: Known | Made) -> Response:
+        """Answer a delivery whose attempt was made, or whose request is done, as it was then."""
+        progress = delivery.progress
+        if isinstance(known, Made):
+            attempted = replace(progress, attempts=progress.attempts + 1)
+            decision = self._retries.after_failure(
+                attempted, retry_after_s=known.next_in_s, now_s=time.time()
+            )
+            return self._follow(replace(delivery, progress=attempted), decision, Why(known.error))
+        record = known.record
+        logs.note(attempt=record.attempts or None)
+        if known.status not in RESULTS:
+            return self._follow(
+                delivery, Dead(too_old=False), Why.from_reason(json.loads(record.reason or "{}"))
+            )
+        if known.answer is None:
+            status = record.answer_status or HTTPStatus.OK
+            result = Result(status=status, headers=(), reason="the answer is no longer kept")
+        else:
+            result = Result.from_json(known.answer)
+        return self._result(delivery, known.status, result, record.attempts).to_response()
+
+    def _attempt(self, delivery: Delivery, claim: Attempt) -> Response:
+        """Make the call, if it may be made now."""
+        progress, places = delivery.progress, self._calls[delivery.progress.tier]
+        attempt = replace(delivery, progress=replace(progress, attempts=progress.attempts + 1))
+        try:
+            with self._gate.passing(delivery.envelope.target.origin, places):
+                return self._call(attempt, claim)
+        except TargetAvoided as exc:
+            decision = self._retries.without_call(progress, time.time())
+            self._note_failed(delivery, claim, exc.detail, decision, made=False)
+            return self._follow(delivery, decision, Why(exc.detail))
+        except (TargetFailed, DeadlineExceeded) as exc:
+            return self._failed(attempt, claim, Why(exc.detail))
+        except RelayError as exc:
+            self._note_failed(attempt, claim, exc.detail, None)
+            return refusal(exc, claim.number)
+
+    def _call(self, delivery: Delivery, claim: Attempt) -> Response:
+        logs.note(attempt=claim.number or delivery.progress.attempts)
         answer = self._targets.call(
             delivery.envelope,
             method=delivery.method,
@@ -174,51 +239,64 @@ class Receive:
                 *_trace(delivery.event),
             ),
         )
-        why = Why(reason=f"the target answered {answer.status}", status=answer.status)
-        return self._conclude(delivery, answer, why)
-
-    def _conclude(self, delivery: Delivery, answer: Answer | None, why: Why) -> Response:
-        """Answer the Broker after a call.
-
-        Args:
-            answer: of the target; None when there is none.
-            why: what is wrong with it, if something is.
-        """
-        after = None if answer is None else find(answer.headers, "Retry-After")
-        decision = self._retries.after_call(
-            delivery.progress,
-            status=why.status,
-            retry_after_s=retry_after_s(after),
-            now_s=time.time(),
-        )
-        if isinstance(decision, Done):
-            assert answer is not None  # noqa: S101 - it has decided
-            # What is done is not done again because its answer broke off, unless that is harmless.
-            may_break_off = delivery.method not in IDEMPOTENT
-            result = result_of(answer, self._settings.max_result_bytes, or_less=may_break_off)
-            return self._result_event(delivery, decision, result).to_response()
-        if answer is not None:
+        ending = ending_of(answer.status)
+        if ending is None:
             answer.close()
-        return self._postpone(delivery, decision, why)
+            why = Why(f"the target answered {answer.status}", status=answer.status)
+            return self._failed(delivery, claim, why, find(answer.headers, "Retry-After"))
+        return self._answered(delivery, claim, ending, answer)
 
-    def _result_event(self, delivery: Delivery, done: Done, result: dict[str, object]) -> Event:
-        progress = delivery.progress
-        attributes = {
-            # The same for every delivery of the same event, so that whoever counts results can tell
-            # a repeated one.
-            "id": f"{progress.request_id}.{done.ending}",
-            "source": self._settings.event_source,
-            "type": f"{self._settings.event_type}.{done.ending}",
-            "subject": progress.request_id,
-            "datacontenttype": JSON,
-            **dict(_trace(delivery.event)),
-            ATTEMPTS: str(progress.attempts),
-        }
-        if MAC in delivery.event.attributes:
-            attributes[MAC] = delivery.event.attributes[MAC]
-        return Event(attributes=attributes, data=json.dumps(result).encode())
+    def _answered(
+        self, delivery: Delivery, claim: Attempt, ending: str, answer: Answer
+    ) -> Response:
+        # What is done may not be done again because its answer broke off, unless that is harmless.
+        harmless = delivery.method in IDEMPOTENT
+        result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
+        attempts = claim.number or delivery.progress.attempts
+        if claim.caller is not None:
+            # Before the Broker hears of it: should its delivery come again, nothing is done twice.
+            request_id = delivery.progress.request_id
+            try:
+                data = result.to_json(self._settings.max_event_bytes)
+                self._records.finish(request_id, ending, result.status, data, attempts)
+            except StateUnavailable as exc:
+                log.warning("the outcome is not noted: %s", exc.detail)
+        return self._result(delivery, ending, result, attempts).to_response()
 
-    def _postpone(self, delivery: Delivery, decision: Again | Dead, why: Why) -> Response:
+    def _failed(
+        self, delivery: Delivery, claim: Attempt, why: Why, retry_after: str | None = None
+    ) -> Response:
+        """Answer the Broker after a call that is no outcome."""
+        decision = self._retries.after_failure(
+            delivery.progress, retry_after_s=retry_after_s(retry_after), now_s=time.time()
+        )
+        self._note_failed(delivery, claim, why.reason, decision)
+        return self._follow(delivery, decision, why)
+
+    def _note_failed(
+        self,
+        delivery: Delivery,
+        claim: Attempt,
+        error: str,
+        decision: Again | Dead | None,
+        *,
+        made: bool = True,
+    ) -> None:
+        if claim.caller is None:
+            return
+        next_in_s = decision.not_before_s - time.time() if isinstance(decision, Again) else None
+        try:
+            self._records.attempt_failed(
+                delivery.progress.request_id,
+                claim.caller,
+                error=error,
+                next_in_s=next_in_s,
+                made=made,
+            )
+        except StateUnavailable as exc:
+            log.warning("the failed attempt is not noted: %s", exc.detail)
+
+    def _follow(self, delivery: Delivery, decision: Again | Dead, why: Why) -> Response:
         """Answer with the event of a tier, or with that of a dead request."""
         event, progress = delivery.event, delivery.progress
         if isinstance(decision, Again):
@@ -234,13 +312,29 @@ class Receive:
         logs.explain(f"{why.reason}; the request is dead", logging.WARNING)
         return self._followers.dead(event, progress, why).to_response()
 
-    def _note_attempt(self, progress: Progress) -> None:
-        """Tell the state; that it is away is no reason to let a call wait."""
-        logs.note(attempt=progress.attempts)
-        try:
-            self._records.note_attempt(progress.request_id, progress.attempts)
-        except StateUnavailable as exc:
-            log.warning("the attempt is not noted: %s", exc.detail)
+    def _result(self, delivery: Delivery, ending: str, result: Result, attempts: int) -> Event:
+        """Make the event that tells of an answer, with the callback that its request asks for."""
+        event, request_id = delivery.event, delivery.progress.request_id
+        attributes = {
+            # The same for every delivery of the same event, so that whoever counts results can tell
+            # a repeated one.
+            "id": f"{request_id}.{ending}",
+            "source": self._settings.event_source,
+            "type": f"{self._settings.event_type}.{ending}",
+            "subject": request_id,
+            "datacontenttype": JSON,
+            **dict(_trace(event)),
+        }
+        for name in (MAC, ROUND):
+            if name in event.attributes:
+                attributes[name] = event.attributes[name]
+        if attempts:
+            attributes[ATTEMPTS] = str(attempts)
+        callback = callback_in(event.data)
+        beside = {} if callback is None else {"callback": callback}
+        told = Event(attributes=attributes)
+        room = self._settings.max_event_bytes - told.size_bytes()
+        return replace(told, data=result.to_json(room, **beside))
 
 
 def refusal(error: RelayError, attempts: int = 0) -> Response:
@@ -254,22 +348,22 @@ def refusal(error: RelayError, attempts: int = 0) -> Response:
     return _problem(status, error.detail, attempts, error.headers)
 
 
+def _come_again(reason: str, *, after_s: int = 1) -> Response:
+    headers = (("Retry-After", str(after_s)),)
+    return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers=headers)
+
+
 def _problem(status: HTTPStatus, detail: str, attempts: int = 0, headers: Headers = ()) -> Response:
-    """Answer with a problem short enough for any Broker; a dead letter keeps it."""
     logs.explain(detail, logging.WARNING)
     members: dict[str, str | int | float] = {"attempts": attempts} if attempts else {}
-    response = problem(status, detail, headers=headers, members=members)
-    while sum(map(len, response.body)) > _ERROR_BYTES:
-        detail = detail[: len(detail) * 3 // 4]
-        response = problem(status, detail + "…", headers=headers, members=members)
-    return response
-
-
-def _trace(event: Event) -> Headers:
-    return trace_context(event.attributes.get("traceparent"), event.attributes.get("tracestate"))
+    return brokers_problem(status, detail, headers=headers, members=members)
 
 
 def _envelope(event: Event) -> Envelope:
     if not is_json(event.attributes.get("datacontenttype", JSON)):
         raise InvalidRequest("Content-Type", "must be application/json: the data is an envelope")
     return Envelope.from_json(event.data or b"")
+
+
+def _trace(event: Event) -> Headers:
+    return trace_context(event.attributes.get("traceparent"), event.attributes.get("tracestate"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, TypeAlias
+from typing import Final
 
 from relay.events import COMPLETED, FAILED
 from relay.progress import Progress
@@ -28,15 +28,11 @@ _RETRIED: Final = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Done:
-    """The target's answer is the outcome.
-
-    Args:
-        ending: of the result event's type.
-    """
-
-    ending: str
+def ending_of(status: int) -> str | None:
+    """Return which outcome a target's answer is; None when it is to be asked again."""
+    if 200 <= status < 300:
+        return COMPLETED
+    return FAILED if status < 500 and status not in _RETRIED else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +52,6 @@ class Dead:
     """
 
     too_old: bool
-
-
-Decision: TypeAlias = Done | Again | Dead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,20 +79,15 @@ class Retries:
         longest_s = min(self._delay_s(progress.tier), LONGEST_PAUSE_S)
         return (left_s, True) if left_s <= longest_s else (longest_s, False)
 
-    def after_call(
-        self, progress: Progress, *, status: int | None, retry_after_s: float | None, now_s: float
-    ) -> Decision:
-        """Decide after a call.
+    def after_failure(
+        self, progress: Progress, *, retry_after_s: float | None, now_s: float
+    ) -> Again | Dead:
+        """Decide after a call without an outcome.
 
         Args:
             progress: with that call among its attempts.
-            status: what the target answered; None when it did not.
-            retry_after_s: how long it asked to be left alone.
+            retry_after_s: how long the target asked to be left alone.
         """
-        if status is not None and 200 <= status < 300:
-            return Done(ending=COMPLETED)
-        if status is not None and status < 500 and status not in _RETRIED:
-            return Done(ending=FAILED)
         if progress.attempts > len(self.delays_s):
             return Dead(too_old=False)
         tier = max(progress.tier, progress.attempts)

@@ -32,6 +32,8 @@ _REDIS = re.compile(
 # Standard Webhooks, "Signature scheme": between 24 and 64 bytes.
 _MIN_SECRET_BYTES: Final = 24
 _MIN_TOKEN_CHARACTERS: Final = 16
+# Attributes, the usual headers of an answer, and the envelope of the callback that brings it.
+_AROUND_RESULT_BYTES: Final = 64 * 1024
 # Each tier of retries has a manifest.
 MAX_TIERS: Final = 5
 
@@ -148,9 +150,9 @@ def _state_url(url: str) -> str:
             parse_authority(redis[1], field="STATE_URL")
         except InvalidRequest:
             redis = None
-    if redis is None and not re.fullmatch(r"memory://|file:///[^?#]+", url):
+    if redis is None and not re.fullmatch(r"memory://|sqlite:///[^?#]+", url):
         raise InvalidSetting(
-            "must be memory://, file:///DIRECTORY"
+            "must be memory://, sqlite:///PATH"
             " or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE], the password percent-encoded"
         )
     return url
@@ -246,11 +248,13 @@ class Settings:
     max_bodies_bytes: int = _setting(
         67_108_864, _count, "of all request bodies that are held at once"
     )
+    max_event_bytes: int = _setting(1_000_000, _count, "the largest event that is written")
     max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
     state_url: str = _setting(
         "memory://", _state_url, "where what became of requests is kept", secret=True
     )
-    state_ttl_s: int = _setting(86_400, _count, "for how long")
+    state_ttl_s: int = _setting(86_400, _count, "for how long after a request's end")
+    state_max_bytes: int = _setting(268_435_456, _count, "how much that may be")
     callback_secret: tuple[bytes, ...] = _setting(
         (), _secrets, "signs delivered callbacks", secret=True
     )
@@ -273,4 +277,24 @@ class Settings:
                     values[each.name] = each.metadata["parse"](env[name])
                 except InvalidSetting as exc:
                     raise InvalidSetting(f"{name} {exc}") from exc.__cause__
-        return cls(**values)
+        settings = cls(**values)
+        settings._check_sizes()
+        return settings
+
+    @property
+    def max_delivery_bytes(self) -> int:
+        """Return the largest body with an event in it that is read.
+
+        In structured mode base64 and what stands around it make more of an event.
+        """
+        return 2 * self.max_event_bytes
+
+    def _check_sizes(self) -> None:
+        """Refuse a result that an event cannot hold; base64 makes four bytes of three."""
+        largest = (self.max_event_bytes - _AROUND_RESULT_BYTES) // 4 * 3
+        if self.max_result_bytes > largest:
+            raise InvalidSetting(
+                f"MAX_RESULT_BYTES must be at most {max(largest, 0)}:"
+                f" MAX_EVENT_BYTES is {self.max_event_bytes}, of which attributes and headers take"
+                f" up to {_AROUND_RESULT_BYTES}, and base64 makes four bytes of three"
+            )

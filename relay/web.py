@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
 from relay import callers, logs
-from relay.bodies import Bodies
+from relay.budget import Bodies
 from relay.callers import Caller
 from relay.http import Request, Response, problem, problem_of
 from relay.problems import CallerLeft, MethodNotAllowed, RelayError
@@ -39,7 +39,9 @@ def prepare(app: flask.Flask, settings: Settings) -> None:
     Args:
         settings: `log_level` and those of bodies count.
     """
-    app.extensions[_BODIES] = Bodies(settings.max_bodies_bytes, settings.max_body_bytes)
+    app.extensions[_BODIES] = Bodies(
+        settings.max_bodies_bytes, max(settings.max_body_bytes, settings.max_delivery_bytes)
+    )
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
     app.register_error_handler(RelayError, _refused)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from local.broker.attributes import check
 from local.broker.structured import read_structured
-from relay.events import BATCH, SPEC_VERSIONS, STRUCTURED, Event, Rules, media_type, text_of
+from relay.bodies import media_type
+from relay.events import BATCH, SPEC_VERSIONS, STRUCTURED, Event, Rules, text_of
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 

@@ -19,7 +19,7 @@ from relay.jsons import json_type
 HIDDEN: Final = "(hidden)"
 
 _HOPS: Final = "knativebrokerttl"  # the Broker's own, which no subscriber sees
-_HIDDEN_ATTRIBUTES: Final = ("relaymac", "knativeerrordata")
+_HIDDEN_ATTRIBUTES: Final = ("relaymac", "relayreason", "knativeerrordata")
 _MAX_MEMBERS: Final = 50
 _MAX_CHARACTERS: Final = 300
 

@@ -173,7 +173,7 @@ class Requests:
             request.progress.setdefault(trigger, Progress()).state = ACCEPTED
         for entry in timeline.published(fact, is_again=is_again):
             self._add(request, entry)
-        asked = re.fullmatch(r"(.+)\.(?:completed|failed|dead)\.callback", request.id)
+        asked = re.fullmatch(r"(.+)\.(?:completed|failed|dead)(?:\.[0-9]+)?\.callback", request.id)
         parent = self._by_id.get(asked[1]) if asked else None
         if parent is not None and not is_again:
             link = (request.number, request.id)
@@ -189,7 +189,10 @@ class Requests:
             # A reply of the request type is a request itself: Send's, for a caller's callback.
             return None if root is None or attributes["type"] == root.type else root
         root = self._by_id.get(attributes.get("subject", ""))
-        if root is not None and attributes["type"] == f"{root.type}.callback":
+        if root is not None and attributes["type"] in (
+            f"{root.type}.callback",
+            f"{root.type}.dead",
+        ):
             return root
         return None
 

@@ -12,7 +12,7 @@ from local.broker.activity import Accepted, Batch, Fact
 from local.display.requests import Requests
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
-_POLL_S = 0.1
+_POLL_S = 0.2
 _log = logging.getLogger(__name__)
 
 

@@ -98,7 +98,7 @@ def test_scale_and_resources(function: dict[str, Any]) -> None:
 
     assert set(scale) == {"min", "max"}
     assert 0 <= scale["min"] <= scale["max"]
-    assert scale["max"] >= 1
+    assert scale["max"] > 1  # the state is shared
     assert set(resources["requests"]) == {"cpu", "memory"}
     assert set(resources["limits"]) == {"cpu", "memory", "concurrency"}
     for bound in (resources["requests"], resources["limits"]):

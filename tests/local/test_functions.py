@@ -54,6 +54,7 @@ def environment(folder: Path, env: dict[str, str], manifest: str = MANIFESTS) ->
         manifests.load(folder),
         broker_url="http://127.0.0.1:8081",
         sample_api="localhost:30000",
+        state_url="sqlite:///data/state.sqlite3",
     )
     assert result.pop("PYTHONUNBUFFERED") == result.pop("PYTHONUTF8") == "1"
     assert result.pop("PYTHONPATH") == str(REPOSITORY)
@@ -68,6 +69,7 @@ def test_comes_from_func_yaml_and_the_manifests(tmp_path: Path) -> None:
         "K_SINK": "http://127.0.0.1:8081/default/default",
         "K_CE_OVERRIDES": "",
         "ALLOWED_TARGETS": "localhost:30000",
+        "STATE_URL": "sqlite:///data/state.sqlite3",
     }
 
 
@@ -101,6 +103,7 @@ def test_passes_on_what_the_user_sets_for_the_relay(tmp_path: Path) -> None:
         "K_SINK": "http://127.0.0.1:8081/default/default",
         "K_CE_OVERRIDES": "",
         "ALLOWED_TARGETS": "localhost:30000",
+        "STATE_URL": "sqlite:///data/state.sqlite3",
     }
 
 

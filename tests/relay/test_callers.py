@@ -146,8 +146,14 @@ def test_a_request_that_waits_is_dropped_with_its_broker(target: Peer) -> None:
 def test_a_process_that_ends_waits_no_longer(target: Peer) -> None:
     """What waits is given back at once, to be delivered to another."""
     env = {**SETTINGS, "WAITING_PLACES": "2"}
+
+    def wait() -> Answer:
+        while "no place" in str((answer := deliver(receive, target, 15.0, "/waits")).body):
+            pass
+        return answer
+
     with serving("receive", env) as receive, ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(deliver, receive, target, 15.0, "/waits") for _ in range(2)]
+        waiting = [pool.submit(wait) for _ in range(2)]
         wait_until(lambda: deliver(receive, target, 0.2).status == 503, 10, "both to wait")
         started_s = time.monotonic()
         receive.process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
@@ -18,6 +19,7 @@ from tests.support.peers import Peer, answer_of
 from tests.support.processes import wait_until
 
 TYPE = "dev.knative.samples.t2"
+NUMBERS = itertools.count()
 SETTINGS = {
     "ALLOWED_TARGETS": "127.0.0.1",
     "BREAKER_FAILURES": "3",
@@ -45,10 +47,13 @@ def envelope(url: str, **fields: object) -> str:
 
 
 def deliver(receive: Function, data: str, *, tier: int = 0) -> Answer:
-    """Deliver a request, or the event of a tier that is due."""
-    attributes = {"id": "r", "type": TYPE}
+    """Deliver a request, each time another, or the event of a tier that is due."""
+    request_id = f"r{next(NUMBERS)}"
+    attributes = {"id": request_id, "type": TYPE}
     if tier:
-        attributes = {"id": f"r.retry{tier}", "type": f"{TYPE}.retry{tier}", "subject": "r"}
+        ending = f"retry{tier}"
+        attributes = {"id": f"{request_id}.{ending}", "type": f"{TYPE}.{ending}"}
+        attributes["subject"] = request_id
     headers = {"Ce-Specversion": "1.0", "Ce-Source": "test", "Content-Type": "application/json"}
     headers |= {f"Ce-{name.title()}": value for name, value in attributes.items()}
     return call("POST", f"{receive.url}/", data, headers)

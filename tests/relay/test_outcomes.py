@@ -107,7 +107,7 @@ def test_an_event_cannot_hide_behind_the_type_of_a_result(send: Function) -> Non
         "specversion": "1.0",
         "id": "r2",
         "source": "s",
-        "type": f"{TYPE}.other",
+        "type": f"{TYPE}.else",
         "subject": "r2",
         "data": RESULT,
     }

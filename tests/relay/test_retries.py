@@ -8,16 +8,13 @@ from relay.progress import Progress
 from relay.retries import (
     Again,
     Dead,
-    Decision,
-    Done,
     Retries,
+    ending_of,
 )
 
 TYPE = "t"
 NOW = 1_000_000.0
 RETRIES = Retries(delays_s=(1, 2, 4, 8, 16), max_age_s=3600)
-DONE = Done(ending="completed")
-FAILED = Done(ending="failed")
 GIVEN_UP = Dead(too_old=False)
 TOO_OLD = Dead(too_old=True)
 
@@ -37,38 +34,40 @@ def again(tier: int, wait_s: float) -> Again:
 
 
 @pytest.mark.parametrize(
-    ("status", "after_s", "come", "decision"),
+    ("status", "ending"),
     [
-        (200, None, progress(0, 1), DONE),
-        (299, None, progress(5, 6), DONE),
-        (204, 20, progress(5, 6, age_s=9999), DONE),
-        (304, None, progress(0, 1), FAILED),
-        (404, 20, progress(5, 6), FAILED),
-        (408, None, progress(0, 1), again(1, 1)),
-        (425, None, progress(1, 2), again(2, 2)),
-        (429, None, progress(2, 3), again(3, 4)),
-        (500, None, progress(3, 4), again(4, 8)),
-        (599, None, progress(4, 5), again(5, 16)),
-        (503, None, progress(5, 6), GIVEN_UP),
-        (None, None, progress(0, 1), again(1, 1)),
-        (None, None, progress(5, 6), GIVEN_UP),
-        (None, None, progress(5, 2), again(5, 16)),
-        (503, 0, progress(0, 1), again(1, 1)),
-        (503, 3, progress(0, 1), again(3, 3)),
-        (503, 20, progress(0, 1), again(5, 20)),
-        (503, 9999, progress(0, 1), again(5, 300)),
-        (503, 20, progress(5, 6), GIVEN_UP),
-        (503, None, progress(0, 1, age_s=3599), again(1, 1)),
-        (503, None, progress(0, 1, age_s=3600), TOO_OLD),
+        *((status, "completed") for status in (200, 204, 299)),
+        *((status, "failed") for status in (300, 304, 400, 404, 409, 424, 426, 499)),
+        *((status, None) for status in (408, 425, 429, 500, 503, 599)),
     ],
 )
-def test_after_a_call(
-    status: int | None, after_s: float | None, come: Progress, decision: Decision
-) -> None:
-    """Answers end a request; all else goes on to the next tier, at most six times."""
-    made = RETRIES.after_call(come, status=status, retry_after_s=after_s, now_s=NOW)
+def test_an_answer(status: int, ending: str | None) -> None:
+    """What asking again would not change is an outcome."""
+    assert ending_of(status) == ending
 
-    assert made == decision
+
+@pytest.mark.parametrize(
+    ("after_s", "come", "decision"),
+    [
+        (None, progress(0, 1), again(1, 1)),
+        (None, progress(1, 2), again(2, 2)),
+        (None, progress(2, 3), again(3, 4)),
+        (None, progress(3, 4), again(4, 8)),
+        (None, progress(4, 5), again(5, 16)),
+        (None, progress(5, 6), GIVEN_UP),
+        (None, progress(5, 2), again(5, 16)),
+        (0, progress(0, 1), again(1, 1)),
+        (3, progress(0, 1), again(3, 3)),
+        (20, progress(0, 1), again(5, 20)),
+        (9999, progress(0, 1), again(5, 300)),
+        (20, progress(5, 6), GIVEN_UP),
+        (None, progress(0, 1, age_s=3599), again(1, 1)),
+        (None, progress(0, 1, age_s=3600), TOO_OLD),
+    ],
+)
+def test_after_a_failure(after_s: float | None, come: Progress, decision: Again | Dead) -> None:
+    """A request goes on to the next tier, at most six times, or to that which waits as long."""
+    assert RETRIES.after_failure(come, retry_after_s=after_s, now_s=NOW) == decision
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ def test_after_a_call(
         (progress(5, 0, age_s=3600), TOO_OLD),
     ],
 )
-def test_without_a_call(come: Progress, decision: Decision) -> None:
+def test_without_a_call(come: Progress, decision: Again | Dead) -> None:
     """What is passed on without a call is bounded by its age alone."""
     assert RETRIES.without_call(come, NOW) == decision
 

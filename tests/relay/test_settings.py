@@ -49,6 +49,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         "ORIGIN_SHARE",
         "MAX_BODY_BYTES",
         "MAX_BODIES_BYTES",
+        "MAX_EVENT_BYTES",
         "MAX_RESULT_BYTES",
         "TARGET_CA_CERTS",
         "TARGET_CLIENT_CERT",
@@ -91,10 +92,12 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
             "ORIGIN_SHARE": "1",
             "MAX_BODY_BYTES": "10",
             "MAX_BODIES_BYTES": "12",
+            "MAX_EVENT_BYTES": "100000",
             "MAX_RESULT_BYTES": "11",
             "TARGET_CA_CERTS": certificate,
             "TARGET_CLIENT_CERT": str(key_and_certificate),
             "STATE_URL": "rediss://user:p%2Fw@[fd00::1]:6380/2",
+            "STATE_MAX_BYTES": "12",
             "CALLBACK_SECRET": f"whsec_{'a2V5' * 8} {'S0VZ' * 8}",
             "API_TOKEN": "0123456789abcdef fedcba9876543210",
             "LOG_LEVEL": "debug",
@@ -121,10 +124,11 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
     assert (settings.trigger_places, settings.origin_share) == (8, 1.0)
     assert (settings.breaker_failures, settings.breaker_pause_s) == (0, 1.5)
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
-    assert settings.max_bodies_bytes == 12
+    assert (settings.max_bodies_bytes, settings.max_event_bytes) == (12, 100_000)
     assert settings.target_ca_certs == certificate
     assert settings.target_client_cert == (str(key_and_certificate), str(key_and_certificate))
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
+    assert settings.state_max_bytes == 12
     assert settings.callback_secret == (b"key" * 8, b"KEY" * 8)
     assert settings.api_token == ("0123456789abcdef", "fedcba9876543210")
     assert settings.log_level == "DEBUG"
@@ -134,7 +138,7 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
 ATTRIBUTE = "must be 1 to 128 visible ASCII characters without space, quote or %"
 OVERRIDES = 'K_CE_OVERRIDES must be JSON like {"extensions": {"name": "value"}}'
 STATE = (
-    "must be memory://, file:///DIRECTORY or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE],"
+    "must be memory://, sqlite:///PATH or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE],"
     " the password percent-encoded"
 )
 SECRET = "must be whsec_ and base64 of 24 bytes or more, or two of these with a space between them"
@@ -224,8 +228,9 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
                 *(
                     "memory",
                     "memory://x",
-                    "file://host/x",
-                    "file:///x?y",
+                    "file:///x",
+                    "sqlite://host/x",
+                    "sqlite:///x?y",
                     "redis://",
                     "redis://:p@",
                 ),
@@ -255,6 +260,32 @@ def test_a_bad_value_stops_the_start(name: str, value: str, message: str | None)
         assert str(caught.value).startswith(f"{name} is not JSON: ")
     else:
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("sizes", "largest"),
+    [
+        pytest.param({"MAX_RESULT_BYTES": "900000"}, 700_848, id="no room for base64"),
+        pytest.param({"MAX_RESULT_BYTES": "700849"}, 700_848, id="one byte"),
+        pytest.param({"MAX_EVENT_BYTES": "400000"}, 250_848, id="the default is too much"),
+        pytest.param({"MAX_EVENT_BYTES": "1000", "MAX_RESULT_BYTES": "1"}, 0, id="no room at all"),
+    ],
+)
+def test_a_result_that_no_event_can_hold(sizes: dict[str, str], largest: int) -> None:
+    """Sizes that contradict each other stop the start, and the error says what would be right."""
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env(sizes)
+
+    assert str(caught.value) == (
+        f"MAX_RESULT_BYTES must be at most {largest}: MAX_EVENT_BYTES is"
+        f" {sizes.get('MAX_EVENT_BYTES', '1000000')}, of which attributes and headers take up to"
+        " 65536, and base64 makes four bytes of three"
+    )
+
+
+def test_the_largest_result_that_fits() -> None:
+    """Exactly what the error names is taken."""
+    assert Settings.from_env({"MAX_RESULT_BYTES": "700848"}).max_result_bytes == 700_848
 
 
 def test_certificates_from_a_file(tmp_path: Path) -> None:

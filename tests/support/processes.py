@@ -19,6 +19,8 @@ from local.process import clean_environment
 INHERITED = ("COVERAGE_PROCESS_CONFIG", *process.INHERITED)
 
 _POLL_INTERVAL_S = 0.02
+# The stack may wait for two of its parts that are busy, 8 s each.
+_STOP_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
 
@@ -96,7 +98,7 @@ def running(
             process.wait_until_ready(ready_url, timeout_s)
         yield process
         if process.exit_code is None:
-            process.stop()
+            process.stop(_STOP_TIMEOUT_S)
     finally:
         process.kill()
 

@@ -6,8 +6,10 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -18,9 +20,9 @@ from local.functions import Function, function_environment
 from local.ports import HOST, free_port
 from local.process import REPOSITORY, Process, ProcessError, clean_environment
 from tests.system.crash.plan import ATTEMPTS
-from tests.system.crash.target import DEAD_LETTERS, RESULTS
+from tests.system.crash.target import DEAD_LETTERS, RESULTS, Target
 
-VICTIMS = ("receive worker", "receive master", "send", "broker")
+VICTIMS = ("receive worker", "receive master", "send", "broker", "state")
 
 _READY = {
     "broker": "/healthz",
@@ -31,8 +33,21 @@ _SERVICES = {"send": "send-serving", "receive": "receive-cloudevent-service"}
 _RESTART_POLL_S = 0.05
 _START_TIMEOUT_S = 30.0
 _TARGET_TIMEOUT_S = "1"
+# Whoever repeats what a Send that was killed had begun to publish waits so long.
+_PUBLISH_TIMEOUT_S = "2"
 _RETRY_DELAY_S = "0.1"
 _RETRY = 20
+# A process that is killed while it writes to the database.
+_WRITER = """
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA busy_timeout = 10000")
+db.execute("BEGIN IMMEDIATE")
+db.execute("DELETE FROM requests")
+print("writing", flush=True)
+time.sleep(60)
+"""
+_WRITES_S = 0.3
 REQUEST_TYPE = "dev.knative.samples.t2"
 
 # As in knative/, but for the patience, and with one Trigger for all tiers. Deliveries that meet a
@@ -95,17 +110,22 @@ class System:
     """The relay as `./dev up` runs it, on free ports, while the `with` block runs.
 
     Args:
-        folder: for the manifests, the Broker's data and the logs.
-        target: `host:port` of the target, which is the observer of results and dead letters too.
+        folder: for the manifests, the Broker's and the functions' data and the logs.
+        target: it is the observer of results and dead letters too.
+        state: as in `Plan`.
     """
 
-    def __init__(self, folder: Path, target: str) -> None:
+    def __init__(self, folder: Path, target: Target, state: str) -> None:
         self._folder = folder
-        self._target = target
+        self._target = target.authority
         self._authorities = {name: f"{HOST}:{free_port()}" for name in _READY}
+        target.send = self._authorities["send"]
+        self._database = folder / "state.sqlite3"
+        self._state_url = {"memory": "memory://", "sqlite": f"sqlite://{self._database}"}.get(state)
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise)
-        self._parts = [self._broker(), *(self._function(name) for name in _SERVICES)]
+        self._parts = [self._redis()] if self._state_url is None else []
+        self._parts += [self._broker(), *(self._function(name) for name in _SERVICES)]
         self._processes: dict[str, Process] = {}
         self._ended: list[Process] = []
 
@@ -117,8 +137,8 @@ class System:
         self._processes = {part.name: part.start() for part in self._parts}
         self._supervisor.start()
         try:
-            for name, process in self._processes.items():
-                process.wait_until_ready(
+            for name in _READY:
+                self._processes[name].wait_until_ready(
                     f"http://{self._authorities[name]}{_READY[name]}", _START_TIMEOUT_S
                 )
         except BaseException:
@@ -137,13 +157,23 @@ class System:
 
     def kill(self, victim: str) -> None:
         """Kill one of `VICTIMS` with SIGKILL; it is started again at once."""
-        process = self._processes[victim.partition(" ")[0]]
         if victim == "receive worker":  # its master starts it again
-            pids = re.findall(r"Booting worker with pid: (\d+)", process.output)
+            pids = re.findall(r"Booting worker with pid: (\d+)", self._processes["receive"].output)
             with suppress(ProcessLookupError):  # killed already, and not started again yet
                 os.kill(int(pids[-1]), signal.SIGKILL)
+        elif victim not in self._processes and victim == "state":
+            self._kill_writer()
         else:
-            process.send_signal(signal.SIGKILL)
+            self._processes[victim.partition(" ")[0]].send_signal(signal.SIGKILL)
+
+    def _kill_writer(self) -> None:
+        """Kill a process in the middle of its transaction, which has held up all others."""
+        command = [sys.executable, "-c", _WRITER, str(self._database)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(_WRITES_S)
+            writer.kill()
 
     def pending(self) -> int:
         """Count what the Broker still has to deliver."""
@@ -154,6 +184,23 @@ class System:
     def broker_log(self) -> str:
         """Return what the Broker has logged, in all its lives."""
         return self._processes["broker"].output
+
+    def _redis(self) -> _Part:
+        """Run Redis as knative/ does."""
+        port = free_port()
+        self._state_url = f"redis://{HOST}:{port}"
+        command = [
+            *("redis-server", "--port", str(port), "--bind", HOST, "--dir", str(self._folder)),
+            *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
+            *("--maxmemory-policy", "noeviction"),
+        ]
+        return _Part(
+            name="state",
+            command=command,
+            cwd=self._folder,
+            env=clean_environment(os.environ),
+            log=self._folder / "state.log",
+        )
 
     def _broker(self) -> _Part:
         folder = self._folder / "manifests"
@@ -186,15 +233,18 @@ class System:
         function = Function(REPOSITORY / "functions" / name)
         settings = {
             "TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S,
+            "PUBLISH_TIMEOUT_S": _PUBLISH_TIMEOUT_S,
             "RETRY_DELAYS_S": ",".join([_RETRY_DELAY_S] * (ATTEMPTS - 1)),
             "LOG_LEVEL": "WARNING",
         }
+        assert self._state_url is not None
         env = function_environment(
             function,
             {**clean_environment(os.environ), **settings},
             manifests.load(REPOSITORY / "knative"),
             broker_url=f"http://{self._authorities['broker']}",
             sample_api=self._target,
+            state_url=self._state_url,
         )
         # The log then tells the workers' pids.
         env["GUNICORN_LOG_LEVEL"] = "info"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -222,7 +223,7 @@ def test_what_is_sent_is_legal_on_the_wire(
     if body is not None:
         fields["body"] = body
     try:
-        envelope = Envelope.from_object(fields)
+        envelope = Envelope.from_json(json.dumps(fields).encode())
     except InvalidRequest:
         return
     module_server.requests.clear()
