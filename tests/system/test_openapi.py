@@ -145,7 +145,7 @@ class TestTheDocument:
         examples = [each["value"] for each in DOCUMENT["components"]["examples"].values()]
         shown = {each["status"] for each in examples if each.get("type") == "about:blank"}
 
-        told = errors_below(RelayError) - {CallerLeft}  # which nobody waits for
+        told = {*errors_below(RelayError)} - {CallerLeft}  # which nobody waits for
 
         assert {int(error.status) for error in told} <= shown
         assert shown <= set(map(int, statuses())) | {404, 405}
