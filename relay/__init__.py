@@ -29,6 +29,6 @@ travels with a call. `settings` is what an operator can set, with `tls` for cert
 is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `callers`
-are watched in case they leave, `budget` bounds the bodies that are held, `logs` has one line for each
-request.
+are watched in case they leave, `budget` bounds the bodies that are held, `logs` has one line for
+each request.
 """

@@ -253,12 +253,19 @@ class Receive:
         harmless = delivery.method in IDEMPOTENT
         result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
         attempts = claim.number or delivery.progress.attempts
-        if claim.caller is not None:
+        if not claim.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
             request_id = delivery.progress.request_id
             try:
-                data = result.to_json(self._settings.max_event_bytes)
-                self._records.finish(request_id, ending, result.status, data, attempts)
+                self._records.finish(
+                    request_id,
+                    ending,
+                    result.status,
+                    result.to_json(self._settings.max_event_bytes),
+                    attempts,
+                    attempt=claim,
+                    fingerprint=fingerprint(delivery.event.data or b""),
+                )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)
         return self._result(delivery, ending, result, attempts).to_response()
@@ -287,11 +294,7 @@ class Receive:
         next_in_s = decision.not_before_s - time.time() if isinstance(decision, Again) else None
         try:
             self._records.attempt_failed(
-                delivery.progress.request_id,
-                claim.caller,
-                error=error,
-                next_in_s=next_in_s,
-                made=made,
+                delivery.progress.request_id, claim, error=error, next_in_s=next_in_s, made=made
             )
         except StateUnavailable as exc:
             log.warning("the failed attempt is not noted: %s", exc.detail)

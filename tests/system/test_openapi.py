@@ -421,7 +421,7 @@ def fail_twice(state_url: str, published: Received) -> None:
             assert isinstance(attempt, Attempt)
             assert attempt.caller is not None
             error = "the target answered 503"
-            records.attempt_failed(event.id, attempt.caller, error=error, next_in_s=number)
+            records.attempt_failed(event.id, attempt, error=error, next_in_s=number)
 
 
 def test_every_answer_shown_is_produced(answers: Mapping[str, object]) -> None:
