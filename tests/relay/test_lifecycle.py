@@ -340,7 +340,7 @@ def test_a_retry_of_a_dead_request_is_called() -> None:
 
     kept, attempt = claimed(IS_DEAD, round=2)
 
-    assert attempt == Attempt(caller="d", number=7, of_round=1)
+    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
     assert kept is not None
     assert (kept.state, kept.round) == (OPEN, 2)
 

@@ -394,10 +394,15 @@ def answers(
     ask("NotDead", "POST /async/order-7/retry")
 
     call("POST", f"{fresh.url}/async", json.dumps(envelope), {"Idempotency-Key": "order-8"})
-    shown = OPERATIONS["POST", "/event/dead-letter"]["parameters"]
-    reason = {each["name"]: each["example"] for each in shown if "example" in each}
-    dead = request_event("order-8") | reason
-    call("POST", f"{fresh.url}/event/dead-letter", json.dumps(envelope), dead)
+    dead = request_event("order-8") | {
+        "ce-id": "order-8.dead",
+        "ce-type": f"{TYPE}.dead",
+        "ce-subject": "order-8",
+        "ce-relayattempts": "6",
+        "ce-relayreason": "the target answered 503",
+        "ce-relaystatus": "503",
+    }
+    call("POST", f"{fresh.url}/event/callback", json.dumps(envelope), dead)
     ask("DeadRequest", "GET /async/order-8")
     ask("DeadRequests", "GET /async?status=dead")
     ask("RetriedRequest", "POST /async/order-8/retry")
