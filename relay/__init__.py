@@ -6,6 +6,10 @@ one above; `docs/diagrams` draws it.
 Functions: `send` takes calls over HTTP, `receive` takes request events from the Broker, `web`
 adapts Flask, which functions-framework serves them with; `start` becomes its process.
 
+Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
+(`arrivals`, in the `inbox` of their connection), answers what is none (`refusals`), and gives up on
+`callers` who do not read. `sites` keeps other sites' pages out.
+
 Outcomes: what became of a request. `outcomes` takes what comes back, `status` reports it, and
 `auth` authenticates callers, callbacks and the relay's own events.
 
@@ -28,7 +32,7 @@ read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `t
 travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
 is the policy, which judges `addresses`.
 
-Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `callers`
-are watched in case they leave, `budget` bounds the bodies that are held, `logs` has one line for
+Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `leaving`
+watches callers in case they go, `budget` bounds the bodies that are held, `logs` has one line for
 each request.
 """

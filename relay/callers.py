@@ -1,165 +1,104 @@
-"""Callers who leave: what is done for one alone ends with it.
-
-A queue before this server gives a caller's place to the next one as soon as the caller leaves; were
-its call to go on, more and more threads would work for nobody.
-"""
+"""Callers who do not read what they are sent: how many are waited for, and how long."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import os
 import select
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
-from relay.problems import CallerLeft
-
-_INTERVAL_S = 0.25
-
-
-class Cut:
-    """Ends from another thread what a call waits for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.is_cut = False
-        self._end: Callable[[], object] | None = None
-
-    def ends_by(self, end: Callable[[], object]) -> None:
-        """Say what ends the wait that comes now; it takes the place of what was said before."""
-        with self._lock:
-            self._end = end
-        if self.is_cut:
-            self.cut()
-
-    def is_over(self) -> None:
-        """Say that there is nothing left to end: a socket may serve another call from here on."""
-        with self._lock:
-            self._end = None
-
-    def cut(self) -> None:
-        """End the wait, and each that would come."""
-        with self._lock:
-            self.is_cut = True
-            if self._end is not None:
-                with contextlib.suppress(OSError):  # it has ended by itself
-                    self._end()
+# How long a caller may stand still while others wait for the thread that waits for it.
+_PATIENCE_S: Final = 0.05
+# Close at once, and drop what was not sent.
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
-class Caller:
-    """Whoever waits for an answer.
+class Crowd:
+    """Who waits for whom, among the threads of a process.
 
     Args:
-        connection: on which it waits; None when that is not known, and it counts as there.
+        places: how many threads may wait for callers who do not read while requests wait for a
+            thread.
+        timeout_s: for sending, to a socket that has no timeout of its own.
     """
 
-    def __init__(self, connection: socket.socket | None = None) -> None:
-        self.connection = connection
-        self.cut = Cut()
-        self.is_gone = False
-        # Nothing is done for it but to wait.
-        self.waits = False
+    def __init__(self, places: int, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._places = places
+        self._lock = threading.Lock()
+        self._requests = 0
+        self._standing = 0
 
-    def check(self) -> None:
-        """Begin nothing for a caller who has left.
+    def waits_for_a_thread(self) -> None:
+        with self._lock:
+            self._requests += 1
 
-        Raises:
-            CallerLeft: it has.
-        """
-        self.is_gone = self.is_gone or self.has_left()
-        if self.is_gone:
-            raise CallerLeft
+    def has_a_thread(self) -> None:
+        with self._lock:
+            self._requests -= 1
 
-    def has_left(self) -> bool:
-        """Tell whether the other side has closed its connection and sends nothing more on it."""
-        if self.connection is None:
-            return False
-        poll = select.poll()
-        poll.register(self.connection, select.POLLIN)
-        try:
-            return bool(poll.poll(0)) and not self.connection.recv(1, socket.MSG_PEEK)
-        except OSError:
-            return True
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Call off what is done while the block runs, should the caller leave.
-
-        Raises:
-            CallerLeft: in the place of any other error, once it has.
-        """
-        if self.connection is None:
-            yield
-            return
-        self.check()
-        watch.add(self)
+    @contextmanager
+    def stands_still(self) -> Iterator[None]:
+        with self._lock:
+            self._standing += 1
         try:
             yield
-        except Exception as exc:
-            if self.is_gone:
-                raise CallerLeft from exc
-            raise
         finally:
-            watch.remove(self)
+            with self._lock:
+                self._standing -= 1
 
-    def wait(self, seconds: float) -> bool:
-        """Wait, unless the caller leaves or this process is to end.
-
-        Returns:
-            whether all of the time went by.
-        """
-        ended = threading.Event()
-        self.cut.ends_by(ended.set)
-        self.waits = True
-        try:
-            with self.watched():
-                return not ended.wait(seconds)
-        except CallerLeft:
-            return False
-
-    def call_off(self) -> None:
-        self.is_gone = True
-        self.cut.cut()
+    @property
+    def is_too_much(self) -> bool:
+        """Whether threads that wait for their callers are missing elsewhere."""
+        return self._requests > 0 and self._standing > self._places
 
 
-class Watch:
-    """Look at the connections of callers, in one thread for all that starts with the first.
+class CallerSocket(socket.socket):
+    """The connection to a caller. Its timeout is for all of a `sendall`, as ever.
 
-    gunicorn forks its workers after the function is loaded; a thread started at import would be
-    missing in them.
+    `is_given_up` says that what was sent last is not waited for any more.
     """
 
-    def __init__(self) -> None:
-        self.is_ending: Callable[[], bool] = bool
-        self._changed = threading.Condition()
-        self._callers: dict[int, Caller] = {}
-        self._thread: threading.Thread | None = None
+    def __init__(self, sock: socket.socket, crowd: Crowd) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self._crowd = crowd
+        self.is_given_up = False
 
-    def add(self, caller: Caller) -> None:
-        with self._changed:
-            self._callers[id(caller)] = caller
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="callers", daemon=True)
-                self._thread.start()
-            elif len(self._callers) == 1:
-                self._changed.notify()
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """Send all, or end the connection.
 
-    def remove(self, caller: Caller) -> None:
-        with self._changed:
-            del self._callers[id(caller)]
+        Raises:
+            ConnectionResetError: the caller has read too little for too long, or is gone.
+        """
+        timeout_s = self.gettimeout()
+        until = time.monotonic() + (self._crowd.timeout_s if timeout_s is None else timeout_s)
+        rest = memoryview(data).cast("B")
+        self.settimeout(0)
+        try:
+            while rest:
+                try:
+                    rest = rest[self.send(rest, flags) :]
+                except BlockingIOError:
+                    self._stand_still(until)
+        finally:
+            self.settimeout(timeout_s)
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._callers)
-            time.sleep(_INTERVAL_S)
-            is_ending = self.is_ending()
-            # Held while they are looked at: what is removed may be closed.
-            with self._changed:
-                for caller in self._callers.values():
-                    if (is_ending and caller.waits) or caller.has_left():
-                        caller.call_off()
-
-
-watch = Watch()
+    def _stand_still(self, until: float) -> None:
+        """Wait until the caller has read something."""
+        poll = select.poll()
+        poll.register(self, select.POLLOUT)
+        since = time.monotonic()
+        with self._crowd.stands_still():
+            while not poll.poll(1000 * _PATIENCE_S):
+                now = time.monotonic()
+                is_missed = self._crowd.is_too_much and now - since >= _PATIENCE_S
+                if now >= until or is_missed:
+                    self.is_given_up = True
+                    self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -14,11 +14,11 @@ import requests
 from requests.adapters import BaseAdapter
 
 from relay import logs
-from relay.callers import Cut
 from relay.connections import Answer, Pool, error_of
 from relay.egress import Policy
 from relay.envelope import Envelope
 from relay.headers import HOPS, Headers, complete, find, message_head
+from relay.leaving import Cut
 from relay.lookups import Lookups
 from relay.reasons import reason_of
 from relay.responses import BrokenAnswer

@@ -38,7 +38,6 @@ from http import HTTPStatus
 
 from relay import logs
 from relay.auth import MAC
-from relay.callers import Caller
 from relay.claims import Claims
 from relay.client import IDEMPOTENT, TargetClient
 from relay.connections import Answer
@@ -48,6 +47,7 @@ from relay.gate import Gate
 from relay.headers import Headers, find, retry_after_s
 from relay.http import Response, brokers_problem
 from relay.jsons import is_json
+from relay.leaving import Caller
 from relay.lifecycle import Attempt, Busy, Made
 from relay.places import Places, fair
 from relay.problems import (

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,8 @@ class Send:
             return self._respond_async(request, data, envelope)
         if envelope.callback is not None:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
+        longest_s = self._settings.target_timeout_s
+        until = time.monotonic() + min(envelope.timeout_s or longest_s, longest_s)
         with contextlib.ExitStack() as passing:
             passing.enter_context(self._gate.passing(envelope.target.origin, self._calls))
             passing.enter_context(request.caller.watched())
@@ -170,7 +173,8 @@ class Send:
         headers = answer.headers
         if method == "HEAD" != request.method:  # it is not the length of this answer
             headers = tuple(item for item in headers if item[0].lower() != "content-length")
-        return Response(status=answer.status, headers=headers, body=body)
+        # A caller who does not read has no more time than a target that does not answer.
+        return Response(status=answer.status, headers=headers, body=body, until=until)
 
     def _respond_async(self, request: Request, data: bytes, envelope: Envelope) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""

@@ -9,8 +9,8 @@ from functools import partial
 
 import requests
 
-from relay.callers import Cut
 from relay.egress import Policy
+from relay.leaving import Cut
 from relay.lookups import Lookups
 from relay.reasons import reason_of
 from relay.urls import IPAddress, Origin

@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay import connections
-from relay.callers import Cut
 from relay.client import IDEMPOTENT, Client
 from relay.egress import AllowedTarget, Policy
+from relay.leaving import Cut
 from relay.lookups import Lookups
 from relay.problems import (
     DeadlineExceeded,
