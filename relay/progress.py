@@ -127,9 +127,11 @@ class Followers:
             event: one of these, whose subject is the request's id, or a request event itself.
         """
         attributes = _carried(event)
-        if _tier_of(event, self.event_type) or event.type == f"{self.event_type}.{DEAD}":
+        follows = _tier_of(event, self.event_type) or event.type == f"{self.event_type}.{DEAD}"
+        # Without a subject nobody can tell what it follows from.
+        if follows and (subject := event.attributes.get("subject")):
             attributes = {name: value for name, value in attributes.items() if name not in _OWN}
-            attributes["id"] = event.attributes["subject"]
+            attributes["id"] = subject
             attributes |= {"type": self.event_type, "source": self.source}
         return replace(event, attributes=attributes)
 
