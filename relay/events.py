@@ -32,6 +32,8 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 DEAD: Final = "dead"
 CALLBACK: Final = "callback"
+# The number of a tier follows.
+RETRY: Final = "retry"
 RESULTS: Final = (COMPLETED, FAILED)
 
 # More than any event has; what reads the event after the relay may need quadratic time.
@@ -228,6 +230,11 @@ def _structured_data(
         return text.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise InvalidRequest("data", "must not have a lone surrogate") from exc
+
+
+def is_text(value: str) -> bool:
+    """Tell whether an attribute may have this value."""
+    return _NOT_TEXT.search(value) is None
 
 
 def _check_count(count: int) -> None:
