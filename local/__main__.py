@@ -72,7 +72,8 @@ def plan(env: Mapping[str, str], ports: Ports, data_dir: Path) -> list[list[Part
     """Return what to run, in the order of the start: the called before their callers.
 
     Args:
-        env: The user's environment. `MANIFESTS` is a folder that replaces knative/; the relay's own
+        env: The user's environment. `BROKER_LIKE` says whose dispatcher the Broker follows
+            (`in-memory` or `kafka`), `MANIFESTS` is a folder that replaces knative/; the relay's own
             settings are passed on to the functions.
         data_dir: Where the Broker keeps its events and the functions what becomes of requests.
 
@@ -123,6 +124,7 @@ def plan(env: Mapping[str, str], ports: Ports, data_dir: Path) -> list[list[Part
     broker = program(
         *("broker", ports.broker, "/healthz", "-m", "local.broker"),
         *("--manifests", str(folder), "--data", str(data_dir)),
+        *("--like", env.get("BROKER_LIKE") or "in-memory"),
         *("--service", f"{send.name}={_url(ports.gateway)}"),
         *("--service", f"{receive.name}={_url(ports.receive)}"),
         *("--service", f"event-display={_url(ports.display)}"),

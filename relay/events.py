@@ -32,6 +32,8 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 DEAD: Final = "dead"
 CALLBACK: Final = "callback"
+# The number of a tier follows.
+RETRY: Final = "retry"
 RESULTS: Final = (COMPLETED, FAILED)
 
 # More than any event has; what reads the event after the relay may need quadratic time.
@@ -144,6 +146,11 @@ class Event:
         if content_type:
             attributes["datacontenttype"] = text_of(content_type.encode("latin-1"))
         return cls(attributes=rules.check(attributes), data=body)
+
+
+def is_text(value: str) -> bool:
+    """Tell whether an attribute may have a value (CloudEvents 1.0, section 3.1 "String")."""
+    return _NOT_TEXT.search(value) is None
 
 
 def text_of(raw: bytes) -> str:
