@@ -232,11 +232,6 @@ def _structured_data(
         raise InvalidRequest("data", "must not have a lone surrogate") from exc
 
 
-def is_text(value: str) -> bool:
-    """Tell whether an attribute may have this value."""
-    return _NOT_TEXT.search(value) is None
-
-
 def _check_count(count: int) -> None:
     if count > MAX_ATTRIBUTES:
         raise InvalidRequest("event", f"has {count} attributes; at most {MAX_ATTRIBUTES} are read")
