@@ -231,7 +231,7 @@ def _setting(
 class Settings:
     """What an operator can set; each field is the environment variable of its name in upper case.
 
-    A line is the default, the parser and the meaning; the table in README.md begins each row with
+    A line is the default, the parser and the meaning; docs/settings.md begins each entry with
     the same words.
     """
 
@@ -296,7 +296,7 @@ class Settings:
     allowed_hosts: frozenset[str] = _setting(
         frozenset(), _hosts, "the only Host names that are answered"
     )
-    log_level: str = _setting("INFO", _log_level, "what is [logged](#logs)")
+    log_level: str = _setting("INFO", _log_level, "what is [logged](operate.md#logs)")
     threads: int = _setting(8, _count, "functions-framework's own")
 
     @classmethod
