@@ -1,8 +1,8 @@
 """The life of a request, step by step: what each event makes of its record, without side effects.
 
-    (none) ──► publishing ──► open ──► completed, failed
-                   ▲            │
-                   └── dead ◄───┘
+    (none) --> publishing --> open --> completed, failed
+                   ^            |
+                   +-- dead <---+
 
 A result outweighs a dead letter: whatever a second delivery of the same event ran into, the target
 has answered. A request is `unknown` when it may never have been published, or nothing was heard of
