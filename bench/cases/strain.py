@@ -69,7 +69,7 @@ def _one_hangs(plan: Plan) -> Iterator[Measured]:
         async def measure() -> tuple[list[float], list[float]]:
             alone = await _paced(send, good, 5.0)
             callers = [asyncio.ensure_future(_repeat(send, bad)) for _ in range(500)]
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(3.0)  # until the first ones have been refused
             beside = await _paced(send, good, 10.0)
             for each in callers:
                 each.cancel()
@@ -177,13 +177,13 @@ async def _paced(send: Server, call: tuple[str, str, bytes], seconds: float) -> 
 
 
 async def _repeat(send: Server, call: tuple[str, str, bytes], timeout_s: float = 60.0) -> None:
-    """Call again and again, a second later when refused, as Retry-After says."""
+    """Call again and again, five seconds later when refused, as Retry-After says."""
     while True:
         status = 0
         with contextlib.suppress(asyncio.TimeoutError, OSError):
             status, _ = await _call(send, *call, timeout_s=timeout_s)
         if status == 503:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(5.0)
 
 
 async def _call(
