@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def _one_hangs(plan: Plan) -> Iterator[Measured]:
         async def measure() -> tuple[list[float], list[float]]:
             alone = await _paced(send, good, 5.0)
             callers = [asyncio.ensure_future(_repeat(send, bad)) for _ in range(500)]
-            await asyncio.sleep(3.0)  # until the first ones have been refused
+            await asyncio.sleep(15.0)  # until those who were refused come one by one
             beside = await _paced(send, good, 10.0)
             for each in callers:
                 each.cancel()
@@ -177,13 +178,13 @@ async def _paced(send: Server, call: tuple[str, str, bytes], seconds: float) -> 
 
 
 async def _repeat(send: Server, call: tuple[str, str, bytes], timeout_s: float = 60.0) -> None:
-    """Call again and again, five seconds later when refused, as Retry-After says."""
+    """Call again and again; when refused, about when Retry-After says."""
     while True:
         status = 0
         with contextlib.suppress(asyncio.TimeoutError, OSError):
             status, _ = await _call(send, *call, timeout_s=timeout_s)
         if status == 503:
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(random.uniform(4.0, 6.0))  # noqa: S311 - no secret
 
 
 async def _call(
