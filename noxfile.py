@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import filecmp
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nox
@@ -17,19 +15,18 @@ nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-SHARED = Path("functions/shared")
-DEPLOYED = SHARED / "function/requirements.txt"
+REQUIREMENTS = Path("functions/requirements.in")
+DEPLOYED = Path("functions/send/function/requirements.txt")
 CONFIG_MAP = Path("knative/500-sample-api-configmap.yaml")
-FUNCTIONS = (Path("functions/send"), Path("functions/receive"))
-# Only Send hands the schemas out.
-SERVES_SCHEMAS = FUNCTIONS[0] / "function"
 CODE = ("relay", "functions", "local", "bench", "tests", "knative", "docs", "noxfile.py")
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install what is deployed, and dependency groups of pyproject.toml."""
+    """Install what is deployed but the relay, which runs from its source, and dependency groups."""
+    lines = DEPLOYED.read_text().splitlines()
+    pins = [line.removesuffix(" \\") for line in lines if line[:1].isalpha()]
     packages = nox.project.dependency_groups(PYPROJECT, *groups)
-    session.install("--quiet", "--requirement", str(DEPLOYED), *packages)
+    session.install("--quiet", *(pin for pin in pins if "+clone" not in pin), *packages)
 
 
 @nox.session
@@ -44,10 +41,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check the types, strictly."""
     install(session, "local", "bench", "test", "typing")
-    shared = ("functions/shared" if path == "functions" else path for path in CODE)
-    session.run("mypy", *shared)
-    for function in FUNCTIONS:  # two modules of one name cannot be checked in one run
-        session.run("mypy", str(function / "function/main.py"))
+    session.run("mypy", *CODE)
 
 
 @nox.session
@@ -75,59 +69,22 @@ def bench(session: nox.Session) -> None:
 def screenshots(session: nox.Session) -> None:
     """Take the pictures in docs/images/ anew, of the running system."""
     install(session, "local", "test")
-    session.run("python", "-m", "tests.screenshots")
+    session.run("python", "-m", "tests.local.display.screenshots")
 
 
 @nox.session(venv_backend="none")
 def vendored(session: nox.Session) -> None:
     """Check that what `./dev vendor` writes is up to date."""
-    stale = [copy for source, copy in copies() if not same(source, copy)]
+    session.run(sys.executable, "functions/vendor.py", "--check", external=True)
     if CONFIG_MAP.read_text() != rendered_config_map():
-        stale.append(CONFIG_MAP)
-    known = {copy for _, copy in copies()}
-    strays = [path for path in vendored_files() if path not in known]
-    for path in (*stale, *strays):
-        session.warn(f"{path} is not a copy of its source")
-    if stale or strays:
-        session.error("run ./dev vendor, and commit what it changes")
+        session.error(f"{CONFIG_MAP} is not what ./dev vendor writes: run it")
 
 
 @nox.session(default=False, venv_backend="none")
 def vendor(session: nox.Session) -> None:
-    """Copy into the functions what they do not own; with -- --check only compare."""
-    if session.posargs == ["--check"]:
-        vendored(session)
-        return
-    for path in vendored_files():
-        path.unlink()
-    for source, copy in copies():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
+    """Put the relay into the functions' folders, and the sample API into its manifest."""
+    session.run(sys.executable, "functions/vendor.py", external=True)
     CONFIG_MAP.write_text(rendered_config_map())
-
-
-def copies() -> Iterator[tuple[Path, Path]]:
-    """Name each source with each of its copies."""
-    for source in sorted(Path("schemas").iterdir()):
-        yield source, SERVES_SCHEMAS / source
-    for function in FUNCTIONS:
-        for source in sorted(Path("relay").glob("*.py")):
-            yield source, function / "function" / source
-        for source in sorted(path for path in SHARED.rglob("*") if path.is_file()):
-            if source.name != "requirements.in" and "__pycache__" not in source.parts:
-                yield source, function / source.relative_to(SHARED)
-
-
-def vendored_files() -> Iterator[Path]:
-    """Name each file that is in the place of a copy of relay/ or schemas/."""
-    yield from sorted((SERVES_SCHEMAS / "schemas").glob("*"))
-    for function in FUNCTIONS:
-        yield from sorted((function / "function/relay").glob("*.py"))
-
-
-def same(source: Path, copy: Path) -> bool:
-    """Compare byte for byte."""
-    return copy.is_file() and filecmp.cmp(source, copy, shallow=False)
 
 
 def rendered_config_map() -> str:
@@ -144,15 +101,17 @@ def diagrams(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Resolve the functions' requirements, for every Python version and platform at once."""
+    """Resolve functions/requirements.in for every Python and platform; -- --upgrade takes newer."""
     session.install("--quiet", *nox.project.dependency_groups(PYPROJECT, "lock"))
     session.run(
         *("uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.10"),
-        *("--no-emit-index-url", "--no-emit-find-links", "--upgrade"),
+        *("--generate-hashes", "--no-emit-index-url", "--no-emit-find-links"),
         "--custom-compile-command=./dev lock",
-        str(SHARED / "requirements.in"),
+        str(REQUIREMENTS),
         f"--output-file={DEPLOYED}",
+        *session.posargs,
     )
+    shutil.copyfile(DEPLOYED, "functions/receive/function/requirements.txt")
     vendor(session)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bench.processes import REPOSITORY
 from bench.report import Report
 from bench.tables import markdown
+from local.process import REPOSITORY
 
 PATH = REPOSITORY / "docs/performance.md"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from bench.processes import BenchError, Cores, run_bound
-from local.functions import clean_environment
-from local.serving import HOST
+from local.ports import HOST
+from local.process import clean_environment
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _TIMEOUT_S = 20

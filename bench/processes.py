@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import os
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.functions import clean_environment
-from local.serving import HOST
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from local.ports import HOST
+from local.process import REPOSITORY, Process, ProcessError, clean_environment
 
 _READY_TIMEOUT_S = 30.0
-_POLL_INTERVAL_S = 0.001
-_LAST_LINES = 15
+_POLL_S = 0.001
 
 
 class BenchError(Exception):
@@ -85,7 +78,7 @@ class Lab:
     def __init__(self, cores: Cores) -> None:
         """Start nothing yet."""
         self.cores = cores
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._processes: dict[int, Process] = {}
 
     def __enter__(self) -> Lab:
         # On the disk of the working copy: what is durable there is durable, unlike in a /tmp that
@@ -93,20 +86,11 @@ class Lab:
         (REPOSITORY / ".local").mkdir(exist_ok=True)
         self._temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=REPOSITORY / ".local")
         self.folder = Path(self._temporary.name)
-        # Ends the processes should this one be killed.
-        self._watchdog = subprocess.Popen(
-            [sys.executable, "-m", "local.watchdog"],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pid in list(self._processes):
-            self._kill(pid)
-        self._watchdog.kill()
-        self._watchdog.communicate()
+        for process in self._processes.values():
+            process.kill()
         self._temporary.cleanup()
 
     def start(
@@ -131,45 +115,27 @@ class Lab:
         Raises:
             BenchError: It ends, or does not answer in time; with what it printed last.
         """
-        log = self.folder / f"{name}-{port}.log"
         started = time.monotonic()
-        with log.open("wb") as output, _bound_to(cores or self.cores.server):
-            process = subprocess.Popen(
+        with _bound_to(cores or self.cores.server):
+            process = Process(
+                name,
                 command,
                 cwd=cwd,
                 env=env or clean_environment(os.environ),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                log=self.folder / f"{name}-{port}.log",
             )
         self._processes[process.pid] = process
-        assert self._watchdog.stdin is not None
-        self._watchdog.stdin.write(f"{process.pid}\n".encode())
-        self._watchdog.stdin.flush()
-        while not _answers(port, ready_path):
-            if process.poll() is not None or time.monotonic() - started > _READY_TIMEOUT_S:
-                lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-                raise BenchError("\n    ".join([f"{name} did not start; it printed:", *lines]))
-            time.sleep(_POLL_INTERVAL_S)
+        url = f"http://{HOST}:{port}{ready_path}"
+        try:
+            process.wait_until_ready(url, _READY_TIMEOUT_S, poll_s=_POLL_S)
+        except ProcessError as exc:
+            raise BenchError(str(exc)) from exc
         return Server(name=name, port=port, pid=process.pid, started_s=time.monotonic() - started)
 
     def stop(self, server: Server) -> None:
         """End a server before the others."""
-        self._kill(server.pid)
-
-    def _kill(self, pid: int) -> None:
         # Not asked first: nothing of what it would tidy up is kept.
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-        self._processes.pop(pid).wait()
-
-
-def free_port() -> int:
-    """Name a port on which nothing listens at the moment."""
-    with socket.create_server((HOST, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+        self._processes.pop(server.pid).kill()
 
 
 @contextmanager
@@ -203,14 +169,3 @@ def run_bound(
     if process.returncode:
         raise BenchError(f"{' '.join(command)} failed: {output}")
     return output
-
-
-def _answers(port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status < 500
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
-from bench.processes import REPOSITORY
+from local.process import REPOSITORY
 
 PATH = REPOSITORY / "docs/bench.json"
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.load import Request
-from bench.processes import REPOSITORY, Lab, Server, free_port
+from bench.processes import Lab, Server
 from bench.target import ANSWER
 from local import manifests
-from local.functions import Function, clean_environment, function_environment
-from local.serving import HOST
+from local.functions import Function, function_environment
+from local.ports import HOST, free_port
+from local.process import REPOSITORY, clean_environment
 
 PROBE = "/health/readiness"
 RIVALS = Path(__file__).parent / "rivals"
@@ -120,13 +121,14 @@ def function(
         broker_port: Where events are published; by default nowhere.
         threads: As func.yaml has it when not given.
     """
-    declared = Function.load(REPOSITORY / "functions" / name)
+    declared = Function(REPOSITORY / "functions" / name)
     env = function_environment(
         declared,
         {**clean_environment(os.environ), **({"THREADS": str(threads)} if threads else {})},
         manifests.load(_MANIFESTS),
         broker_url=f"http://{HOST}:{broker_port}",
         sample_api=f"localhost:{called.port}",
+        state_url=f"sqlite://{lab.folder}/state.sqlite3",
     )
     port = free_port()
     return lab.start(
@@ -153,7 +155,7 @@ def rival(lab: Lab, name: str, *, broker_port: int = 9, threads: int | None = No
         cwd=RIVALS,
         env={
             **clean_environment(os.environ),
-            "THREADS": str(threads or Function.load(REPOSITORY / "functions/send").envs["THREADS"]),
+            "THREADS": str(threads or Function(REPOSITORY / "functions/send").envs["THREADS"]),
             "WORKERS": "1",
             "K_SINK": f"http://{HOST}:{broker_port}/default/default",
         },

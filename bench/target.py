@@ -12,7 +12,7 @@ import json
 import sys
 import time
 
-from local.serving import HOST
+from local.ports import HOST
 
 ANSWER = json.dumps({"status": "done", "task": "10", "padding": "." * 200}).encode()
 

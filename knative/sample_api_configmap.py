@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 _HEADER = """\
-# Written by `nox -s vendor` from local/sample_api.py; edit that.
+# Written by `./dev vendor` from local/sample_api.py; edit that.
 apiVersion: v1
 kind: ConfigMap
 metadata:

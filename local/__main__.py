@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from local import manifests
-from local.browsers import LOOPBACK_NAMES
-from local.functions import Function, FunctionError, clean_environment, function_environment
-from local.ports import PortError, Ports
-from local.process import Console, Part
-from local.serving import HOST
-from local.stack import Stack
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-MANIFESTS = REPOSITORY / "knative"
-SEND_HOST = "send-serving.default.example.com"
+from local.console import Console
+from local.functions import Function, FunctionError, function_environment
+from local.ports import HOST, PortError, Ports
+from local.process import REPOSITORY, clean_environment
+from local.stack import Part, Stack
 
 
 def main() -> int:
     """Run the stack until Ctrl-C, and return the exit code."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    console = Console.on(sys.stdout, os.environ)
     try:
         ports = Ports.from_env(os.environ)
         ports.check_free()
@@ -32,89 +26,75 @@ def main() -> int:
     except (PortError, FunctionError, manifests.ManifestError, OSError) as exc:
         print(exc, file=sys.stderr)
         return 1
-    return asyncio.run(Stack(stages, console).run(_welcome(ports)))
+    return Stack(stages, Console.on(sys.stdout, os.environ)).run(_welcome(ports))
 
 
 def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
-    """Say what to run, in the order of the start: called before calling.
+    """Return what to run, in the order of the start: the called before their callers.
 
     Args:
-        env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events,
-            `MANIFESTS` a folder in the place of knative/; the settings of the relay are passed on
-            to the functions.
-        ports: Where each part listens.
+        env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events and the
+            functions what becomes of requests, `MANIFESTS` a folder that replaces knative/; the
+            relay's own settings are passed on to the functions.
 
     Raises:
-        FunctionError, ManifestError, OSError: What is to be run cannot be read.
+        FunctionError, ManifestError, OSError: A func.yaml or a manifest cannot be read.
     """
-    folder = Path(env.get("MANIFESTS") or MANIFESTS)
-    declared = manifests.load(folder)
-    send = Function.load(REPOSITORY / "functions" / "send")
-    receive = Function.load(REPOSITORY / "functions" / "receive")
+    folder = Path(env.get("MANIFESTS") or REPOSITORY / "knative")
     data_dir = Path(env.get("BROKER_DATA_DIR") or REPOSITORY / ".local").absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
+    declared = manifests.load(folder)
+    send = Function(REPOSITORY / "functions" / "send")
+    receive = Function(REPOSITORY / "functions" / "receive")
+    sample_api = f"localhost:{ports.sample_api}"
 
-    def program(name: str, port: int, ready_path: str, *arguments: str) -> Part:
+    def program(name: str, port: int, ready_path: str, *arguments: str, **extra: str) -> Part:
         return Part(
             name=name,
             command=[sys.executable, *arguments, "--port", str(port)],
             cwd=REPOSITORY,
-            env=clean_environment(env)
-            | (
-                {"API_TOKEN": env["API_TOKEN"]}
-                if name == "event-display" and env.get("API_TOKEN")
-                else {}
-            ),
+            env=clean_environment(env) | extra,
             ready_url=_url(port) + ready_path,
-            ready_headers={"Host": SEND_HOST} if name == "gateway" else {},
         )
 
-    def function(name: str, port: int, declaration: Function) -> Part:
+    def serving(name: str, port: int, function: Function) -> Part:
         return Part(
             name=name,
-            command=declaration.command(sys.executable, HOST, port),
-            cwd=declaration.source_folder,
+            command=function.command(sys.executable, HOST, port),
+            cwd=function.source_folder,
             env=function_environment(
-                declaration,
+                function,
                 env,
                 declared,
                 broker_url=_url(ports.broker),
-                sample_api=f"localhost:{ports.sample_api}",
+                sample_api=sample_api,
+                state_url=f"sqlite://{quote(str(data_dir))}/state.sqlite3",
             ),
             ready_url=_url(port) + "/health/readiness",
         )
 
-    services = {
-        send.name: ports.send,
-        receive.name: ports.receive,
-        "event-display": ports.display,
-    }
-    broker_arguments = ["--manifests", str(folder), "--data", str(data_dir)]
-    for name, port in services.items():
-        broker_arguments += ["--service", f"{name}={_url(port)}"]
-    hosts = {SEND_HOST: ports.send, **dict.fromkeys(LOOPBACK_NAMES, ports.display)}
-    routes = [word for host, port in hosts.items() for word in ("--route", f"{host}={_url(port)}")]
-    display_arguments = [
-        *("--broker", _url(ports.broker), "--gateway", f"http://localhost:{ports.gateway}"),
-        *("--send-host", SEND_HOST, "--sample-api", f"localhost:{ports.sample_api}"),
-    ]
+    display = program(
+        *("event-display", ports.display, "/healthz", "-m", "local.display"),
+        *("--broker", _url(ports.broker), "--send", f"http://localhost:{ports.gateway}"),
+        *("--sample-api", sample_api),
+        # Not as an argument: anybody on the machine can read a command.
+        API_TOKEN=env.get("API_TOKEN", ""),
+    )
+    broker = program(
+        *("broker", ports.broker, "/healthz", "-m", "local.broker"),
+        *("--manifests", str(folder), "--data", str(data_dir)),
+        *("--service", f"{send.name}={_url(ports.gateway)}"),
+        *("--service", f"{receive.name}={_url(ports.receive)}"),
+        *("--service", f"event-display={_url(ports.display)}"),
+    )
     return [
         [
             program("sample-api", ports.sample_api, "/", "local/sample_api.py"),
-            program(
-                *("event-display", ports.display, "/healthz"),
-                *("-m", "local.display", *display_arguments),
-            ),
-            function("send", ports.send, send),
-            function("receive", ports.receive, receive),
+            display,
+            serving("send", ports.gateway, send),
+            serving("receive", ports.receive, receive),
         ],
-        [program("broker", ports.broker, "/healthz", "-m", "local.broker", *broker_arguments)],
-        [
-            program(
-                *("gateway", ports.gateway, "/health/readiness"),
-                *("-m", "local.gateway", *routes),
-            )
-        ],
+        [broker],
     ]
 
 
@@ -126,34 +106,33 @@ def _welcome(ports: Ports) -> str:
     def curl(method: str, path: str, example: str) -> str:
         return (
             f"curl -v http://localhost:{ports.gateway}{path} -X {method}"
-            f' -H "Host: {SEND_HOST}" -H "Content-Type: application/json" -d @examples/{example}'
+            f' -H "Content-Type: application/json" -d @examples/{example}'
         )
 
-    default = Ports()
-    moved = (ports.gateway, ports.sample_api) != (default.gateway, default.sample_api)
-    note = (
-        f"\n  The examples name ports {default.gateway} and {default.sample_api}:"
-        f" {ports.gateway} and {ports.sample_api} must take their place in them.\n"
-    )
+    note = ""
+    usual = Ports()
+    if (ports.gateway, ports.sample_api) != (usual.gateway, usual.sample_api):
+        note = (
+            f"\n  The examples name ports {usual.gateway} and {usual.sample_api};"
+            f" put {ports.gateway} and {ports.sample_api} there.\n"
+        )
     return f"""
 The relay is ready.
 
-  page           http://localhost:{ports.gateway}/   every request, as it travels
-  gateway        http://localhost:{ports.gateway}   to Send by Host: {SEND_HOST}
-  Broker         http://localhost:{ports.broker}/default/default   Triggers of knative/
-  Send           http://localhost:{ports.send}   functions/send
-  Receive        http://localhost:{ports.receive}   functions/receive
-  event display  http://localhost:{ports.display}   prints every event here
-  sample API     http://localhost:{ports.sample_api}   a target; GET / lists what it can do
+  page        http://localhost:{ports.display}/   every request, as it travels
+  Send        http://localhost:{ports.gateway}   functions/send; any Host will do
+  Receive     http://localhost:{ports.receive}   functions/receive
+  Broker      http://localhost:{ports.broker}/default/default   with the Triggers of knative/
+  sample API  http://localhost:{ports.sample_api}   a target; GET / lists what it can do
 
-Open the page, or call it from another shell. The answer of the sample API, through the relay:
+Open the page, or call the relay from another shell. This call returns the sample API's answer:
 
   {curl("GET", "/sync", "get_sync_tasks.json")}
 
-A call that is answered at once, and whose callback shows up here as an event:
+This one is answered at once; the callback shows up here as an event:
 
   {curl("POST", "/async", "post_async_tasks.json")}
-{note if moved else ""}
+{note}
 Ctrl-C stops everything.
 
 """

@@ -1,7 +1,7 @@
-"""Keep web pages from elsewhere from using what listens on this machine.
+"""Keep other sites' web pages from using what listens on this machine.
 
-A page may send requests to any address, and by DNS rebinding even have its own name lead here. What
-gives such requests away is their Host, and what browsers say about where they come from.
+A page may send requests to any address, and DNS rebinding can even make its own name lead here. The
+Host of such requests gives them away, and so does what browsers say about their origin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1")
 
 
 def foreign_host(request: Request) -> str | None:
-    """Say what is wrong with a Host that does not name this machine; None when it does."""
+    """Return what is wrong with the Host; None when it names this machine."""
     host = request.headers.get("host", "")
     if host.rpartition(":")[0] in LOOPBACK_NAMES or host in LOOPBACK_NAMES:
         return None
@@ -22,7 +22,7 @@ def foreign_host(request: Request) -> str | None:
 
 
 def foreign_origin(request: Request) -> str | None:
-    """Say what is wrong with a request that another site's page makes; None for all others.
+    """Return what is wrong with a request of another site's page; None for any other request.
 
     Programs send neither header; browsers send at least one of them with every POST (Fetch
     standard, section 3.2; Fetch Metadata, section 2.4).

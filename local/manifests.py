@@ -1,271 +1,264 @@
-"""The Knative manifests of a folder: Brokers, Triggers and SinkBindings, as dataclasses.
+"""The Knative manifests of a folder: Brokers, Triggers and SinkBindings.
 
-Read as the cluster reads them (Knative Eventing API v1): other kinds are ignored, a mistake is an
-error that names file, resource and field.
+Read as the cluster reads them (Knative Eventing API v1): other kinds are ignored, null is the same
+as absent, and a mistake is an error that names file, resource and field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from local.broker.filters import Filter, FilterError, parse_filter
-from local.resources import ManifestError as ManifestError  # a part of this module's interface
-from local.resources import Resource, read_resources
+import msgspec
+import yaml
+from msgspec import Meta, Struct
 
-BackoffPolicy = Literal["linear", "exponential"]
-_Parsed = TypeVar("_Parsed", "Broker", "Trigger", "SinkBinding")
+from local.broker.filters import AttributesFilter, Dialect
 
+_API_GROUPS = ("eventing.knative.dev/", "sources.knative.dev/")
 _MAX_EXPONENT = 32
 
+_Text = Annotated[str, Meta(min_length=1)]
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Destination:
-    """Where events go: a resource, a URI relative to it, or an absolute URI (duck v1).
 
-    Attributes:
-        kind: `Service` (of Knative or of Kubernetes), `Broker`, or None without a reference.
-        namespace: the reference's namespace; "" without a reference.
-        name: the reference's name; "" without a reference.
-        uri: resolved against the reference's URL (RFC 3986 section 5); "" when not given.
-    """
+class ManifestError(ValueError):
+    """A manifest that cannot be used; the message names file, resource and field."""
 
-    kind: Literal["Service", "Broker"] | None
-    namespace: str
-    name: str
-    uri: str
 
-    def resolve(self, services: Mapping[str, str], broker_base_url: str) -> str:
-        """Return the URL.
+class Reference(Struct, frozen=True, kw_only=True):
+    """A Service (of Knative or of Kubernetes) or a Broker; "" is the namespace of its user."""
+
+    kind: Annotated[str, Meta(pattern="^(Service|Broker)$")]
+    name: _Text
+    namespace: str = ""
+
+
+class Destination(Struct, frozen=True, kw_only=True):
+    """Where events go: a resource, a URI relative to it, or an absolute URI (duck v1)."""
+
+    ref: Reference | None = None
+    uri: str = ""
+
+    def __post_init__(self) -> None:
+        if self.ref is None and urlsplit(self.uri).scheme not in ("http", "https"):
+            raise ValueError("Expected a ref, or an absolute http(s) uri")
+
+    def resolve(
+        self, services: Mapping[str, str], broker_base_url: str, *, namespace: str = ""
+    ) -> str:
+        """Return the URL (RFC 3986 section 5).
 
         Args:
-            services: base URL of each service by its name.
-            broker_base_url: where the Brokers' ingress is, without the path of a Broker.
+            services: Base URL of each service by its name.
+            broker_base_url: Where the Brokers' ingress is, without the path of a Broker.
+            namespace: The one of the resource that has this destination.
 
         Raises:
-            KeyError: naming the service that is not in `services`.
+            KeyError: Naming a service that is not in `services`.
         """
-        if self.kind is None:
+        if self.ref is None:
             return self.uri
-        if self.kind == "Broker":
-            base = urljoin(broker_base_url, f"/{self.namespace}/{self.name}")
-        else:
-            base = services[self.name]
-        return urljoin(base, self.uri)
+        if self.ref.kind == "Service":
+            return urljoin(services[self.ref.name], self.uri)
+        path = f"/{self.ref.namespace or namespace}/{self.ref.name}"
+        return urljoin(urljoin(broker_base_url, path), self.uri)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeliverySpec:
+class DeliverySpec(Struct, frozen=True, kw_only=True, rename="camel"):
     """How often and how patiently one event is offered to a subscriber.
 
     Attributes:
-        retry: further attempts after the first one.
+        retry: Further attempts after the first one.
         backoff_policy: None retries at once.
-        timeout_s: bound on one attempt; None leaves it to the sender.
-        retry_after_max_s: bound up to which Retry-After is honoured; None ignores the header.
+        timeout: Of one attempt; None leaves it to the sender.
+        retry_after_max: Retry-After is honoured up to this; None ignores the header.
         dead_letter_sink: None drops what cannot be delivered.
     """
 
-    retry: int = 0
-    backoff_policy: BackoffPolicy | None = None
-    backoff_delay_s: float = 0.0
-    timeout_s: float | None = None
-    retry_after_max_s: float | None = None
+    retry: Annotated[int, Meta(ge=0)] = 0
+    backoff_policy: Annotated[str, Meta(pattern="^(linear|exponential)$")] | None = None
+    backoff_delay: timedelta = timedelta()
+    timeout: timedelta | None = None
+    retry_after_max: timedelta | None = None
     dead_letter_sink: Destination | None = None
 
-    def backoff_s(self, failures: int) -> float:
-        """Return the wait after a failed attempt.
+    def __post_init__(self) -> None:
+        for duration in (self.backoff_delay, self.timeout, self.retry_after_max):
+            if duration is not None and duration < timedelta():
+                raise ValueError("Expected no negative duration")
 
-        Args:
-            failures: how many attempts had failed before that one, so 0 for the first.
-        """
+    @property
+    def timeout_s(self) -> float | None:
+        """Zero means no timeout, as in Knative."""
+        return self.timeout.total_seconds() if self.timeout else None
+
+    @property
+    def retry_after_max_s(self) -> float | None:
+        return None if self.retry_after_max is None else self.retry_after_max.total_seconds()
+
+    def backoff_s(self, failures: int) -> float:
+        """Return the wait after an attempt that failed after so many other failures."""
+        # Knative's reader of durations knows tenths of a second and cuts off what is finer.
+        delay_s = math.floor(round(self.backoff_delay.total_seconds() * 10, 6)) / 10
         if self.backoff_policy == "exponential":
-            return self.backoff_delay_s * float(2 ** min(failures, _MAX_EXPONENT))
-        return self.backoff_delay_s * failures if self.backoff_policy == "linear" else 0.0
+            return delay_s * float(2 ** min(failures, _MAX_EXPONENT))
+        return delay_s * failures if self.backoff_policy == "linear" else 0.0
 
 
 # What Knative's config-br-defaults gives to a Broker without a delivery spec.
-DEFAULT_DELIVERY = DeliverySpec(retry=10, backoff_policy="exponential", backoff_delay_s=0.2)
+DEFAULT_DELIVERY = DeliverySpec(
+    retry=10, backoff_policy="exponential", backoff_delay=timedelta(seconds=0.2)
+)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Broker:
-    """A Broker: where events are published."""
-
-    namespace: str
-    name: str
-    delivery: DeliverySpec | None
+class Metadata(Struct, frozen=True, kw_only=True):
+    name: _Text
+    namespace: _Text = "default"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trigger:
-    """A Trigger: which events of a Broker go to which subscriber."""
+class Resource(Struct, frozen=True, kw_only=True):
+    metadata: Metadata
 
-    namespace: str
-    name: str
-    broker: str
-    filter: Filter
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+
+class BrokerSpec(Struct, frozen=True, kw_only=True):
+    delivery: DeliverySpec | None = None
+
+
+class BrokerResource(Resource, frozen=True, kw_only=True):
+    """Where events are published."""
+
+    spec: BrokerSpec = BrokerSpec()
+
+
+class TriggerSpec(Struct, frozen=True, kw_only=True):
+    broker: _Text
     subscriber: Destination
-    delivery: DeliverySpec | None
+    filter: AttributesFilter = AttributesFilter()
+    filters: tuple[Dialect, ...] = ()
+    delivery: DeliverySpec | None = None
+
+    def wants(self, attributes: Mapping[str, str]) -> bool:
+        """Tell whether an event passes; `filters` that are not empty replace `filter`."""
+        if self.filters:
+            return all(each.matches(attributes) for each in self.filters)
+        return self.filter.matches(attributes)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SinkBinding:
-    """A SinkBinding: the sink and the extensions that a service's environment gets."""
+class TriggerResource(Resource, frozen=True, kw_only=True):
+    """Which events of a Broker go to which subscriber."""
 
-    namespace: str
-    name: str
-    subject_name: str
+    spec: TriggerSpec
+
+    @property
+    def broker_key(self) -> str:
+        """`namespace/name` of its Broker."""
+        return f"{self.metadata.namespace}/{self.spec.broker}"
+
+
+class SinkBindingSpec(Struct, frozen=True, kw_only=True, rename="camel"):
+    subject: Metadata
     sink: Destination
-    ce_overrides: Mapping[str, str]
+    ce_overrides: dict[Literal["extensions"], dict[str, str]] = {}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Manifests:
+class SinkBindingResource(Resource, frozen=True, kw_only=True):
+    """The sink and the extensions that the environment of a service gets."""
+
+    spec: SinkBindingSpec
+
+
+_Kind = TypeVar("_Kind", bound=Resource)
+
+
+class Manifests(Struct, frozen=True, kw_only=True):
     """What a folder of manifests says about eventing, in the files' order."""
 
-    brokers: tuple[Broker, ...]
-    triggers: tuple[Trigger, ...]
-    sink_bindings: tuple[SinkBinding, ...]
+    brokers: tuple[BrokerResource, ...]
+    triggers: tuple[TriggerResource, ...]
+    sink_bindings: tuple[SinkBindingResource, ...]
 
-    def delivery_for(self, trigger: Trigger) -> DeliverySpec:
+    def delivery_for(self, trigger: TriggerResource) -> DeliverySpec:
         """Return the delivery spec in force: the Trigger's replaces the Broker's wholesale.
 
         Only a missing dead letter sink falls back to the Broker's.
         """
-        broker = next(
-            each
-            for each in self.brokers
-            if (each.namespace, each.name) == (trigger.namespace, trigger.broker)
-        )
-        if trigger.delivery is None:
-            return broker.delivery or DEFAULT_DELIVERY
-        if trigger.delivery.dead_letter_sink is None and broker.delivery is not None:
-            return replace(trigger.delivery, dead_letter_sink=broker.delivery.dead_letter_sink)
-        return trigger.delivery
+        broker = next(each for each in self.brokers if each.key == trigger.broker_key)
+        own, brokers = trigger.spec.delivery, broker.spec.delivery
+        if own is None:
+            return brokers or DEFAULT_DELIVERY
+        if own.dead_letter_sink is None and brokers is not None:
+            return msgspec.structs.replace(own, dead_letter_sink=brokers.dead_letter_sink)
+        return own
 
 
 def load(folder: Path) -> Manifests:
     """Read the YAML files directly in a folder, in the order of their names.
 
     Raises:
-        ManifestError: naming file, resource, field and what would be right.
+        ManifestError: Naming file, resource, field and what would be right.
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: must be a folder of manifests")
-    brokers: dict[tuple[str, str], Broker] = {}
-    triggers: dict[tuple[str, str], Trigger] = {}
-    sink_bindings: dict[tuple[str, str], SinkBinding] = {}
-    trigger_resources: list[Resource] = []
-    for resource in read_resources(folder):
-        if resource.kind == "Broker":
-            _add(brokers, resource, _parse_broker)
-        elif resource.kind == "Trigger":
-            _add(triggers, resource, _parse_trigger)
-            trigger_resources.append(resource)
-        elif resource.kind == "SinkBinding":
-            _add(sink_bindings, resource, _parse_sink_binding)
-    for resource, trigger in zip(trigger_resources, triggers.values(), strict=True):
-        if (trigger.namespace, trigger.broker) not in brokers:
-            raise resource.error("spec.broker", f"must name a Broker in {folder}")
-    return Manifests(
-        brokers=tuple(brokers.values()),
-        triggers=tuple(triggers.values()),
-        sink_bindings=tuple(sink_bindings.values()),
+    documents = list(_documents(folder))
+    manifests = Manifests(
+        brokers=_parsed(documents, "Broker", BrokerResource),
+        triggers=_parsed(documents, "Trigger", TriggerResource),
+        sink_bindings=_parsed(documents, "SinkBinding", SinkBindingResource),
     )
+    brokers = {broker.key for broker in manifests.brokers}
+    for trigger in manifests.triggers:
+        if trigger.broker_key not in brokers:
+            raise ManifestError(
+                f"{folder}: Trigger {trigger.key}: spec.broker must name a Broker of this folder,"
+                f" not {trigger.spec.broker!r}"
+            )
+    return manifests
 
 
-def _add(
-    resources: dict[tuple[str, str], _Parsed],
-    resource: Resource,
-    parse: Callable[[Resource], _Parsed],
-) -> None:
-    key = (resource.namespace, resource.name)
-    if key in resources:
-        raise resource.error("metadata.name", "must be given to one resource only")
-    resources[key] = parse(resource)
+def _documents(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
+    for file in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
+        try:
+            documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, UnicodeDecodeError) as exc:
+            raise ManifestError(f"{file}: must be YAML: {exc}") from exc
+        for document in documents:
+            if isinstance(document, dict) and str(document.get("apiVersion")).startswith(
+                _API_GROUPS
+            ):
+                yield file, document
 
 
-def _parse_broker(resource: Resource) -> Broker:
-    return Broker(
-        namespace=resource.namespace, name=resource.name, delivery=_parse_delivery(resource)
-    )
+def _parsed(
+    documents: list[tuple[Path, dict[str, object]]], kind: str, resource_type: type[_Kind]
+) -> tuple[_Kind, ...]:
+    resources: dict[str, _Kind] = {}
+    for file, document in documents:
+        if document.get("kind") != kind:
+            continue
+        metadata = document.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        where = f"{file}: {kind} {name or '?'}"
+        try:
+            resource = msgspec.convert(_without_nulls(document), resource_type)
+        except msgspec.ValidationError as exc:
+            problem, _, path = str(exc).removesuffix("`").partition(" - at `$.")
+            raise ManifestError(f"{where}: {path}: {problem}") from exc
+        if resource.key in resources:
+            raise ManifestError(f"{where}: metadata.name: Expected a name that is given once")
+        resources[resource.key] = resource
+    return tuple(resources.values())
 
 
-def _parse_trigger(resource: Resource) -> Trigger:
-    try:
-        event_filter = parse_filter(resource.spec)
-    except FilterError as exc:
-        path, _, problem = str(exc).partition(" ")
-        raise resource.error(path, problem) from exc
-    return Trigger(
-        namespace=resource.namespace,
-        name=resource.name,
-        broker=resource.required_text(resource.spec, "spec.broker"),
-        filter=event_filter,
-        subscriber=_parse_destination(resource, resource.spec, "spec.subscriber"),
-        delivery=_parse_delivery(resource),
-    )
-
-
-def _parse_sink_binding(resource: Resource) -> SinkBinding:
-    overrides = resource.mapping(resource.spec, "spec.ceOverrides")
-    extensions = resource.mapping(overrides, "spec.ceOverrides.extensions")
-    subject = resource.mapping(resource.spec, "spec.subject")
-    return SinkBinding(
-        namespace=resource.namespace,
-        name=resource.name,
-        subject_name=resource.required_text(subject, "spec.subject.name"),
-        sink=_parse_destination(resource, resource.spec, "spec.sink"),
-        ce_overrides={
-            name: resource.text(extensions, f"spec.ceOverrides.extensions.{name}")
-            for name in extensions
-        },
-    )
-
-
-def _parse_delivery(resource: Resource) -> DeliverySpec | None:
-    if resource.spec.get("delivery") is None:
-        return None
-    path = "spec.delivery"
-    delivery = resource.mapping(resource.spec, path)
-    retry = delivery.get("retry", 0)
-    if not isinstance(retry, int) or isinstance(retry, bool) or retry < 0:
-        raise resource.error(f"{path}.retry", "must be an integer of at least 0")
-    policy = resource.text(delivery, f"{path}.backoffPolicy") or None
-    if policy not in ("linear", "exponential", None):
-        raise resource.error(f"{path}.backoffPolicy", "must be linear or exponential")
-    delay_s = resource.duration_s(delivery, f"{path}.backoffDelay")
-    has_sink = delivery.get("deadLetterSink") is not None
-    return DeliverySpec(
-        retry=retry,
-        backoff_policy=cast("BackoffPolicy | None", policy),
-        backoff_delay_s=delay_s or 0.0,
-        timeout_s=resource.duration_s(delivery, f"{path}.timeout") or None,
-        retry_after_max_s=resource.duration_s(delivery, f"{path}.retryAfterMax"),
-        dead_letter_sink=(
-            _parse_destination(resource, delivery, f"{path}.deadLetterSink") if has_sink else None
-        ),
-    )
-
-
-def _parse_destination(resource: Resource, parent: Mapping[str, object], path: str) -> Destination:
-    value = resource.mapping(parent, path)
-    uri = resource.text(value, f"{path}.uri")
-    if value.get("ref") is None:
-        if urlsplit(uri).scheme not in ("http", "https"):
-            raise resource.error(path, "must have a ref, or an absolute http(s) uri")
-        return Destination(kind=None, namespace="", name="", uri=uri)
-    ref = resource.mapping(value, f"{path}.ref")
-    kind = resource.required_text(ref, f"{path}.ref.kind")
-    if kind not in ("Service", "Broker"):
-        raise resource.error(f"{path}.ref.kind", f"must be Service or Broker, not {kind!r}")
-    return Destination(
-        kind=cast("Literal['Service', 'Broker']", kind),
-        namespace=resource.text(ref, f"{path}.ref.namespace") or resource.namespace,
-        name=resource.required_text(ref, f"{path}.ref.name"),
-        uri=uri,
-    )
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

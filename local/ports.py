@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from local.serving import HOST, reason
+HOST = "127.0.0.1"
+
+_named: set[int] = set()
 
 
 class PortError(ValueError):
@@ -16,11 +19,14 @@ class PortError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ports:
-    """The port of each part; `GATEWAY_PORT` moves `gateway`, and so on."""
+    """Where each part listens; `GATEWAY_PORT` moves `gateway`, and so on.
+
+    Attributes:
+        gateway: Send's own. Callers find it where a cluster has its gateway.
+    """
 
     gateway: int = 8080
     broker: int = 8081
-    send: int = 8082
     receive: int = 8083
     display: int = 8084
     sample_api: int = 30000
@@ -30,39 +36,29 @@ class Ports:
         """Read the settings; an empty one counts as unset.
 
         Raises:
-            PortError: A setting is no port, or two of them are the same.
+            PortError: A setting is not a port, or two of them are the same.
         """
-        settings = {field.name: setting_of(field.name) for field in fields(cls)}
-        ports = cls(
-            **{
-                name: _parse(setting, env[setting])
-                for name, setting in settings.items()
-                if env.get(setting)
-            }
-        )
+        given = {name: _parse(name, env) for name in _NAMES if env.get(setting_of(name))}
+        ports = cls(**given)
         seen: dict[int, str] = {}
-        for name, setting in settings.items():
+        for name in _NAMES:
             port: int = getattr(ports, name)
             if port in seen:
-                raise PortError(f"{seen[port]} and {setting} must differ, both are {port}")
-            seen[port] = setting
+                raise PortError(f"{seen[port]} and {setting_of(name)} must differ, both are {port}")
+            seen[port] = setting_of(name)
         return ports
 
     def check_free(self) -> None:
-        """Check that every port can be listened on.
-
-        Raises:
-            PortError: One cannot.
-        """
-        for field in fields(self):
-            port: int = getattr(self, field.name)
-            try:
-                socket.create_server((HOST, port)).close()
-            except OSError as exc:
-                setting = setting_of(field.name)
+        """Raise a PortError for the first port that cannot be listened on."""
+        for name in _NAMES:
+            port: int = getattr(self, name)
+            if problem := _problem_of(port):
                 raise PortError(
-                    f"port {port} cannot be used ({reason(exc)}): set {setting} to another one"
-                ) from exc
+                    f"port {port} cannot be used ({problem}): set {setting_of(name)} to another one"
+                )
+
+
+_NAMES = tuple(field.name for field in fields(Ports))
 
 
 def setting_of(name: str) -> str:
@@ -70,7 +66,34 @@ def setting_of(name: str) -> str:
     return f"{name.upper()}_PORT"
 
 
-def _parse(setting: str, text: str) -> int:
+def free_port() -> int:
+    """Choose a port of 127.0.0.1 on which nothing listens at the moment, each time another one.
+
+    It is outside the range from which systems take the ports of outgoing connections: one of those
+    could otherwise have it by the time that a server starts.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)  # noqa: S311
+        if port not in _named and not _problem_of(port):
+            _named.add(port)
+            return port
+
+
+def reason(error: OSError) -> str:
+    """Say why a port cannot be listened on, without the address that `socket` appends."""
+    return str(error.strerror).partition(" (")[0]
+
+
+def _problem_of(port: int) -> str:
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as exc:
+        return reason(exc)
+    return ""
+
+
+def _parse(name: str, env: Mapping[str, str]) -> int:
+    text = env[setting_of(name)]
     if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 0 < int(text) < 65536:
-        raise PortError(f"{setting} must be a number from 1 to 65535, not {text!r}")
+        raise PortError(f"{setting_of(name)} must be a number from 1 to 65535, not {text!r}")
     return int(text)

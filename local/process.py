@@ -1,179 +1,219 @@
-"""A part of the stack as a process: started, watched, its output shown, stopped for good."""
+"""A program in a process group of its own: started, watched and ended with all it has started.
+
+`./dev up`, the benchmark, the crash run and the tests start their programs here. Should one of them
+be killed itself, `local.watchdog` ends what it leaves behind.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import atexit
+import functools
+import http.client
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TextIO, cast
+from typing import IO, cast
+from urllib.parse import urlsplit
 
-import httpx
+REPOSITORY = Path(__file__).resolve().parent.parent
+INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR")
 
-from local.lines import readable
-
-LAST_LINES = 20
-
+_LAST_LINES = 20
 _READ_BYTES = 64 * 1024
-_READY_TIMEOUT_S = 60.0
-_POLL_INTERVAL_S = 0.05
+_POLL_S = 0.02
+_STOP_TIMEOUT_S = 15.0
 _LAST_OUTPUT_TIMEOUT_S = 2.0
-_COLORS = (36, 33, 32, 35, 34, 31)
+
+Show = Callable[[list[str]], None]
 
 
-class StartError(Exception):
-    """A part that does not become ready."""
+class ProcessError(Exception):
+    """A process ended early, or did not get ready or stop in time; the message has its output."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """What to run, and how to tell that it is ready.
+class Process:
+    """A running program, out of reach of the terminal's Ctrl-C.
 
-    Attributes:
-        name: The prefix of its lines.
-        command: The program and its arguments.
-        cwd: The working directory.
-        env: The whole environment.
-        ready_url: Answered with a status under 400 once it is ready.
-        ready_headers: Sent with that request.
+    The methods that wait raise a ProcessError when the time is up.
     """
 
-    name: str
-    command: list[str]
-    cwd: Path
-    env: Mapping[str, str]
-    ready_url: str
-    ready_headers: Mapping[str, str] = field(default_factory=dict)
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path = REPOSITORY,
+        log: Path | None = None,
+        show: Show = lambda _: None,
+        kept_lines: int | None = _LAST_LINES,
+    ) -> None:
+        """Start the program.
 
+        Args:
+            name: Names it in errors.
+            env: The whole environment.
+            log: Takes the output; no thread then reads it.
+            show: Called with the lines of the output; those written at once come together.
+            kept_lines: How many lines `output`, without a log, and errors have; None for all.
+        """
+        self.name = name
+        self._log = log
+        self._show = show
+        self._lines: deque[str] = deque(maxlen=kept_lines)
+        self._reader: threading.Thread | None = None
+        with log.open("ab") if log else nullcontext() as file:
+            self._popen = subprocess.Popen(  # noqa: S603 (the caller's own command)
+                command,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=file or subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+        _tell_watchdog(f"+{self.pid}")
+        if log is None:
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
 
-class Console:
-    """The terminal that all parts share: each line with the name of its part, coloured on a TTY."""
+    @property
+    def exit_code(self) -> int | None:
+        """Negative for a signal; None while the program runs."""
+        return self._popen.poll()
 
-    def __init__(self, stream: TextIO, *, is_colored: bool) -> None:
-        """Write to the stream."""
-        self._stream = stream
-        self._is_colored = is_colored
-        self._prefixes: dict[str, str] = {}
+    @property
+    def output(self) -> str:
+        """What the program has printed, as far as it is kept."""
+        if self._log is not None:
+            return self._log.read_text(encoding="utf-8", errors="replace")
+        return "".join(f"{line}\n" for line in list(self._lines))
 
-    @classmethod
-    def on(cls, stream: TextIO, env: Mapping[str, str]) -> Console:
-        """Write to a stream, coloured where that is a terminal and NO_COLOR is not set."""
-        return cls(stream, is_colored=stream.isatty() and not env.get("NO_COLOR"))
+    @property
+    def last_lines(self) -> list[str]:
+        return self.output.splitlines()[-(self._lines.maxlen or 0) :]
 
-    def add(self, name: str, width: int) -> None:
-        """Choose how the lines of a part begin."""
-        prefix = f"{name:<{width}} |"
-        if self._is_colored:
-            color = _COLORS[len(self._prefixes) % len(_COLORS)]
-            prefix = f"\x1b[{color}m{prefix}\x1b[0m"
-        self._prefixes[name] = prefix
+    @property
+    def ending(self) -> str:
+        """How the program has ended."""
+        status = self._popen.wait()
+        return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
-    def write_lines(self, name: str, lines: list[str]) -> None:
-        """Write what a part has printed, together; its log lines as people like to read them."""
-        prefix = self._prefixes[name]
-        shown = (text for line in lines for text in readable(line, is_colored=self._is_colored))
-        self.write("".join(f"{prefix} {text}\n" for text in shown))
+    def wait_for(
+        self, condition: Callable[[], bool], timeout_s: float, what: str, *, poll_s: float = _POLL_S
+    ) -> None:
+        """Poll until the condition holds; that the program ends first is an error too."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if self.exit_code is not None:
+                self._join_reader()  # what was printed last may be what is waited for
+                if condition():
+                    return
+                raise self._error(f"ended ({self.ending}) before {what}")
+            if time.monotonic() > deadline:
+                raise self._error(f"did not get to {what} in {timeout_s:g} s")
+            time.sleep(poll_s)
 
-    def write(self, text: str) -> None:
-        """Write text of the supervisor itself."""
-        # Whoever reads the output may be gone, at a closed terminal or the end of a pipe; the
-        # parts must be stopped all the same.
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-            self._stream.flush()
+    def wait_until_ready(self, url: str, timeout_s: float, *, poll_s: float = _POLL_S) -> None:
+        self.wait_for(lambda: answers(url), timeout_s, f"an answer of {url}", poll_s=poll_s)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program alone, not to its group."""
+        self._popen.send_signal(number)
 
-class Child:
-    """A running part, the leader of its own process group: Ctrl-C does not reach it by itself."""
+    def wait(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
+        """Wait for the end of the program and return its exit code."""
+        try:
+            status = self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"did not end in {timeout_s:g} s") from None
+        self._join_reader()
+        return status
 
-    def __init__(self, part: Part, process: asyncio.subprocess.Process, console: Console) -> None:
-        """Watch a process; `start` is the usual way."""
-        self.part = part
-        self.group = process.pid
-        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self.exited = asyncio.create_task(process.wait())
-        self._console = console
-        self._process = process
-        self._copying = asyncio.create_task(self._copy_output())
+    def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
+        """End the program by SIGTERM and return its exit code."""
+        self.send_signal(signal.SIGTERM)
+        return self.wait(timeout_s)
 
-    @classmethod
-    async def start(cls, part: Part, console: Console) -> Child:
-        """Start a part."""
-        process = await asyncio.create_subprocess_exec(
-            *part.command,
-            cwd=part.cwd,
-            env=part.env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        return cls(part, process, console)
+    def kill(self) -> None:
+        """Kill what is left of the process group, also after the program itself has ended."""
+        # macOS denies the signal to a group of which only zombies are left.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+        _tell_watchdog(f"-{self.pid}")
+        self._join_reader()
+        if self._popen.stdout is not None and not (self._reader and self._reader.is_alive()):
+            self._popen.stdout.close()
 
-    async def _copy_output(self) -> None:
-        """Show the output line by line; what was written at once stays together."""
-        output = cast(asyncio.StreamReader, self._process.stdout)
+    def _read(self) -> None:
+        output = cast("IO[bytes]", self._popen.stdout).fileno()
         rest = b""
-        while piece := await output.read(_READ_BYTES):
+        while piece := os.read(output, _READ_BYTES):
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > _READ_BYTES:
                 lines, rest = [*lines, rest], b""
-            self._show(lines)
-        self._show([rest] if rest else [])
+            self._take(lines)
+        self._take([rest] if rest else [])
 
-    def _show(self, lines: list[bytes]) -> None:
+    def _take(self, lines: list[bytes]) -> None:
         texts = [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
-        self.last_lines.extend(texts)
-        self._console.write_lines(self.part.name, texts)
+        self._lines.extend(texts)
+        self._show(texts)
 
-    async def wait_until_ready(self) -> None:
-        """Wait until the part answers.
-
-        Raises:
-            StartError: It does not in a minute.
-        """
-        deadline = time.monotonic() + _READY_TIMEOUT_S
-        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
-            while time.monotonic() < deadline:
-                with contextlib.suppress(httpx.TransportError):
-                    headers = dict(self.part.ready_headers)
-                    answer = await client.get(self.part.ready_url, headers=headers)
-                    if answer.status_code < 400:
-                        return
-                await asyncio.sleep(_POLL_INTERVAL_S)
-        raise StartError(f"{self.part.name} does not answer {self.part.ready_url}")
-
-    async def stop(self, grace_s: float, hurry: asyncio.Event) -> None:
-        """End the process and everything in its group.
-
-        Args:
-            grace_s: Seconds that it has after SIGTERM.
-            hurry: Ends the grace early.
-        """
-        if not self.exited.done():
-            self._process.terminate()
-            hurried = asyncio.create_task(hurry.wait())
-            await asyncio.wait(
-                {self.exited, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            hurried.cancel()
-        # Also after a clean end: what it started may have survived it. macOS denies the signal to
-        # a group of which only zombies are left.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.group, signal.SIGKILL)
-        await self.exited
+    def _join_reader(self) -> None:
         # Not for ever: what left the group could hold the other end of the pipe.
-        await asyncio.wait({self._copying}, timeout=_LAST_OUTPUT_TIMEOUT_S)
+        if self._reader is not None:
+            self._reader.join(_LAST_OUTPUT_TIMEOUT_S)
 
-    def describe_exit(self) -> str:
-        """Say how it ended, with its last lines."""
-        status = self.exited.result()
-        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-        texts = (text for line in self.last_lines for text in readable(line, is_colored=False))
-        lines = "".join(f"    {text}\n" for text in texts)
-        return f"{self.part.name} ended ({how}); its last lines:\n{lines}"
+    def _error(self, problem: str) -> ProcessError:
+        lines = [f"{self.name} {problem}; its output:", *self.last_lines]
+        return ProcessError("\n    ".join(lines))
+
+
+def answers(url: str, timeout_s: float = 5.0) -> bool:
+    """Tell whether a GET of an http URL is answered with a status under 500."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=timeout_s)
+    try:
+        connection.request("GET", parts.path or "/")
+        return connection.getresponse().status < 500
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Reduce an environment to what any program needs.
+
+    A proxy, THREADS or K_SINK that the user has set for another purpose would change what runs.
+    """
+    inherited = {name: env[name] for name in INHERITED if name in env}
+    return {**inherited, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+
+
+@functools.cache
+def _watchdog() -> subprocess.Popen[bytes]:
+    watchdog = subprocess.Popen(
+        [sys.executable, "-m", "local.watchdog"],
+        cwd=REPOSITORY,
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    atexit.register(watchdog.communicate)
+    return watchdog
+
+
+def _tell_watchdog(line: str) -> None:
+    with suppress(BrokenPipeError):  # it was killed: what runs goes on without it
+        cast("IO[bytes]", _watchdog().stdin).write(f"{line}\n".encode())

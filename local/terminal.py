@@ -1,14 +1,10 @@
-"""Text from elsewhere, made harmless for a terminal."""
+"""Make untrusted text harmless for a terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Escape what could move the cursor, hide text or reorder it; tabs stay.
-
-    Args:
-        text: One line: a line feed in it is escaped as well.
-    """
+    """Escape what could move the cursor, hide text or reorder it, line feeds too; tabs stay."""
     return "".join(c if c.isprintable() or c == "\t" else _escape(c) for c in text)
 
 

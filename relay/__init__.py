@@ -4,21 +4,24 @@ Start with the functions. A module imports from its own paragraph and from those
 one above; `docs/diagrams` draws it.
 
 Functions: `send` takes calls over HTTP, `receive` takes request events from the Broker, `web`
-adapts Flask, which functions-framework serves them with.
+adapts Flask, which functions-framework serves them with; `start` becomes its process.
 
-Outcomes: what became of a request. `results` puts a target's answer into JSON, `outcomes` takes
-what comes back, `records` keeps it in the `state`, `status` reports it, and `auth` authenticates
-callers, callbacks and the relay's own events.
+Outcomes: what became of a request. `outcomes` takes what comes back, `status` reports it, and
+`auth` authenticates callers, callbacks and the relay's own events.
+
+Records: what is known of a request. `records` notes each step of its `lifecycle` in the `store`,
+which is `store_sqlite` or `store_redis`, and a target's answer as `results` puts it into JSON;
+`claims` keep others from making a call that is being made.
 
 Events: `events` reads and writes CloudEvents, `broker` publishes them.
 
-Calls: `calls` turns an envelope into a call of the `client`, whose `connections` open `sockets` to
-addresses that the egress policy permits, keep its deadline (`deadlines`), and read the `heads` of
-answers.
+Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
+the egress policy permits; `responses` parses what comes back, `reasons` are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
-read with `urls`, `headers` and `jsons`; `tracing` is what travels with it. `settings` is what an
-operator can set; `egress` is the policy, which judges `addresses`.
+read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `tracing` is what
+travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
+is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
 line for each request.

@@ -1,30 +1,34 @@
-"""Tell by `CALLBACK_SECRET` what comes from a target or from the relay itself, and sign for it.
+"""Tell what comes from a target, from the relay itself or from a caller, and sign for it.
 
-Two kinds of proof, made with the same keys and never to be taken for one another:
+    webhook-signature   Standard Webhooks, over a body, by `CALLBACK_SECRET`: on callbacks, both
+                        those that targets send and those that the relay delivers
+    relaymac            an extension attribute, over the id of a request and the callback that its
+                        caller asked for, by `CALLBACK_SECRET`, else by `API_TOKEN`: on the relay's
+                        own events, so that nobody who only reaches Send can make up an outcome, or
+                        a call to be made for one
+    Authorization       a token of `API_TOKEN`: on callers' requests
 
-    webhook-signature   Standard Webhooks, over a body: on callbacks, both those that targets send
-                        and those that the relay delivers
-    relaymac            an extension attribute, over the id of a request: on the relay's own events,
-                        so that nobody who only reaches Send can make up an outcome
-
-Without the secret nothing is signed and nothing is asked for.
+What is not set is neither made nor asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from relay.events import Event
-from relay.problems import Forbidden, Unauthorized
-from relay.state import State
+from relay.problems import Forbidden, RelayError, StateUnavailable, Unauthorized
+from relay.settings import Settings
+from relay.store import Store
 
 MAC: Final = "relaymac"
 
@@ -42,27 +46,29 @@ class Signatures:
     """Sign and verify.
 
     Args:
-        keys: as `Settings.callback_secret` has them; the first signs MACs, each is accepted.
-        state_url: where the ids of callbacks are remembered.
+        settings: `callback_secret` and `api_token` count; of several keys the first signs, and each
+            is accepted.
+        store: where the ids of targets' callbacks are remembered.
     """
 
-    def __init__(self, keys: tuple[bytes, ...], state_url: str) -> None:
-        self._keys = keys
-        self._webhooks = tuple(Webhook(key) for key in keys)
-        self._seen = State(state_url, _REMEMBERED_S)
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._webhooks = tuple(Webhook(key) for key in settings.callback_secret)
+        # Whoever has a token can have any call made; the MAC keeps out who has none.
+        tokens = tuple(token.encode("ascii") for token in settings.api_token)
+        self._keys = settings.callback_secret or tokens
+        self._store = store
 
-    def sign(self, message_id: str, body: object) -> dict[str, str]:
+    def sign(self, message_id: str, body: bytes) -> dict[str, str]:
         """Make the headers of a callback, signed with every key while one replaces another."""
         if not self._webhooks:
             return {}
         own_id = _OWN + message_id
         moment = datetime.datetime.now(datetime.timezone.utc)
-        content = json.dumps(body, separators=(",", ":"))  # as the envelope's reader writes it
         return {
             "webhook-id": own_id,
             "webhook-timestamp": str(int(moment.timestamp())),
             "webhook-signature": " ".join(
-                webhook.sign(own_id, moment, content) for webhook in self._webhooks
+                webhook.sign(own_id, moment, body.decode("utf-8")) for webhook in self._webhooks
             ),
         }
 
@@ -82,38 +88,54 @@ class Signatures:
                 scheme="StandardWebhooks",
             )
 
-    def take(self, headers: Mapping[str, str]) -> None:
-        """Remember a verified callback, so that a copy of it is refused.
+    @contextlib.contextmanager
+    def taking(self, headers: Mapping[str, str]) -> Iterator[None]:
+        """Hand a verified callback on in the block; afterwards a copy of it is refused.
+
+        If that fails its target may try again.
 
         Raises:
             Unauthorized: it has been here before.
             StateUnavailable: nobody can tell.
         """
-        if self._webhooks and not self._seen.add(_seen_key(headers), {}):
+        if not self._webhooks:
+            yield
+            return
+        webhook_id = headers["webhook-id"].encode("utf-8", "surrogatepass")
+        key, user = hashlib.sha256(webhook_id).hexdigest(), uuid.uuid4().hex
+        if not self._store.use_once(key, user, _REMEMBERED_S):
             raise Unauthorized("webhook-id has been used before", scheme="StandardWebhooks")
+        try:
+            yield
+        except RelayError:
+            with contextlib.suppress(StateUnavailable):
+                self._store.unuse(key, user)
+            raise
 
-    def give_back(self, headers: Mapping[str, str]) -> None:
-        """Take back `take`: the callback was not published, and its target will try again."""
-        if self._webhooks:
-            self._seen.delete(_seen_key(headers))
+    def stamp(self, event: Event, callback: object = None) -> Event:
+        """Give an event of the relay's its MAC.
 
-    def stamp(self, event: Event) -> Event:
-        """Give an event of the relay's its MAC."""
+        Args:
+            callback: what its envelope asks for.
+        """
         if not self._keys:
             return event
-        return replace(event, attributes={**event.attributes, MAC: _mac(self._keys[0], event.id)})
+        mac = _mac(self._keys[0], event.id, callback)
+        return replace(event, attributes={**event.attributes, MAC: mac})
 
-    def check(self, event: Event, request_id: str) -> None:
+    def check(self, event: Event, request_id: str, callback: object = None) -> None:
         """Check that an event follows from one that the relay made.
 
         Args:
             request_id: the id of that one.
+            callback: what it says that one's envelope asked for.
 
         Raises:
             Forbidden: it does not.
         """
         given = event.attributes.get(MAC, "").encode("utf-8")
-        known = [hmac.compare_digest(_mac(key, request_id).encode(), given) for key in self._keys]
+        macs = [_mac(key, request_id, callback).encode("ascii") for key in self._keys]
+        known = [hmac.compare_digest(mac, given) for mac in macs]
         if known and not any(known):
             raise Forbidden(f"ce-{MAC} does not show that the event is one of the relay's own")
 
@@ -127,13 +149,10 @@ def _is_signed(webhook: Webhook, headers: Mapping[str, str], body: bytes) -> boo
     return True
 
 
-def _mac(key: bytes, request_id: str) -> str:
-    return hmac.new(key, _MAC_DOMAIN + request_id.encode("utf-8"), hashlib.sha256).hexdigest()
-
-
-def _seen_key(headers: Mapping[str, str]) -> str:
-    name = hashlib.sha256(headers["webhook-id"].encode("utf-8", "surrogatepass")).hexdigest()
-    return f"webhook:{name}"
+def _mac(key: bytes, request_id: str, callback: object) -> str:
+    # As JSON an id ends where it ends; both are read from JSON by the same reader.
+    signed = json.dumps([request_id, callback], sort_keys=True)
+    return hmac.new(key, _MAC_DOMAIN + signed.encode("ascii"), hashlib.sha256).hexdigest()
 
 
 def check_token(headers: Mapping[str, str], tokens: tuple[str, ...]) -> None:

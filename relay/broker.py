@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from relay.client import Client
 from relay.egress import Policy
-from relay.events import Event
+from relay.events import Event, written_bytes
 from relay.headers import Headers, find, retry_after_s
 from relay.problems import (
     BrokerUnavailable,
     DeadlineExceeded,
+    InvalidRequest,
     RelayError,
     TargetFailed,
     TargetUnreachable,
+    TooLarge,
 )
 from relay.settings import Settings
 from relay.urls import IPAddress, Origin
@@ -27,6 +29,11 @@ _PAUSES_S = (0.2, 0.4, 0.8)
 _SHORTEST_ATTEMPT_S = 0.05
 # A Broker that says these has not taken the event, and may take it in a moment.
 _PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+# A request's event becomes others, with a reason or a count in their attributes.
+_ROOM_BYTES = 4096
+_WITH_ROOM = f", {_ROOM_BYTES} of them for what the relay adds when it fails"
+# Among 4xx, these are not about the event.
+_NOT_THE_EVENTS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class _OperatorsOwn(Policy):
@@ -46,6 +53,7 @@ class _Failure:
         passing: another attempt may do better.
         pause_s: how long it asked to be left alone; None when it did not ask.
         timed_out: it did not answer in time.
+        status: what it answered; None when it did not answer.
     """
 
     reason: str
@@ -53,13 +61,14 @@ class _Failure:
     passing: bool = False
     pause_s: float | None = None
     timed_out: bool = False
+    status: int | None = None
 
 
 class Broker:
     """Publish to `K_SINK`.
 
     Args:
-        settings: `k_sink`, `k_ca_certs`, `k_ce_overrides`, `publish_timeout_s`,
+        settings: `k_sink`, `k_ca_certs`, `k_ce_overrides`, `max_event_bytes`, `publish_timeout_s`,
             `target_connect_timeout_s` and `threads` count.
     """
 
@@ -67,6 +76,7 @@ class Broker:
         self._target = settings.k_sink
         self._overrides = settings.k_ce_overrides or {}
         self._timeout_s = settings.publish_timeout_s
+        self._max_event_bytes = settings.max_event_bytes
         self._client = Client(
             _OperatorsOwn(),
             connect_timeout_s=settings.target_connect_timeout_s,
@@ -75,7 +85,12 @@ class Broker:
             ca_certs=settings.k_ca_certs,
         )
 
-    def publish(self, event: Event, *, trace: Headers = ()) -> None:
+    def room_left(self, event: Event, *, is_request: bool = False) -> int:
+        """Return by how many bytes an event may grow; below 0, it is not published."""
+        room = self._max_event_bytes - self._as_published(event).size_bytes()
+        return room - _ROOM_BYTES if is_request else room
+
+    def publish(self, event: Event, *, trace: Headers = (), is_request: bool = False) -> None:
         """Publish one event; return only when the Broker has answered 2xx.
 
         What surely was not taken (no connection, 429, 503) is tried again for a moment. What may
@@ -83,8 +98,12 @@ class Broker:
 
         Args:
             trace: trace context headers, which the Broker passes on.
+            is_request: it asks for a call, and has to leave room for what is added when that is
+                tried again, or dead.
 
         Raises:
+            TooLarge: the event is larger than `MAX_EVENT_BYTES`, or than the Broker takes.
+            InvalidRequest: the Broker says that the event is wrong.
             BrokerUnavailable: the Broker did not take it, or there is none.
             DeadlineExceeded: the Broker did not answer in time.
         """
@@ -94,8 +113,16 @@ class Broker:
                 " a SinkBinding whose subject is this service sets it",
                 published="no",
             )
-        attributes = {**event.attributes, **self._overrides}
-        headers, body = Event(attributes=attributes, data=event.data).to_http()
+        headers, body = self._as_published(event).to_http()
+        size = written_bytes(headers, body) + (_ROOM_BYTES if is_request else 0)
+        if size > self._max_event_bytes:
+            raise TooLarge(
+                f"the event would have {size} bytes{_WITH_ROOM if is_request else ''};"
+                f" at most {self._max_event_bytes} are published (MAX_EVENT_BYTES)",
+                size=size,
+                limit=self._max_event_bytes,
+                published="no",
+            )
         until = time.monotonic() + self._timeout_s
         for longest_s in (*_PAUSES_S, 0.0):
             failure = self._attempt(headers + trace, body, until - time.monotonic())
@@ -108,12 +135,17 @@ class Broker:
                 raise _error(event.id, failure)
             time.sleep(pause_s)
 
+    def _as_published(self, event: Event) -> Event:
+        return replace(event, attributes={**event.attributes, **self._overrides})
+
     def _attempt(self, headers: Headers, body: bytes, timeout_s: float) -> _Failure | None:
         assert self._target is not None  # noqa: S101 - publish checked it
         try:
             answer = self._client.call(
                 self._target, method="POST", headers=headers, content=body, timeout_s=timeout_s
             )
+            if not answer.has_head:  # half an answer is no promise
+                answer.begin()
         except TargetUnreachable as exc:
             return _Failure(reason=exc.detail, maybe_taken=False, passing=True)
         except TargetFailed as exc:
@@ -129,10 +161,14 @@ class Broker:
             and answer.status != HTTPStatus.SERVICE_UNAVAILABLE,
             passing=answer.status in _PASSING,
             pause_s=retry_after_s(find(answer.headers, "Retry-After")),
+            status=answer.status,
         )
 
 
 def _error(event_id: str, failure: _Failure) -> RelayError:
+    status = failure.status or 0
+    if 400 <= status < 500 and status not in _NOT_THE_EVENTS:
+        return _refusal(event_id, status, failure.reason)
     if failure.maybe_taken:
         advice = (
             f"it may have been published all the same; sending it again with Idempotency-Key:"
@@ -148,3 +184,14 @@ def _error(event_id: str, failure: _Failure) -> RelayError:
         id=event_id,
         published="unknown" if failure.maybe_taken else "no",
     )
+
+
+def _refusal(event_id: str, status: int, reason: str) -> RelayError:
+    """Say that the event is at fault: sent again as it is, it would be refused again."""
+    detail = f"{reason}: it does not take this event, and would not if it were sent again"
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        error: RelayError = TooLarge(detail)
+    else:
+        error = InvalidRequest("event", f"is refused: {detail}")
+    error.members |= {"id": event_id, "published": "no", "brokerStatus": status}
+    return error

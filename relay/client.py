@@ -1,116 +1,53 @@
-"""The one HTTP client of the relay: every call it makes passes the egress policy and a deadline.
+"""The one HTTP client of the relay: every call passes the egress policy and keeps one deadline.
 
-It is `requests`, by way of an adapter of our own. There is no session: no redirect is followed, no
-cookie, proxy or netrc from the environment is used, and nothing is decoded.
+It is an adapter of `requests`, without a session: no redirect is followed, no cookie, proxy or
+netrc from the environment is used, and nothing is decoded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-from collections.abc import Generator
-from http import HTTPStatus
-from typing import cast
+import functools
+import socket
 
 import requests
+from requests.adapters import BaseAdapter
 
-from relay.connections import Adapter, Call, Exchange, calls
-from relay.deadlines import Deadline
+from relay import logs
+from relay.connections import Answer, Pool, error_of
 from relay.egress import Policy
-from relay.headers import Headers, end_to_end
-from relay.problems import DeadlineExceeded, TargetFailed, TargetUnreachable
-from relay.sockets import permitted
-from relay.urls import Target
+from relay.envelope import Envelope
+from relay.headers import HOPS, Headers, complete, find, message_head
+from relay.reasons import reason_of
+from relay.responses import BrokenAnswer
+from relay.settings import Settings
+from relay.sockets import Deadline, connect, permitted
+from relay.tls import client_context
+from relay.urls import Origin, Target
 
-READ_BYTES = 64 * 1024
-USER_AGENT = "knative-relay"
-_LENGTH = "content-length"
-_NO_CONTENT = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+# RFC 9110 section 9.2.2: twice has the effect of once.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
-
-class Answer:
-    """The answer to one call, its body not yet read.
-
-    Args:
-        status: the HTTP status.
-        headers: as they came, without the hop-by-hop ones; repeated ones repeated.
-    """
-
-    def __init__(self, raw: Exchange, deadline: Deadline) -> None:
-        self.status: int = raw.status
-        self.headers: Headers = (
-            *(item for item in end_to_end(raw.fields) if item[0].lower() != _LENGTH),
-            *_framing(raw),
-        )
-        self._raw = raw
-        self._deadline = deadline
-        self._first: bytes | None = None
-
-    def begin(self) -> None:
-        """Wait for the first piece of the body; until then, a failure can be told by a status.
-
-        Raises:
-            TargetFailed, DeadlineExceeded: as for the pieces that follow.
-        """
-        try:
-            self._first = self._piece()
-        except BaseException:
-            self.close()
-            raise
-
-    def __iter__(self) -> Generator[bytes, None, None]:
-        """Read the body in pieces as they arrive, exactly as it was sent.
-
-        Raises:
-            TargetFailed: the body broke off.
-            DeadlineExceeded: the deadline came first.
-        """
-        try:
-            piece = self._piece() if self._first is None else self._first
-            while piece:
-                yield piece
-                piece = self._piece()
-        finally:
-            self.close()
-
-    def _piece(self) -> bytes:
-        try:
-            piece = self._raw.read1(READ_BYTES)
-        except (http.client.HTTPException, OSError) as exc:
-            raise _failure(exc, self._deadline) from exc
-        if not piece:
-            self._deadline.check()
-        return piece
-
-    def read(self, limit_bytes: int) -> tuple[bytes, bool]:
-        """Read the body up to a limit.
-
-        Returns:
-            the bytes, and whether there was more.
-        """
-        body = bytearray()
-        with contextlib.closing(iter(self)) as pieces:
-            for piece in pieces:
-                body += piece
-                if len(body) > limit_bytes:
-                    return bytes(body[:limit_bytes]), True
-        return bytes(body), False
-
-    def close(self) -> None:
-        """Let go of the connection: closed, if the body was not read."""
-        self._deadline.done()
-        self._raw.close()
+# Larger bodies are not copied to stand behind their head.
+_SENT_AT_ONCE = 64 * 1024
+_IDLE_PER_THREAD = 16
 
 
-class Client:
+class TargetRequest(requests.PreparedRequest):
+    """A prepared request that has its URL in parts, as they are judged."""
+
+    target: Target
+
+
+class Client(BaseAdapter):
     """Call targets under one egress policy.
 
     Args:
         policy: where calls may go.
         connect_timeout_s: for the look-up and the connection, of each call's time.
-        pool_size: how many connections to one origin are kept open.
+        pool_size: how many idle connections are kept.
         peer: what errors call the other side.
-        ca_certs: PEM certificates to trust besides the usual ones.
+        ca_certs, client_cert: see `client_context`.
     """
 
     def __init__(
@@ -121,23 +58,20 @@ class Client:
         pool_size: int,
         peer: str = "target",
         ca_certs: str | None = None,
+        client_cert: tuple[str, str] | None = None,
     ) -> None:
+        super().__init__()
         self._policy = policy
         self._connect_timeout_s = connect_timeout_s
+        self._pool = Pool(pool_size)
         self._peer = peer
-        self._adapter = Adapter(pool_size=pool_size, ca_certs=ca_certs)
+        # When first needed: reading the certificates is slow, and starts should be quick.
+        self._tls = functools.cache(lambda: client_context(ca_certs, client_cert))
 
     def check(self, target: Target) -> None:
-        """Refuse a target that a call made now would be refused; make no call.
-
-        A name that cannot be looked up passes: it may be there when the call is made.
-
-        Raises:
-            TargetNotAllowed: the policy refuses every address of the target.
-        """
-        budget = Deadline(self._connect_timeout_s, self._peer)
-        with contextlib.suppress(TargetUnreachable):
-            permitted(target.origin, self._policy, budget)
+        """Raise TargetNotAllowed if a call made now would; a name that is not found passes."""
+        with contextlib.suppress(requests.ConnectionError):
+            permitted(target.origin, self._policy, Deadline(self._connect_timeout_s))
 
     def call(
         self,
@@ -148,69 +82,144 @@ class Client:
         content: bytes | None = None,
         timeout_s: float,
     ) -> Answer:
-        """Make one call and wait for the answer's headers.
+        """Make one call and wait for the final status, and for the headers unless they break off.
 
         Args:
             timeout_s: for everything, the body of the answer included.
 
         Raises:
             TargetNotAllowed: the policy refuses every address of the target.
-            TargetFailed: the target is not reachable, or what it sends is not HTTP.
+            TargetFailed: the target is not reachable, or answers without a final status.
             DeadlineExceeded: the time was up first.
         """
-        request = requests.PreparedRequest()
-        request.method = method
-        request.url = target.url
-        # A plain dict will do: names are unique by here, and only `send_request` reads them.
-        request.headers = _complete(headers, target, method, content)  # type: ignore[assignment]
+        request = TargetRequest()
+        request.target, request.method, request.url = target, method, target.url
+        # A plain dict will do: names are unique by here, and only `send` reads them.
+        request.headers = complete(headers, target.origin.authority, method, content)  # type: ignore[assignment]
         request.body = content
-        peer = f"the {self._peer} {target.origin.authority}"
-        deadline = Deadline(timeout_s, peer)
-        connect_timeout_s = min(self._connect_timeout_s, timeout_s)
-        calls.current = Call(target, self._policy, deadline, connect_timeout_s)
         try:
-            exchange = cast("Exchange", self._adapter.send(request))
-            deadline.check()
-        except (requests.RequestException, http.client.HTTPException) as exc:
-            deadline.done()
-            raise _failure(exc, deadline) from exc
-        except BaseException:
-            deadline.done()
-            raise
-        answer = Answer(exchange, deadline)
-        if answer.status < HTTPStatus.OK:  # http.client passes over 100 alone
-            answer.close()
-            raise TargetFailed(f"{peer} sent only the interim answer {answer.status}")
+            answer: Answer = self.send(request, timeout=timeout_s).raw  # type: ignore[assignment]
+        except requests.RequestException as exc:
+            raise error_of(exc, self._name(target)) from exc
         return answer
 
+    def send(  # type: ignore[override] # there is nothing else to choose
+        self, request: TargetRequest, *, timeout: float
+    ) -> requests.Response:
+        """Send a prepared request, on a new connection if a kept one was closed meanwhile.
 
-def _complete(
-    headers: Headers, target: Target, method: str, content: bytes | None
-) -> dict[str, str]:
-    """Add what every request needs and this one has not."""
-    added = [
-        ("Host", target.origin.authority),
-        ("User-Agent", USER_AGENT),
-        ("Accept-Encoding", "identity"),
-    ]
-    # A body that could be there and is not is said to be none (RFC 9110 section 8.6).
-    if content is not None or method in ("POST", "PUT", "PATCH"):
-        added.append(("Content-Length", str(len(content or b""))))
-    given = {name.lower() for name, _ in headers}
-    return dict((*(field for field in added if field[0].lower() not in given), *headers))
+        Raises:
+            TargetNotAllowed: the policy refuses every address of the target.
+            requests.ConnectionError: nothing was sent.
+            BrokenAnswer, requests.ReadTimeout: no final status came, or not in time.
+        """
+        origin, method = request.target.origin, request.method or ""
+        deadline, message = Deadline(timeout), _message(request)
+
+        def start(sock: socket.socket) -> Answer:
+            give_back = functools.partial(self._pool.put, origin)
+            return Answer(sock, give_back, method, deadline, self._name(request.target))
+
+        kept = self._pool.take(origin)
+        answer = start(kept or self._connect(origin, deadline))
+        try:
+            answer.start(message)
+        except BrokenAnswer:
+            is_safe = method in IDEMPOTENT or not answer.has_sent
+            if kept is None or answer.has_received or not is_safe:
+                raise
+            answer = start(self._connect(origin, deadline))
+            answer.start(message)
+        response = requests.Response()
+        response.status_code, response.raw = answer.status, answer
+        response.url, response.request = request.target.url, request
+        return response
+
+    def _name(self, target: Target) -> str:
+        return f"the {self._peer} {target.origin.authority}"
+
+    def _connect(self, origin: Origin, deadline: Deadline) -> socket.socket:
+        budget = Deadline(min(self._connect_timeout_s, deadline.left_s))
+        sock = connect(origin, self._policy, budget)
+        if origin.scheme == "https":
+            try:
+                sock.settimeout(max(deadline.left_s, 0.001))
+                sock = self._tls().wrap_socket(sock, server_hostname=origin.host)
+            except TimeoutError as exc:
+                raise deadline.error() from exc
+            except OSError as exc:
+                raise requests.exceptions.SSLError(reason_of(exc)) from exc
+        sock.setblocking(False)
+        return sock
 
 
-def _framing(raw: Exchange) -> Headers:
-    """Say the length of the body as it was understood; what was sent may be ambiguous."""
-    if raw.length is None or raw.status in _NO_CONTENT:
-        return ()
-    return (("Content-Length", str(raw.length)),)
+class TargetClient:
+    """Make the calls that envelopes ask for.
+
+    Args:
+        settings: those of targets, and `threads`, count.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._policy = Policy(
+            allowed=settings.allowed_targets,
+            only=settings.allowed_targets_only,
+            own_service=settings.k_service,
+        )
+        self._timeout_s = settings.target_timeout_s
+        self._client = Client(
+            self._policy,
+            connect_timeout_s=settings.target_connect_timeout_s,
+            pool_size=_IDLE_PER_THREAD * settings.threads,
+            ca_certs=settings.target_ca_certs,
+            client_cert=settings.target_client_cert,
+        )
+
+    def check(self, envelope: Envelope) -> None:
+        """Refuse what a call made now, or its callback, would be refused for; make no call.
+
+        Raises:
+            InvalidRequest: a Host header is not allowed.
+            TargetNotAllowed: see `Client.check`.
+        """
+        logs.note(target=envelope.target.origin.authority)
+        self._check_host(envelope.headers, "headers")
+        self._client.check(envelope.target)
+        if envelope.callback is not None:
+            self._check_host(envelope.callback.headers, "callback.headers")
+            self._client.check(envelope.callback.target)
+
+    def call(self, envelope: Envelope, *, method: str, hops: int, headers: Headers) -> Answer:
+        """Make the call, by another method than the envelope's if need be.
+
+        Args:
+            headers: what the relay adds; the envelope's own headers win.
+
+        Raises:
+            InvalidRequest: a Host header is not allowed.
+            TargetNotAllowed, TargetFailed, DeadlineExceeded: see `Client.call`.
+        """
+        logs.note(target=envelope.target.origin.authority)
+        self._check_host(envelope.headers, "headers")
+        answer = self._client.call(
+            envelope.target,
+            method=method,
+            headers=envelope.sent_headers(((HOPS, str(hops)), *headers)),
+            content=envelope.content,
+            timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
+        )
+        logs.note(target_status=answer.status)
+        return answer
+
+    def _check_host(self, headers: Headers, field: str) -> None:
+        host = find(headers, "Host")
+        if host is not None:
+            self._policy.check_host_header(host, field=f"{field}.Host")
 
 
-def _failure(exc: Exception, deadline: Deadline) -> TargetFailed | DeadlineExceeded:
-    """Say in one line what broke; the exception's own text may quote the peer."""
-    if deadline.expired:
-        return deadline.error()
-    if isinstance(exc, requests.exceptions.SSLError):
-        return TargetFailed(f"{deadline.peer} has no TLS, or no certificate that is trusted")
-    return TargetFailed(f"{deadline.peer} broke off its answer, or it is not HTTP")
+def _message(request: TargetRequest) -> tuple[bytes, ...]:
+    """Write a request; the path is the target's own, byte for byte."""
+    start = f"{request.method} {request.target.path} HTTP/1.1"
+    head, body = message_head(start, request.headers), request.body or b""
+    assert isinstance(body, bytes)  # noqa: S101 - `call` takes no other
+    return (head + body,) if len(body) <= _SENT_AT_ONCE else (head, body)

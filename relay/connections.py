@@ -1,278 +1,225 @@
-"""Keep connections to targets, each used under the policy and the deadline of the call at hand.
-
-urllib3 makes the pools and speaks HTTP; it passes nothing of ours to its connections, so the call
-that a thread is making is found in `calls`.
-"""
+"""Exchanges with a peer: a request is sent on a connection, and its answer is read from it."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
+import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from collections.abc import Callable, Generator
 
-import certifi
 import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from relay.deadlines import Deadline
-from relay.egress import Policy
-from relay.heads import StrictResponse
-from relay.sockets import connect
-from relay.urls import Target
+from relay.headers import Headers, end_to_end
+from relay.problems import DeadlineExceeded, RelayError, TargetFailed, TargetUnreachable
+from relay.reasons import reason_of
+from relay.responses import BrokenAnswer, ResponseParser
+from relay.sockets import Deadline
+from relay.urls import Origin
 
-if TYPE_CHECKING:
-    from urllib3._base_connection import BaseHTTPConnection
-
-# Servers close idle connections after 2 s (gunicorn) or more, and a request that meets such a close
-# is lost: nobody can know whether to send it again.
+_READ_BYTES = 32 * 1024
+# Servers close idle connections after 2 s (gunicorn) or more, and a POST that meets such a close is
+# lost: nobody can know whether to send it again.
 _MAX_IDLE_S = 1.0
-# Larger bodies are not copied to stand behind their head.
-_SENT_AT_ONCE = 64 * 1024
 
 
-class Call(NamedTuple):
-    """What a connection has to know of the call it is opened or used for."""
-
-    target: Target
-    policy: Policy
-    deadline: Deadline
-    connect_timeout_s: float
-
-
-class _Calls(threading.local):
-    """The call that each thread is making."""
-
-    current: Call
-
-
-calls = _Calls()
-
-
-class _GuardedConnection(HTTPConnection):
-    """Open the socket to an address the policy has judged, and put it under the call's deadline."""
-
-    _deadline: Deadline | None = None
-    _idle_since = 0.0
-
-    def _new_conn(self) -> socket.socket:
-        call = calls.current
-        sock = connect(call.target.origin, call.policy, call.deadline, call.connect_timeout_s)
-        call.deadline.watch(sock)
-        return sock
-
-    def send_request(self, method: str, headers: Mapping[str, str], body: bytes | None) -> None:
-        """Send a request; the path is the call's own, byte for byte."""
-        call = calls.current
-        self._deadline = call.deadline
-        if self.sock is None:
-            self.connect()
-        else:
-            call.deadline.watch(self.sock)
-        assert self.sock is not None  # noqa: S101 - just connected, or pooled
-        head = _head(method, call.target, headers)
-        # One piece, where it is cheap to make: each call of the system lets another thread run.
-        pieces = (head + body,) if body and len(body) <= _SENT_AT_ONCE else (head, body)
-        # A server may answer and close before it has read everything; then its answer counts.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for piece in filter(None, pieces):
-                self.sock.sendall(piece)
-
-    def read_response(self, method: str) -> StrictResponse:
-        """Read the head of the answer.
-
-        Raises:
-            http.client.HTTPException, OSError: it is broken, or breaks off.
-        """
-        response = StrictResponse(self.sock, method=method)
-        try:
-            response.begin()
-        except BaseException:
-            response.close()
-            raise
-        if response.will_close:
-            self.close()  # the answer has a hold of its own on the socket
-        return response
-
-    def rest(self) -> None:
-        """Leave the deadline of the call that is over, before another call can come."""
-        self._idle_since = time.monotonic()
-        if self._deadline is not None:
-            self._deadline.done()
-
-    def wake(self) -> None:
-        """Close what has been idle for too long; it is opened again when used."""
-        if self.sock is not None and time.monotonic() - self._idle_since > _MAX_IDLE_S:
-            self.close()
-
-
-def _head(method: str, target: Target, headers: Mapping[str, str]) -> bytes:
-    """Write the request line and the headers; the path is the target's own, byte for byte.
-
-    Raises:
-        ValueError: something that should have been refused long before would end a line.
-    """
-    lines = [f"{method} {target.path} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    head = "\r\n".join(lines) + "\r\n\r\n"
-    if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or "\0" in head:
-        raise ValueError("a header must be one line")
-    return head.encode("latin-1")
-
-
-class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
-    pass
-
-
-class Exchange:
-    """One answer on its connection, its body not yet read; `close` gives the connection back.
+class Pool:
+    """Idle connections, the one that has been idle longest first.
 
     Args:
-        connection: the request has been sent on it.
-        response: what it was answered with.
-        give_back: puts it into its pool.
+        size: how many are kept, to all origins together.
     """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._idle: deque[tuple[float, Origin, socket.socket]] = deque()
+        self._lock = threading.Lock()
+
+    def take(self, origin: Origin) -> socket.socket | None:
+        """Return a connection that looks open; the peer may be closing it all the same."""
+        while True:
+            with self._lock:
+                found = next((each for each in reversed(self._idle) if each[1] == origin), None)
+                if found is None:
+                    return None
+                self._idle.remove(found)
+            since, _, sock = found
+            if time.monotonic() - since < _MAX_IDLE_S and not _is_ready(sock, select.POLLIN):
+                return sock
+            sock.close()
+
+    def put(self, origin: Origin, sock: socket.socket) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._idle.append((now, origin, sock))
+            while len(self._idle) > self._size or now - self._idle[0][0] > _MAX_IDLE_S:
+                self._idle.popleft()[2].close()
+
+    def __del__(self) -> None:
+        for _, _, sock in self._idle:
+            sock.close()
+
+
+def _is_ready(sock: socket.socket, event: int, timeout_s: float = 0.0) -> bool:
+    """Wait until a socket can be read or written; its end, and what TLS has decrypted, count."""
+    if isinstance(sock, ssl.SSLSocket) and event == select.POLLIN and sock.pending():
+        return True
+    poll = select.poll()
+    poll.register(sock, event)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+class Answer:
+    """The answer to one call, its body not yet read: the `raw` of a response of `requests`.
+
+    In `status` is the final status, which decides what becomes of the call, 0 before it is known;
+    in `headers` are those that came, without the hop-by-hop ones; repeated ones repeated. Reading
+    raises TargetFailed where the answer is broken, DeadlineExceeded when it takes too long.
+
+    Args:
+        sock: a connection that does not block, which `give_back` takes when it can be used again.
+        peer: what errors call the other side.
+    """
+
+    has_sent = has_received = False
 
     def __init__(
         self,
-        connection: _GuardedConnection,
-        response: StrictResponse,
-        give_back: Callable[[_GuardedConnection], None],
+        sock: socket.socket,
+        give_back: Callable[[socket.socket], None],
+        method: str,
+        deadline: Deadline,
+        peer: str,
     ) -> None:
-        self._connection: _GuardedConnection | None = connection
-        self._response = response
+        self._sock: socket.socket | None = sock
         self._give_back = give_back
-        self.status = response.status
-        self.fields = response.fields
-        if self.length == 0:
-            self._let_go(connection)
+        self._deadline = deadline
+        self._peer = peer
+        self._parser = ResponseParser(method)
+        self._piece = b""
+        self._failure: requests.RequestException | None = None
 
     @property
-    def length(self) -> int | None:
-        """How many bytes of the body are left; None when only its end will tell."""
-        return self._response.length
+    def status(self) -> int:
+        return self._parser.status
 
-    def read1(self, size: int) -> bytes:
-        """Read what has arrived of the body, exactly as it was sent; nothing at its end.
+    @property
+    def has_head(self) -> bool:
+        """Whether all headers were read."""
+        return self._parser.has_head
+
+    @property
+    def headers(self) -> Headers:
+        return tuple(end_to_end(self._parser.fields))
+
+    def start(self, message: tuple[bytes, ...]) -> None:
+        """Send the request and read the head of its answer.
 
         Raises:
-            http.client.HTTPException, OSError: it broke off.
+            BrokenAnswer, requests.ReadTimeout: no final status came; what fails after it is for
+                reading to raise.
         """
-        if self._connection is None:
-            return b""
-        piece = self._response.read1(size)
-        if not piece and self.length:
-            raise http.client.IncompleteRead(b"", self.length)
-        if not piece or self.length == 0:
-            self._let_go(self._connection)
-        return piece
+        assert self._sock is not None  # noqa: S101 - nothing has been read
+        try:
+            for data in message:
+                self._send(self._sock, data)
+            while not self._parser.has_head:
+                self._receive(self._sock)
+        except requests.RequestException as exc:
+            self.close()
+            if not self.status:
+                raise
+            # Without the traceback, whose frames would keep all of this alive.
+            self._failure = type(exc)(str(exc))
+
+    def begin(self) -> None:
+        """Wait for a piece of the body: until the first, a failure can be told by a status."""
+        try:
+            if self._failure is not None:
+                raise self._failure
+            while not self._piece and self._sock is not None:
+                self._receive(self._sock)
+        except requests.RequestException as exc:
+            self.close()
+            raise error_of(exc, self._peer) from exc
+
+    def __iter__(self) -> Generator[bytes, None, None]:
+        """Read the body in pieces as they arrive, exactly as it was sent."""
+        try:
+            self.begin()
+            while piece := self._piece:
+                self._piece = b""
+                yield piece
+                self.begin()
+        finally:
+            self.close()
+
+    def read(self, limit_bytes: int, *, or_less: bool = False) -> tuple[bytes, str | None]:
+        """Read the body up to a limit, or to where it breaks off if that is good enough.
+
+        Returns:
+            the bytes, and why there are no more of them; None if these are all.
+        """
+        body = bytearray()
+        with contextlib.closing(iter(self)) as pieces:
+            try:
+                for piece in pieces:
+                    body += piece
+                    if len(body) > limit_bytes:
+                        return bytes(
+                            body[:limit_bytes]
+                        ), f"the body is longer than {limit_bytes} bytes"
+            except (TargetFailed, DeadlineExceeded) as exc:
+                if not or_less:
+                    raise
+                return bytes(body), exc.detail
+        return bytes(body), None
 
     def close(self) -> None:
-        """Close the connection, unless the body was read and it is back in its pool."""
-        if self._connection is not None:
-            self._connection.close()
-            self._let_go(self._connection)
+        """Close the connection, unless it has been given back."""
+        self._parser.close()
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
 
-    def _let_go(self, connection: _GuardedConnection) -> None:
-        self._connection = None
-        self._response.close()
-        self._give_back(connection)
+    def _send(self, sock: socket.socket, data: bytes) -> None:
+        sent = 0
+        while sent < len(data):
+            left_s = self._deadline.step_s()
+            try:
+                sent += sock.send(memoryview(data)[sent:])
+                self.has_sent = True
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                _is_ready(sock, select.POLLOUT, left_s)
+            except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+                break  # the peer has read enough, and may have answered
+            except OSError as exc:
+                raise BrokenAnswer(f"gave no whole answer: {reason_of(exc)}") from exc
 
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _GuardedConnection
-
-    def urlopen(  # type: ignore[override] # the rest of the answers' kinds are never asked for
-        self,
-        method: str,
-        url: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        **_: object,
-    ) -> Exchange:
-        """Send a request and read the head of its answer, once: no retry, redirect or proxy.
-
-        Raises:
-            http.client.HTTPException, OSError, urllib3.exceptions.HTTPError: as the adapter asks.
-        """
-        connection = self._get_conn()
-        assert isinstance(connection, _GuardedConnection)  # noqa: S101 - made by ConnectionCls
-        connection.wake()
+    def _receive(self, sock: socket.socket) -> None:
+        if not _is_ready(sock, select.POLLIN, self._deadline.step_s()):
+            raise self._deadline.error()
         try:
-            connection.send_request(method, headers or {}, body)
-            return Exchange(connection, connection.read_response(method), self._put_conn)
-        except BaseException as exc:
-            connection.close()
-            self._put_conn(connection)
-            if isinstance(exc, ssl.SSLError | ssl.CertificateError):
-                raise urllib3.exceptions.SSLError(exc) from exc
-            raise
-
-    def _put_conn(self, conn: BaseHTTPConnection | None) -> None:
-        if isinstance(conn, _GuardedConnection):
-            conn.rest()
-        super()._put_conn(conn)
-
-
-class _TLSPool(_Pool, HTTPSConnectionPool):
-    ConnectionCls = _GuardedTLSConnection
+            data = sock.recv(_READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return  # it was not data, or not enough of it for TLS
+        except OSError as exc:
+            raise BrokenAnswer(f"gave no whole answer: {reason_of(exc)}") from exc
+        self.has_received |= bool(data)
+        self._piece = self._parser.feed(data)
+        if self._parser.is_complete:
+            if not self._parser.is_last and not _is_ready(sock, select.POLLIN):
+                self._give_back(sock)
+                self._sock = None
+            self.close()
 
 
-class Adapter(HTTPAdapter):
-    """Send requests over guarded connections.
-
-    Args:
-        pool_size: how many connections to one origin are kept open.
-        ca_certs: PEM certificates to trust besides the usual ones.
-    """
-
-    def __init__(self, *, pool_size: int, ca_certs: str | None) -> None:
-        self._ca_certs = ca_certs
-        super().__init__(pool_connections=256, pool_maxsize=pool_size)
-
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: object
-    ) -> None:
-        super().init_poolmanager(connections, maxsize, block)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-
-    def get_connection_with_tls_context(
-        self, request: requests.PreparedRequest, *args: object, **kwargs: object
-    ) -> HTTPConnectionPool:
-        origin = calls.current.target.origin
-        pool_settings = self.poolmanager.connection_pool_kw
-        if origin.scheme == "https" and "ssl_context" not in pool_settings:
-            # Made when first needed: reading the certificates is slow, and starts should be quick.
-            pool_settings["ssl_context"] = _tls_context(self._ca_certs)
-        # PoolManager would make the key of everything a pool can differ in; here it is the origin.
-        pool: HTTPConnectionPool = self.poolmanager.connection_from_pool_key(
-            origin,
-            {"scheme": origin.scheme, "host": origin.host, "port": origin.port, **pool_settings},
-        )
-        return pool
-
-    def build_response(  # type: ignore[override] # nobody asks for cookies, or an encoding
-        self, request: requests.PreparedRequest, resp: Exchange
-    ) -> Exchange:
-        """Hand on what the pool has answered."""
-        return resp
-
-    def cert_verify(self, *args: object, **kwargs: object) -> None:
-        """Do nothing: the TLS context verifies, and need not read the certificates each time."""
-
-    def request_url(self, *args: object, **kwargs: object) -> str:
-        return "/"
-
-
-def _tls_context(ca_certs: str | None) -> ssl.SSLContext:
-    """Trust what requests trusts (certifi), what the system trusts, and the operator's own."""
-    context = ssl.create_default_context()
-    context.load_verify_locations(cafile=certifi.where(), cadata=ca_certs)
-    return context
+def error_of(exc: requests.RequestException, peer: str) -> RelayError:
+    """Make an error of the relay; the text of the exception is the relay's already."""
+    if isinstance(exc, requests.ConnectionError):
+        return TargetUnreachable(f"{peer} cannot be reached: {exc}")
+    kind = DeadlineExceeded if isinstance(exc, requests.ReadTimeout) else TargetFailed
+    return kind(f"{peer} {exc}")

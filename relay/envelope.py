@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay import jsons
+from relay.bodies import charset_of, check_not_encoded, codec_of, content_of
 from relay.headers import MAX_HEADERS, MAX_HEADERS_BYTES, Headers, find, parse_headers, wire_value
 from relay.jsons import is_json, json_type
 from relay.problems import InvalidRequest
@@ -19,7 +21,10 @@ from relay.urls import Target, parse_target
 # draft-ietf-httpapi-idempotency-key-header.
 _ID = re.compile(r'("?)([A-Za-z0-9._~:+=@-]{1,128})\1', re.ASCII)
 
-METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+# The ids of the events that follow from a request, and of the requests that bring callbacks.
+_OWN_ENDING = re.compile(r"\.(?:completed|failed|dead|retry[0-9]+)(?:\.[0-9]+)?(?:\.callback)?$")
+
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 # A callback is called by an envelope of its own, to which Standard Webhooks adds an id, a time and
 # one signature for each key.
@@ -90,13 +95,9 @@ class Envelope:
                 "envelope", 'is empty; send {"targetURL", "targetAPI", "headers", "body"} as JSON'
             )
         try:
-            return cls.from_object(jsons.loads(raw))
+            value = jsons.loads(raw)
         except jsons.JSONError as exc:
             raise InvalidRequest("envelope", str(exc)) from exc
-
-    @classmethod
-    def from_object(cls, value: object) -> Envelope:
-        """Read an envelope that is already parsed JSON; otherwise as `from_json`."""
         if not isinstance(value, dict):
             raise InvalidRequest("envelope", f"must be an object, not {json_type(value)}")
         for name in value:
@@ -111,8 +112,11 @@ class Envelope:
             url_field="targetURL",
             api_field="targetAPI",
         )
-        headers = parse_headers(value.get("headers", {}), field="headers")
-        content, content_type = _content(value, headers)
+        texts = jsons.members(raw)
+        headers = parse_headers(
+            _with_texts(value.get("headers", {}), texts.get("headers", "{}")), field="headers"
+        )
+        content, content_type = _content(value, texts, headers)
         return cls(
             target=target,
             headers=headers,
@@ -120,7 +124,7 @@ class Envelope:
             content_type=content_type,
             method=_method(value),
             timeout_s=_timeout_s(value),
-            callback=_callback(value),
+            callback=parse_callback(_callback_of(value, texts)) if "callback" in value else None,
         )
 
     def sent_headers(self, relays_own: Headers) -> Headers:
@@ -138,7 +142,23 @@ class Envelope:
         )
 
 
-def _content(value: dict[str, object], headers: Headers) -> tuple[bytes | None, str]:
+def _with_texts(value: object, text: str) -> object:
+    """Return an object with the numbers in it as they are written, as headers are sent."""
+    return jsons.numbers_as_text(text) if isinstance(value, dict) else value
+
+
+def _callback_of(value: dict[str, object], texts: dict[str, str]) -> object:
+    """Return the field `callback` with the numbers in its headers as they are written."""
+    callback = value["callback"]
+    if not isinstance(callback, dict) or "headers" not in callback:
+        return callback
+    text = jsons.members(texts["callback"].encode("utf-8"))["headers"]
+    return {**callback, "headers": _with_texts(callback["headers"], text)}
+
+
+def _content(
+    value: dict[str, object], texts: dict[str, str], headers: Headers
+) -> tuple[bytes | None, str]:
     if "bodyBase64" in value:
         if "body" in value:
             raise InvalidRequest("bodyBase64", "must not stand beside body; send one of them")
@@ -147,16 +167,10 @@ def _content(value: dict[str, object], headers: Headers) -> tuple[bytes | None, 
             return jsons.decode_base64(text), "application/octet-stream"
         except jsons.JSONError as exc:
             raise InvalidRequest("bodyBase64", str(exc)) from exc
+    check_not_encoded(headers, field="headers", but="send bodyBase64")
     if "body" not in value:
         return None, "application/json"
-    body = value["body"]
-    declared = find(headers, "Content-Type")
-    if isinstance(body, str) and declared is not None and not is_json(declared):
-        try:
-            return body.encode("utf-8"), declared
-        except UnicodeEncodeError as exc:
-            raise InvalidRequest("body", "must not have a lone surrogate in it") from exc
-    return json.dumps(body, separators=(",", ":")).encode("ascii"), "application/json"
+    return content_of(value["body"], texts["body"].strip(), headers), "application/json"
 
 
 def _method(value: dict[str, object]) -> str | None:
@@ -177,10 +191,12 @@ def _timeout_s(value: dict[str, object]) -> float | None:
     return float(timeout) if timeout < 1e9 else math.inf
 
 
-def _callback(value: dict[str, object]) -> Callback | None:
-    if "callback" not in value:
-        return None
-    callback = value["callback"]
+def parse_callback(callback: object) -> Callback:
+    """Read the field `callback`; a number in its headers comes as its text.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
     if not isinstance(callback, dict):
         raise InvalidRequest("callback", f"must be an object, not {json_type(callback)}")
     for name in callback:
@@ -189,17 +205,22 @@ def _callback(value: dict[str, object]) -> Callback | None:
     if "url" not in callback:
         raise InvalidRequest("callback.url", "is missing; it says where the outcome goes")
     url, question_mark, query = _string(callback["url"], "callback.url").partition("?")
-    return Callback(
-        target=parse_target(
-            url, question_mark + query, url_field="callback.url", api_field="callback.url"
-        ),
-        headers=parse_headers(
-            callback.get("headers", {}),
-            field="callback.headers",
-            at_most=MAX_HEADERS - _SIGNATURE_HEADERS,
-            together=MAX_HEADERS_BYTES - _SIGNATURE_BYTES,
-        ),
+    target = parse_target(
+        url, question_mark + query, url_field="callback.url", api_field="callback.url"
     )
+    headers = parse_headers(
+        callback.get("headers", {}),
+        field="callback.headers",
+        at_most=MAX_HEADERS - _SIGNATURE_HEADERS,
+        together=MAX_HEADERS_BYTES - _SIGNATURE_BYTES,
+    )
+    check_not_encoded(headers, field="callback.headers", but="leave it out")
+    content_type = find(headers, "Content-Type") or "application/json"
+    if not is_json(content_type) or codec_of(charset_of(content_type)) != "utf_8":
+        raise InvalidRequest(
+            "callback.headers.Content-Type", "must be JSON in UTF-8, which is sent"
+        )
+    return Callback(target=target, headers=headers)
 
 
 def _string(value: object, field: str) -> str:
@@ -211,6 +232,37 @@ def _string(value: object, field: str) -> str:
 def _shown(name: str) -> str:
     """Make a name that the caller made up safe and short enough for an error."""
     return ascii(name[:64])[1:-1] or '""'
+
+
+def callback_in(data: bytes | None) -> object:
+    """Return the field `callback` in the data of an event, for `parse_callback`; else None."""
+    data = data or b""
+    try:
+        value = jsons.loads(data)
+    except jsons.JSONError:
+        return None
+    if not isinstance(value, dict) or "callback" not in value:
+        return None
+    return _callback_of(value, jsons.members(data))
+
+
+def fingerprint(data: bytes) -> str:
+    """Tell one request from another by its envelope, however that is laid out.
+
+    Returns:
+        the same for the same fields with the same values; numbers count as they are written.
+    """
+    try:
+        value = json.loads(data, parse_int=_as_written, parse_float=_as_written)
+    except (ValueError, RecursionError):  # no envelope, but a dead letter may hold it
+        return hashlib.sha256(data).hexdigest()
+    if isinstance(value, dict):
+        value = {"method": "POST"} | value
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _as_written(number: str) -> str:
+    return f"\0{number}"
 
 
 def parse_id(text: str, *, field: str) -> str:
@@ -227,6 +279,20 @@ def parse_id(text: str, *, field: str) -> str:
     if match is None:
         raise InvalidRequest(field, "must be 1 to 128 letters, digits or . _ ~ : + = @ -")
     return match[2]
+
+
+def parse_key(text: str) -> str:
+    """Check the Idempotency-Key of a new request, which is a part of a path, and of other ids.
+
+    Raises:
+        InvalidRequest: as for `parse_id`, or it could be taken for another thing.
+    """
+    key = parse_id(text, field="Idempotency-Key")
+    if key in (".", ".."):
+        raise InvalidRequest("Idempotency-Key", f"must not be {key}, which no path can hold")
+    if _OWN_ENDING.search(key):
+        raise InvalidRequest("Idempotency-Key", "must not end as the relay's own ids do")
+    return key
 
 
 def new_id() -> str:

@@ -1,44 +1,51 @@
-"""CloudEvents as the relay makes and reads them, over HTTP.
+"""CloudEvents as the relay and the local Broker read them, and as the relay writes them, over HTTP.
 
-The `cloudevents` package does the formats; what it leaves to its callers is done here: it checks no
-attribute, escapes no header value, and takes a batch or bad base64 for something else.
+Reading is done here and not by the `cloudevents` package, which writes structured data anew, checks
+no attribute, takes a batch or bad base64 for something else, and needs quadratic time for many
+attributes. Writing is the package's: it gives an event what the relay left out, `time` for one.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 from urllib.parse import unquote
 
-import cloudevents.exceptions
 from cloudevents.conversion import to_binary
-from cloudevents.http import CloudEvent, from_http
+from cloudevents.http import CloudEvent
 
 from relay import jsons
-from relay.headers import wire_value
+from relay.bodies import media_type
+from relay.headers import Headers, wire_value
 from relay.http import Response
 from relay.problems import InvalidRequest
 
 SPEC_VERSIONS: Final = ("1.0", "0.3")
 STRUCTURED: Final = "application/cloudevents+json"
+BATCH: Final = "application/cloudevents-batch+json"
 JSON: Final = "application/json"
 
 # What comes after the type of a request in the types of the events that follow from it.
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
+DEAD: Final = "dead"
 CALLBACK: Final = "callback"
 RESULTS: Final = (COMPLETED, FAILED)
 
-_REQUIRED: Final = ("id", "source", "type")
+# More than any event has; what reads the event after the relay may need quadratic time.
+MAX_ATTRIBUTES: Final = 64
+
+REQUIRED: Final = ("id", "source", "type")
 # CloudEvents 1.0, sections 3.1.1 and 3.1.2; an extension may be a number or a boolean.
 _STRINGS: Final = frozenset(
-    {*_REQUIRED, "specversion", "datacontenttype", "dataschema", "subject", "time"}
+    {*REQUIRED, "specversion", "datacontenttype", "dataschema", "subject", "time"}
 )
-# The package keeps its own things under these names.
-_RESERVED: Final = frozenset({"ce-data", "ce-extensions"})
+# The members of the JSON format that are no attributes.
+_DATA: Final = frozenset({"data", "data_base64"})
+# The package, with which functions-framework reads what Receive gets, keeps its own things here.
+_RESERVED: Final = frozenset({"data", "extensions"})
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
 # What no attribute may hold (CloudEvents 1.0, section 3.1 "String").
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -47,16 +54,31 @@ _TO_ESCAPE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What readers of events differ in.
+
+    Args:
+        header: reads the bytes of an attribute's header.
+        structured: reads the body of an event in structured mode into attributes and data.
+        check: refuses attributes, or returns them as the event shall have them.
+    """
+
+    header: Callable[[bytes], str]
+    structured: Callable[[bytes], tuple[dict[str, str], bytes]]
+    check: Callable[[dict[str, str]], dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """One CloudEvent.
 
     Args:
         attributes: all context attributes, extensions among them, by their lower-case names.
-        data: as it stands in the message; None when there is none.
+        data: as it stands in the message; empty when there is none.
     """
 
     attributes: Mapping[str, str]
-    data: bytes | None = None
+    data: bytes = b""
 
     @property
     def id(self) -> str:
@@ -65,6 +87,10 @@ class Event:
     @property
     def type(self) -> str:
         return self.attributes["type"]
+
+    def size_bytes(self) -> int:
+        """Count the event as it is written: its headers, each a line, and its data."""
+        return written_bytes(*self.to_http())
 
     def to_http(self) -> tuple[tuple[tuple[str, str], ...], bytes]:
         """Write the event in binary mode.
@@ -83,49 +109,55 @@ class Event:
         return Response(status=200, headers=(*headers, length), body=(body,))
 
     @classmethod
-    def from_http(cls, headers: Mapping[str, str], body: bytes) -> Event:
+    def from_http(
+        cls, headers: Mapping[str, str], body: bytes, rules: Rules | None = None
+    ) -> Event:
         """Read an event in binary or structured mode.
 
         Args:
-            headers: by lower-case name.
+            headers: by lower-case name; each character of a value stands for one byte, as WSGI and
+                ASGI servers have it.
             body: the whole body.
+            rules: None for the relay's own, which are the specification's.
 
         Raises:
             InvalidRequest: it is no single CloudEvent of version 1.0 or 0.3.
         """
+        rules = rules or STRICT
         content_type = headers.get("content-type", "")
-        media_type = content_type.partition(";")[0].strip().lower()
-        if media_type == STRUCTURED:
-            _check_structured(body)
-            fields = {"content-type": content_type}  # else the package prefers binary mode
-        elif media_type.startswith("application/cloudevents"):
+        kind = media_type(content_type)
+        if kind == STRUCTURED:
+            attributes, data = rules.structured(body)
+            return cls(attributes=rules.check(attributes), data=data)
+        is_event = "ce-specversion" in headers
+        if kind == BATCH or (kind.startswith("application/cloudevents") and not is_event):
             raise InvalidRequest("Content-Type", f"must be {STRUCTURED} for a structured event")
-        elif "ce-specversion" in headers:
-            for name in _REQUIRED:  # else the package would look for them in the body
-                if f"ce-{name}" not in headers:
-                    raise InvalidRequest(f"ce-{name}", "is missing or empty")
-            fields = {
-                name: unquote(value) if name.startswith("ce-") else value
-                for name, value in headers.items()
-            }
-        else:
+        if not is_event:
             raise InvalidRequest("ce-specversion", "is missing; send a CloudEvent")
-        if not _RESERVED.isdisjoint(fields):
-            raise InvalidRequest("event", "has an attribute called data or extensions")
-        try:
-            event = from_http(fields, body, data_unmarshaller=_unchanged)
-        except (cloudevents.exceptions.GenericException, ValueError) as exc:
-            raise InvalidRequest("event", "is not a CloudEvent of version 1.0 or 0.3") from exc
+        if "ce-datacontenttype" in headers:
+            raise InvalidRequest("ce-datacontenttype", "must be sent as Content-Type")
         attributes = {
-            name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in event.get_attributes().items()
-            if value is not None
+            name[3:]: rules.header(value.encode("latin-1"))
+            for name, value in headers.items()
+            if name.startswith("ce-")
         }
-        _check_attributes(attributes)
-        data = event.data
-        if isinstance(data, str):  # of a structured event; the package has written it in ASCII
-            data = data.encode("ascii")
-        return cls(attributes=attributes, data=data or None)
+        if content_type:
+            attributes["datacontenttype"] = text_of(content_type.encode("latin-1"))
+        return cls(attributes=rules.check(attributes), data=body)
+
+
+def text_of(raw: bytes) -> str:
+    """Read the bytes of a header: Knative writes UTF-8, and others Latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def written_bytes(headers: Headers, body: bytes) -> int:
+    """Count an event as `to_http` has written it."""
+    lines = (len(name) + len(value.encode("utf-8")) + len(": \r\n") for name, value in headers)
+    return sum(lines) + len(body)
 
 
 def _unchanged(data: bytes | None) -> bytes | None:
@@ -140,51 +172,85 @@ def _escaped(name: str, value: str) -> str:
     )
 
 
-def _check_structured(body: bytes) -> None:
+def _header(raw: bytes) -> str:
+    return unquote(text_of(raw))
+
+
+def _structured(body: bytes) -> tuple[dict[str, str], bytes]:
+    """Read the JSON format strictly (CloudEvents JSON format 1.0, section 3)."""
     try:
         value = jsons.loads(body)
+        if not isinstance(value, dict):
+            raise InvalidRequest("event", "must be one JSON object")
+        _check_count(len(value.keys() - _DATA))
+        texts = {name: text.strip() for name, text in jsons.each_member(body.decode("utf-8-sig"))}
     except jsons.JSONError as exc:
         raise InvalidRequest("event", str(exc)) from exc
-    if not isinstance(value, dict):
-        raise InvalidRequest("event", "must be one JSON object")
-    if "data_base64" in value:
-        if "data" in value:
-            raise InvalidRequest("data_base64", "must not stand beside data")
+    attributes = {
+        name: item if isinstance(item, str) else texts[name]
+        for name, item in value.items()
+        if name not in _DATA and _is_set(name, item)
+    }
+    return attributes, _structured_data(value, texts, attributes)
+
+
+def _is_set(name: str, value: object) -> bool:
+    """Check the JSON type of an attribute; null is that of one that is not there."""
+    if isinstance(value, dict | list):
+        raise InvalidRequest("event", "has an attribute that is no string, number or boolean")
+    if name in _STRINGS and not isinstance(value, str | None):
+        raise InvalidRequest(f"ce-{name}", "must be a string")
+    return value is not None
+
+
+def _structured_data(
+    value: Mapping[str, object], texts: Mapping[str, str], attributes: dict[str, str]
+) -> bytes:
+    if "data_base64" in value and "data" in value:
+        raise InvalidRequest("data_base64", "must not stand beside data")
+    in_base64 = "data_base64"
+    if attributes.get("specversion") == "0.3" and attributes.pop("datacontentencoding", ""):
+        in_base64 = "data"
+    if in_base64 in value:
         try:
-            jsons.decode_base64(value["data_base64"])
+            return jsons.decode_base64(value[in_base64])
         except jsons.JSONError as exc:
-            raise InvalidRequest("data_base64", str(exc)) from exc
-    for name, item in value.items():
-        if name in ("data", "data_base64"):
-            continue
-        # Here, since the package turns upper case into lower: ID would take the place of id.
-        _check_name(name)
-        if isinstance(item, dict | list):
-            raise InvalidRequest("event", "has an attribute that is no string, number or boolean")
-        if name in _STRINGS and not isinstance(item, str | None):
-            raise InvalidRequest(f"ce-{name}", "must be a string")
-    if "extensions" in value:
-        raise InvalidRequest("event", "has an attribute called data or extensions")
+            raise InvalidRequest(in_base64, str(exc)) from exc
+    text = texts.get("data", "")
+    if text.startswith('"') and not jsons.is_json(attributes.get("datacontenttype", JSON)):
+        text = cast("str", value["data"])
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest("data", "must not have a lone surrogate") from exc
 
 
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidRequest("event", "has an attribute name that is not lower-case ASCII")
+def _check_count(count: int) -> None:
+    if count > MAX_ATTRIBUTES:
+        raise InvalidRequest("event", f"has {count} attributes; at most {MAX_ATTRIBUTES} are read")
 
 
-def _check_attributes(attributes: Mapping[str, str]) -> None:
+def _check(attributes: dict[str, str]) -> dict[str, str]:
     """Check what CloudEvents 1.0, sections 3.1 and 3.2, ask of every event."""
-    for name in _REQUIRED:
-        if not attributes.get(name):
-            raise InvalidRequest(f"ce-{name}", "is missing or empty")
-    if attributes.get("specversion") not in SPEC_VERSIONS:
-        raise InvalidRequest("ce-specversion", f"must be one of {', '.join(SPEC_VERSIONS)}")
+    _check_count(len(attributes))
     for name, value in attributes.items():
-        _check_name(name)
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest("event", "has an attribute name that is not lower-case ASCII")
+        if name in _RESERVED:
+            raise InvalidRequest("event", "has an attribute called data or extensions")
         if _NOT_TEXT.search(value):
             raise InvalidRequest(
-                f"ce-{name}", "must not have a control character or a lone surrogate"
+                f"ce-{name[:64]}", "must not have a control character or a lone surrogate"
             )
+    if attributes.get("specversion") not in SPEC_VERSIONS:
+        raise InvalidRequest("ce-specversion", f"must be one of {', '.join(SPEC_VERSIONS)}")
+    for name in REQUIRED:
+        if not attributes.get(name):
+            raise InvalidRequest(f"ce-{name}", "is missing or empty")
     if attributes.get("datacontenttype", "").lower().lstrip().startswith("application/cloudevents"):
         # Published in binary mode, the data would take the place of the event.
         raise InvalidRequest("ce-datacontenttype", "must not be that of an event")
+    return attributes
+
+
+STRICT: Final = Rules(header=_header, structured=_structured, check=_check)

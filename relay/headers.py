@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import email.utils
+import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from relay.jsons import json_type
 from relay.problems import InvalidRequest
 
+log = logging.getLogger(__name__)
+
+# Of an answer, each byte of a value is a character (Latin-1), whatever it means.
 Headers = tuple[tuple[str, str], ...]
 
 MAX_HEADERS = 64
@@ -22,6 +26,7 @@ MAX_WAIT_S = 120
 
 # Counts how often a call has passed a relay. Only the relay sets it.
 HOPS = "relay-hops"
+USER_AGENT = "knative-relay"
 
 # RFC 9110 section 7.6.1, with the older ones that are still seen.
 HOP_BY_HOP = frozenset(
@@ -49,6 +54,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 # Visible characters, space and tab (RFC 9110 section 5.5); the upper half of Latin-1 is obsolete
 # but legal, its control characters (U+0080 to U+009F) are not worth the doubt.
 _VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+# In an answer they may be bytes of UTF-8. Other control characters no server writes.
+_ANSWERED_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _PREFERENCE = re.compile(r"\s*([A-Za-z-]+)\s*(?:=\s*\"?([^\";,]*)\"?\s*)?(?:;[^,]*)?")
 
@@ -63,7 +70,7 @@ def parse_headers(
     `Host` passes here: whether it may be sent is the egress policy's to say.
 
     Args:
-        value: an object of name to string or number.
+        value: an object of name to string; a number comes as its text.
         field: what the object is called where the caller wrote it, for errors.
         at_most: how many there may be.
         together: how many bytes they may have on the wire.
@@ -103,14 +110,12 @@ def _up_to_fault(name: str) -> str:
 
 
 def _text(value: object, path: str) -> str:
-    if isinstance(value, str):
-        text = value.strip(" \t")
-        if not _VALUE.fullmatch(text):
-            raise InvalidRequest(path, "must hold only visible Latin-1 characters, spaces and tabs")
-        return text
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(value, str):
         raise InvalidRequest(path, "must be a string or a number")
-    return str(value)
+    text = value.strip(" \t")
+    if not _VALUE.fullmatch(text):
+        raise InvalidRequest(path, "must hold only visible Latin-1 characters, spaces and tabs")
+    return text
 
 
 def wire_value(text: str) -> str:
@@ -124,10 +129,35 @@ def find(headers: Headers, name: str) -> str | None:
     return next((value for key, value in headers if key.lower() == lower), None)
 
 
+def complete(headers: Headers, host: str, method: str, content: bytes | None) -> dict[str, str]:
+    """Add what every request needs and this one lacks."""
+    added = {"Host": host, "User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    # Where a body is usual, its absence is declared as well (RFC 9110 section 8.6).
+    if content is not None or method in ("POST", "PUT", "PATCH"):
+        added["Content-Length"] = str(len(content or b""))
+    given = {name.lower() for name, _ in headers}
+    return {name: value for name, value in added.items() if name.lower() not in given} | dict(
+        headers
+    )
+
+
+def message_head(start_line: str, headers: Mapping[str, str]) -> bytes:
+    """Write the head of a request as it is sent, each character a byte.
+
+    Raises:
+        ValueError: something that should have been refused long before would end a line.
+    """
+    lines = [start_line, *(f"{name}: {value}" for name, value in headers.items())]
+    head = "\r\n".join(lines) + "\r\n\r\n"
+    if head.count("\n") != len(lines) + 1 or head.count("\r") != len(lines) + 1 or "\0" in head:
+        raise ValueError("a header must be one line")
+    return head.encode("latin-1")
+
+
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Leave out of a target's answer what is not for the caller, and what would break its framing.
 
-    Repeated headers (`Set-Cookie`) stay repeated.
+    Repeated headers (`Set-Cookie`) stay repeated, and values the bytes they are.
     """
     fields = list(headers)
     listed = {
@@ -138,8 +168,12 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     }
     dropped = HOP_BY_HOP | _SERVERS_OWN | listed
     for name, value in fields:
-        if name.lower() not in dropped and _TOKEN.fullmatch(name) and _VALUE.fullmatch(value):
+        if name.lower() in dropped:
+            continue
+        if _TOKEN.fullmatch(name) and _ANSWERED_VALUE.fullmatch(value):
             yield name, value
+        else:
+            log.warning("a header of the answer cannot be passed on: %s", ascii(name[:64]))
 
 
 def retry_after_s(value: str | None) -> float | None:

@@ -8,19 +8,28 @@ at all, and errors become problem documents.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from relay.problems import InvalidRequest, RelayError, TooLarge
+from relay.problems import InvalidRequest, RelayError, TooLarge, UnsupportedMediaType
 
 PROBLEM_JSON: Final = "application/problem+json"
 
 # Before 3.13 Python has the phrase of the RFC that 9110 replaced.
-_RENAMED: Final = {413: "Content Too Large"}
+_RENAMED: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _PIECE_BYTES = 64 * 1024
+# What is decoded, and how zlib calls it. An x-gzip is a gzip (RFC 9110 section 8.4.1.3).
+_CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+_RAW_DEFLATE: Final = -15
+
+# A longer error body crashes Knative's in-memory dispatcher; a dead letter keeps up to 1,024.
+_ERROR_BYTES: Final = 768
+_MEMBER_BYTES: Final = 160
+
 # Many clients look for the answer only once they have sent all of the body, so what is too large is
 # still read and dropped, up to this many times the limit.
 _DROPPED = 8
@@ -80,29 +89,62 @@ class Response:
         return cls(status=status, headers=(("Content-Length", "0"), *headers))
 
 
-def read_body(stream: Readable, content_length: int | None, limit_bytes: int) -> bytes:
-    """Read a whole body.
+def read_body(request: Request, limit_bytes: int, *, setting: str = "MAX_BODY_BYTES") -> bytes:
+    """Read a whole body, and decode it.
 
     Args:
-        stream: the body; it ends where the body ends.
-        content_length: what the request declared; None for a chunked body or none.
-        limit_bytes: the largest body that is taken.
+        limit_bytes: the largest body that is taken, encoded or decoded.
+        setting: what the limit comes from, for the error.
 
     Raises:
         TooLarge: the body is larger.
-        InvalidRequest: the client died before the body was complete. Frameworks hand on what had
-            come until then as if it were all.
+        UnsupportedMediaType: it is in another coding than gzip or deflate.
+        InvalidRequest: it is not in the coding that it says, or the client died before the body was
+            complete. Frameworks hand on what had come until then as if it were all.
     """
-    if content_length is not None and content_length > limit_bytes:
-        raise _too_large(stream, limit_bytes)
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity", *_CODINGS):
+        raise UnsupportedMediaType(
+            "the body's Content-Encoding must be gzip or deflate, once, or none",
+            codings=("gzip", "deflate"),
+        )
+    error = TooLarge(f"the body is larger than {limit_bytes} bytes ({setting})")
+    stream, length = request.stream, request.content_length
+    if length is not None and length > limit_bytes:
+        _drop(stream, limit_bytes)
+        raise error
     body = bytearray()
     while piece := _next_piece(stream, min(_PIECE_BYTES, limit_bytes + 1 - len(body))):
         body += piece
         if len(body) > limit_bytes:
-            raise _too_large(stream, limit_bytes)
-    if content_length is not None and len(body) < content_length:
-        raise InvalidRequest("body", f"has {len(body)} bytes; Content-Length says {content_length}")
-    return bytes(body)
+            _drop(stream, limit_bytes)
+            raise error
+    if length is not None and len(body) < length:
+        raise InvalidRequest("body", f"has {len(body)} bytes; Content-Length says {length}")
+    if coding not in _CODINGS or not body:
+        return bytes(body)
+    decoded = _decoded(bytes(body), coding, limit_bytes)
+    if len(decoded) > limit_bytes:
+        raise error
+    return decoded
+
+
+def _decoded(body: bytes, coding: str, limit_bytes: int) -> bytes:
+    """Decode a body; of one that is too large return only so much that this can be seen."""
+    window = _CODINGS[coding]
+    if coding == "deflate" and (body[0] & 15 != 8 or int.from_bytes(body[:2], "big") % 31):
+        window = _RAW_DEFLATE  # without the zlib format around it, as some send it
+    decoded = bytearray()
+    while body and len(decoded) <= limit_bytes:
+        decoder = zlib.decompressobj(window)
+        try:
+            decoded += decoder.decompress(body, limit_bytes + 1 - len(decoded))
+        except zlib.error as exc:
+            raise InvalidRequest("body", f"is not {coding}, as Content-Encoding says") from exc
+        if not decoder.eof and len(decoded) <= limit_bytes:
+            raise InvalidRequest("body", f"ends before its {coding} does")
+        body = decoder.unused_data  # a gzip file may have several members
+    return bytes(decoded)
 
 
 def _next_piece(stream: Readable, size_bytes: int) -> bytes:
@@ -112,11 +154,10 @@ def _next_piece(stream: Readable, size_bytes: int) -> bytes:
         raise InvalidRequest("body", "broke off before its end") from exc
 
 
-def _too_large(stream: Readable, limit_bytes: int) -> TooLarge:
+def _drop(stream: Readable, limit_bytes: int) -> None:
     left_bytes = _DROPPED * limit_bytes
     while left_bytes > 0 and (piece := _next_piece(stream, min(_PIECE_BYTES, left_bytes))):
         left_bytes -= len(piece)
-    return TooLarge(f"the body is larger than {limit_bytes} bytes (MAX_BODY_BYTES)")
 
 
 def problem(
@@ -148,3 +189,23 @@ def problem(
 def problem_of(error: RelayError) -> Response:
     """Render the answer that belongs to an error."""
     return problem(error.status, error.detail, headers=error.headers, members=error.members)
+
+
+def brokers_problem(
+    status: int,
+    detail: str,
+    *,
+    headers: tuple[tuple[str, str], ...] = (),
+    members: dict[str, str | int | float] | None = None,
+) -> Response:
+    """Render a problem document that is short enough for any Broker; a dead letter keeps it."""
+    short = {
+        name: value
+        for name, value in (members or {}).items()
+        if len(str(value).encode("utf-8", "replace")) <= _MEMBER_BYTES
+    }
+    response = problem(status, detail, headers=headers, members=short)
+    while sum(map(len, response.body)) > _ERROR_BYTES:
+        detail = detail[: len(detail) * 3 // 4]
+        response = problem(status, detail + "…", headers=headers, members=short)
+    return response

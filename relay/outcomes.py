@@ -6,23 +6,35 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import Final, cast
-from urllib.parse import parse_qsl, urlencode
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from relay import jsons, logs
 from relay.auth import Signatures
+from relay.bodies import FORM, charset_of, codec_of
 from relay.broker import Broker
-from relay.envelope import new_id, parse_id
-from relay.events import CALLBACK, JSON, RESULTS, Event
+from relay.envelope import (
+    Callback,
+    Envelope,
+    callback_in,
+    fingerprint,
+    new_id,
+    parse_callback,
+    parse_id,
+)
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, text_of
 from relay.http import Request, Response
-from relay.jsons import is_json
-from relay.problems import InvalidRequest
-from relay.records import DEAD, Record, Records
-from relay.results import parse_result
+from relay.jsons import BOM, Raw, dumps, is_json
+from relay.problems import InvalidRequest, StateUnavailable
+from relay.records import Records, round_of
+from relay.results import Result
 from relay.settings import Settings
 from relay.tracing import trace_id
 
-FORM: Final = "application/x-www-form-urlencoded"
+# Why a request is dead, as JSON, on the event that tells it.
+_REASON: Final = "relayreason"
 
 
 class Outcomes:
@@ -46,11 +58,11 @@ class Outcomes:
     def is_own(self, event_type: str | None) -> bool:
         """Tell whether an event is one that the relay made, back from the Broker."""
         return event_type in [
-            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, CALLBACK)
+            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)
         ]
 
     def take(self, event: Event) -> Response:
-        """Note a result, or a target's callback, that the Broker delivers.
+        """Note an outcome, or a target's callback, that the Broker delivers.
 
         Returns:
             what the Broker needs: no body, or the request event of the caller's callback, which it
@@ -64,88 +76,215 @@ class Outcomes:
         # A structured event has its type in the body, whatever ce-type says.
         if not self.is_own(event.type):
             raise InvalidRequest("ce-type", "must be that of the event")
-        self._check(event)
         callback = self._note(event)
         return Response.empty(202) if callback is None else callback.to_response()
 
-    def bury(self, event: Event) -> None:
-        """Note a dead letter, and publish the callback if one was asked for.
+    def take_dead_letter(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Note a dead letter, and publish the callback if its caller asked for one.
 
-        A result that could not be delivered is no dead request: this is its last delivery.
+        A result that could not be delivered is no dead request: this is its last delivery. It is
+        the last one, too, of what cannot be read, which is kept as it came under its id.
 
         Raises:
-            InvalidRequest, Forbidden: as for `take`.
+            InvalidRequest: it cannot be read, and has no id.
+            Forbidden: it only says that it is one of the relay's own.
             StateUnavailable, BrokerUnavailable, DeadlineExceeded: the Broker is to try again.
         """
-        self._check(event)
-        if self.is_own(event.type):
-            callback = self._note(event)
-        else:
-            reason = reason_of(event)
-            self._records.bury(event, reason)
-            logs.note(outcome=DEAD)
-            logs.explain(_epitaph(reason), logging.ERROR)
-            callback = self._callback(self._records.read(event.id))
-        if callback is not None:
+        try:
+            event = Event.from_http(headers, body)
+            is_own = self.is_own(event.type)
+            follows = self._note(event, is_last=True) if is_own else self._bury(event)
+        except InvalidRequest as exc:
+            attributes = _attributes_of(headers, body)
+            if "id" not in attributes:
+                raise
+            self._keep_unread(attributes, body, exc)
+            return
+        if follows is not None:
             # No reply: what a dead letter sink answers, nobody publishes.
-            self._broker.publish(callback)
+            self._broker.publish(follows)
 
-    def _note(self, event: Event) -> Event | None:
-        """Note what one of the relay's own events tells; return the callback it gives rise to."""
-        request_id = event.attributes.get("subject")
+    def _bury(self, event: Event) -> Event | None:
+        """Note a dead request; return its callback, or what tells of it when the state is away."""
+        reason = reason_of(event)
+        try:
+            return self._note_dead(event, reason)
+        except StateUnavailable as exc:
+            # The Broker gives up on dead letters as soon as on requests; as an event of its own
+            # this one waits for the state as long as results do.
+            logs.explain(f"the dead letter is published again: {exc.detail}", logging.WARNING)
+            dead = _dead_event(event, reason)
+            if self._broker.room_left(dead) >= 0:
+                return dead
+            return _dead_event(event, {name: reason[name] for name in reason if name != "data"})
+
+    def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:
+        own = {"source": self._settings.event_source, "type": self._settings.event_type}
+        event = Event(attributes=own | known, data=body)
+        about = event.attributes.get("subject") if self.is_own(event.type) else None
+        self._check(event, about or event.id, callback_in(body))
+        logs.note(id=event.id, outcome=DEAD)
+        reason = reason_of(event) | {"detail": f"the dead letter cannot be read: {error.detail}"}
+        self._records.die(event, reason, fingerprint=fingerprint(body), target=None)
+        logs.explain(str(reason["detail"]), logging.WARNING)
+
+    def _note(self, event: Event, *, is_last: bool = False) -> Event | None:
+        """Note what one of the relay's own events tells; return the callback it gives rise to.
+
+        Args:
+            is_last: nobody delivers the event again, so that its callback cannot wait for a state
+                that is away.
+        """
         ending = event.type.rpartition(".")[2]
         if ending == CALLBACK:
-            if request_id is not None:
-                self._records.add_callback(request_id, event)
+            self._note_targets_callback(event)
             return None
-        answer = parse_result(event.data or b"")
+        request_id = event.attributes.get("subject")
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
-        attempts = event.attributes.get("relayattempts", "0")
-        self._records.finish(
-            request_id, ending, answer, int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
-        )
+        if ending == DEAD:
+            return self._note_dead(*_request_of(event, self._settings.event_type))
+        data = event.data or b""
+        callback = callback_in(data)
+        self._check(event, request_id, callback)
+        result = Result.from_json(data)
+        texts = jsons.members(data).items()
+        answer = dumps({name: Raw(text.encode()) for name, text in texts if name != "callback"})
+        try:
+            counts = self._records.finish(
+                request_id, ending, result.status, answer, _attempts_of(event)
+            )
+        except StateUnavailable as exc:
+            if callback is None or not is_last:
+                raise
+            logs.explain(f"the outcome is not noted: {exc.detail}", logging.ERROR)
+            counts = ending
         logs.note(outcome=ending)
-        return self._callback(self._records.read(request_id))
+        # What another answer gave rise to is on its way already.
+        if callback is None or counts != ending:
+            return None
+        asked = parse_callback(callback)
+        about = {"id": request_id, "status": ending, "answer": Raw(answer)}
+        delivery = self._callback(event, asked, about)
+        if self._broker.room_left(delivery, is_request=True) < 0:
+            around = self._callback(event, asked, about | {"answer": Raw(b"")})
+            room = self._broker.room_left(around, is_request=True)
+            about |= {"answer": Raw(result.to_json(room))}
+            delivery = self._callback(event, asked, about)
+        return delivery
 
-    def _check(self, event: Event) -> None:
-        """Refuse what only says that it comes from here: a result has the MAC of its request."""
-        about = event.attributes.get("subject") if self.is_own(event.type) else event.id
-        logs.note(id=about, trace=trace_id(event.attributes.get("traceparent")))
-        results = [f"{self._settings.event_type}.{ending}" for ending in RESULTS]
-        request_id = event.attributes.get("subject", "") if event.type in results else event.id
-        self._signatures.check(event, request_id)
+    def _note_targets_callback(self, event: Event) -> None:
+        self._check(event, event.id)
+        request_id = event.attributes.get("subject")
+        logs.note(id=request_id)
+        if request_id is not None:
+            self._records.add_callback(request_id, event)
 
-    def _callback(self, record: Record | None) -> Event | None:
+    def _note_dead(self, event: Event, reason: Mapping[str, object]) -> Event | None:
+        """Note the death of the request that an event asked for; return the callback."""
+        data = event.data or b""
+        callback = callback_in(data)
+        self._check(event, event.id, callback)
+        try:
+            target = Envelope.from_json(data).target.origin.authority
+        except InvalidRequest:  # which may be why it is dead
+            target = None
+        is_dead = self._records.die(event, reason, fingerprint=fingerprint(data), target=target)
+        if not is_dead:
+            return None
+        logs.note(outcome=DEAD)
+        logs.explain(_why_dead(reason), logging.ERROR)
+        if callback is None:
+            return None
+        about: dict[str, object] = {"id": event.id, "status": DEAD, "reason": reason}
+        return self._callback(event, parse_callback(callback), about)
+
+    def _check(self, event: Event, request_id: str, callback: object = None) -> None:
+        """Refuse what only says that it comes from here."""
+        logs.note(id=request_id, trace=trace_id(event.attributes.get("traceparent")))
+        self._signatures.check(event, request_id, callback)
+
+    def _callback(self, event: Event, callback: Callback, about: dict[str, object]) -> Event:
         """Make the request event that brings an outcome to the url the caller gave.
 
-        Its id depends on nothing but the request and the outcome: however often the Broker
-        delivers an outcome, the caller sees one `Idempotency-Key` and one `webhook-id`.
+        Its id depends on nothing but the request, its round and the outcome: however often the
+        Broker delivers an outcome, the caller sees one `Idempotency-Key` and one `webhook-id`.
+
+        Args:
+            event: that tells the outcome.
+            about: what the caller is told.
         """
-        accepted = record.accepted if record is not None else None
-        if record is None or accepted is None or not isinstance(accepted.get("callback"), dict):
-            return None
-        asked = cast("dict[str, object]", accepted["callback"])
-        callback_id = f"{record.id}.{record.status}.{CALLBACK}"
-        known = record.document()
-        body = {name: known[name] for name in ("id", "status", "answer", "reason") if name in known}
+        parts = [str(about["id"]), str(about["status"])]
+        if (round := round_of(event)) > 1:
+            parts.append(str(round))
+        callback_id = ".".join([*parts, CALLBACK])
+        body = dumps(about)
         signature = self._signatures.sign(callback_id, body)
-        theirs = cast("dict[str, str]", asked["headers"])
-        headers = {
-            **{name: value for name, value in theirs.items() if name.lower() not in signature},
-            **signature,
-        }
-        envelope = asked | {"headers": headers, "body": body}
-        event = Event(
+        theirs = {name: value for name, value in callback.headers if name.lower() not in signature}
+        envelope = {**callback.envelope(), "headers": {**theirs, **signature}, "body": Raw(body)}
+        request = Event(
             attributes={
                 "id": callback_id,
                 "source": self._settings.event_source,
                 "type": self._settings.event_type,
                 "datacontenttype": JSON,
             },
-            data=json.dumps(envelope).encode("ascii"),
+            data=dumps(envelope),
         )
-        return self._signatures.stamp(event)
+        return self._signatures.stamp(request)
+
+
+def _attempts_of(event: Event) -> int:
+    attempts = event.attributes.get("relayattempts", "")
+    return int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
+
+
+def _dead_event(event: Event, reason: Mapping[str, object]) -> Event:
+    """Make the event that tells of a dead request: its event as it is, and why it is dead."""
+    attributes = {
+        name: value for name, value in event.attributes.items() if not name.startswith("knative")
+    }
+    attributes |= {
+        "id": f"{event.id}.{DEAD}",
+        "type": f"{event.type}.{DEAD}",
+        "subject": event.id,
+        _REASON: json.dumps(reason, separators=(",", ":")),
+    }
+    return replace(event, attributes=attributes)
+
+
+def _request_of(event: Event, event_type: str) -> tuple[Event, dict[str, object]]:
+    """Read from such an event the one of the request, and the reason."""
+    attributes = {**event.attributes, "id": event.attributes["subject"], "type": event_type}
+    del attributes["subject"]
+    try:
+        reason = jsons.loads(attributes.pop(_REASON, "{}").encode("utf-8"))
+    except jsons.JSONError as exc:
+        raise InvalidRequest(f"ce-{_REASON}", str(exc)) from exc
+    if not isinstance(reason, dict):
+        raise InvalidRequest(f"ce-{_REASON}", "must be a JSON object")
+    return replace(event, attributes=attributes), reason
+
+
+def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+    """Take what can be had of the attributes of an event that cannot be read."""
+    content_type = headers.get("content-type", "")
+    if content_type.lower().startswith("application/cloudevents"):
+        with suppress(jsons.JSONError):
+            value = jsons.loads(body)
+            event_id = value.get("id") if isinstance(value, dict) else None
+            if event_id and isinstance(event_id, str):
+                return {"id": event_id, "datacontenttype": "application/octet-stream"}
+        return {}
+    attributes = {
+        name.removeprefix("ce-"): unquote(text_of(value.encode("latin-1")))
+        for name, value in headers.items()
+        if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
+    }
+    attributes.pop("specversion", None)
+    if content_type:
+        attributes["datacontenttype"] = content_type
+    return attributes
 
 
 def reason_of(event: Event) -> dict[str, object]:
@@ -176,7 +315,7 @@ def reason_of(event: Event) -> dict[str, object]:
     return reason
 
 
-def _epitaph(reason: Mapping[str, object]) -> str:
+def _why_dead(reason: Mapping[str, object]) -> str:
     """Say why a request is dead; what its subscriber sent may hold what is not for the log."""
     why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
     return f"the request is dead: {why}"
@@ -204,18 +343,23 @@ def target_callback_event(request: Request, body: bytes, *, event_type: str, sou
         attributes["datacontenttype"], body = _callback_data(request, body)
     elif parameters:
         attributes["datacontenttype"], body = FORM, urlencode(parameters).encode("ascii")
-    return Event(attributes=attributes, data=body or None)
+    return Event(attributes=attributes, data=body)
 
 
 def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:
     content_type = request.headers.get("content-type", "application/octet-stream")
+    if is_json(content_type):
+        body = body.removeprefix(BOM)
     if content_type.lower().startswith("application/cloudevents"):
         # In binary mode this Content-Type would turn the data into the event itself.
         event = Event.from_http(request.headers, body)
         return event.attributes.get("datacontenttype", JSON), event.data or b"null"
     if is_json(content_type):
+        codec = codec_of(charset_of(content_type)) or "utf_8"
         try:
-            jsons.loads(body)
+            jsons.loads(body if codec == "utf_8" else body.decode(codec).encode("utf-8"))
         except jsons.JSONError as exc:
             raise InvalidRequest("body", str(exc)) from exc
+        except UnicodeError as exc:
+            raise InvalidRequest("body", "is not in the charset of its Content-Type") from exc
     return content_type, body

@@ -8,7 +8,9 @@
     ├── NotFound           404  the route or request does not exist
     ├── MethodNotAllowed   405  the route does not answer this method
     ├── Conflict           409  the request is in another state than the call needs
-    ├── TooLarge           413  a body is larger than the setting allows
+    ├── TooLarge           413  a body, or the event made of it, is larger than the setting allows
+    ├── UnsupportedMediaType 415  a body is in a coding other than gzip and deflate
+    ├── KeyReused          422  the Idempotency-Key is that of another request
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
     ├── BrokerUnavailable  503  the Broker did not take the event
@@ -99,6 +101,23 @@ class Conflict(RelayError):
 
 class TooLarge(RelayError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(RelayError):
+    """Say which codings would be taken (RFC 9110 section 15.5.16).
+
+    Args:
+        codings: for `Accept-Encoding`.
+    """
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+    def __init__(self, detail: str, *, codings: tuple[str, ...]) -> None:
+        super().__init__(detail, headers=(("Accept-Encoding", ", ".join(codings)),))
+
+
+class KeyReused(RelayError):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class TargetFailed(RelayError):

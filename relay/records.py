@@ -1,250 +1,361 @@
-"""What became of each request: written fact by fact as events come in, read as one document.
-
-The facts of a request, each under its own key and in any order of arrival:
-
-    accepted   when, and the callback it asked for
-    result     when, completed or failed, and the target's answer
-    dead       when, why, and the event itself, to be published again
-    retried    when it was published again
-    attempts   how often Receive has called the target
-    callback   one key for each callback that the target sent
-
-A result outweighs a dead letter: whatever a second delivery of the same event ran into, the target
-has answered.
-"""
+"""What is known of each request: each step of its life is noted in the store, and read back."""
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import datetime
+import json
+import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, cast
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
 
-from relay.events import JSON, RESULTS, Event
-from relay.results import readable
-from relay.state import State
-
-ACCEPTED: Final = "accepted"
-DEAD: Final = "dead"
+from relay import lifecycle
+from relay.bodies import readable
+from relay.events import DEAD, JSON, Event
+from relay.jsons import dumps
+from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Times
+from relay.problems import Conflict, RelayError, StateUnavailable
+from relay.settings import Settings
+from relay.store import PUBLISHING, Record, Store, Whole
 
 MAX_CALLBACKS: Final = 20
 DEAD_LISTED: Final = 100
+# Which attempt to complete a request an event belongs to; only retries of dead ones have it.
+ROUND: Final = "relayround"
 
+# What may pass between a record and the publication that it is for, and after.
+_PUBLISHING_SLACK_S: Final = 2.0
+# Without a word for so long, and the time of its calls, a request is not on its way any more: the
+# Triggers wait five times, a minute at most.
+_QUIET_S: Final = 600.0
+_CALLS: Final = 6
 # How often a waiting caller looks when another process may have got the result.
 _POLL_S: Final = 0.25
 
-Fact = dict[str, object]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """What is known about one request.
+class Known:
+    """What is known of a request at a moment.
 
     Args:
-        id: its event's id.
-        status: `accepted`, `completed`, `failed` or `dead`.
-        attempts: how often the target was called; 0 when nobody counted.
-        accepted, result, dead: the facts of these names, None where there is none.
-        callbacks: what the target called back with, in the order it came.
+        record: as the store has it.
+        status: `accepted`, `completed`, `failed`, `dead` or `unknown`.
+        answer: the target's, as JSON; None when there is none, or it is no longer kept.
+        callbacks: what the target called back with, as JSON, in the order it came.
+        callbacks_left_out: how many more came than are kept.
     """
 
-    id: str
+    record: Record
     status: str
-    attempts: int
-    accepted: Fact | None
-    result: Fact | None
-    dead: Fact | None
-    callbacks: tuple[Fact, ...]
-
-    @classmethod
-    def accepted_now(cls, request_id: str) -> Record:
-        """Return what is known of a request that has just been accepted."""
-        return cls(
-            id=request_id,
-            status=ACCEPTED,
-            attempts=0,
-            accepted=None,
-            result=None,
-            dead=None,
-            callbacks=(),
-        )
-
-    def answer(self) -> Fact | None:
-        """Return the data of the result event; None while there is none."""
-        return None if self.result is None else cast("Fact", self.result["answer"])
-
-    def document(self) -> dict[str, object]:
-        """Return what a caller is told; nothing of the request itself, which holds secrets."""
-        document: dict[str, object] = {"id": self.id, "status": self.status}
-        if self.accepted is not None:
-            document["acceptedAt"] = self.accepted["at"]
-        if self.attempts:
-            document["attempts"] = self.attempts
-        if self.status in RESULTS and self.result is not None:
-            document["finishedAt"] = self.result["at"]
-            document["answer"] = self.result["answer"]
-        if self.status == DEAD and self.dead is not None:
-            document["finishedAt"] = self.dead["at"]
-            document["reason"] = self.dead["reason"]
-        if self.callbacks:
-            document["callbacks"] = [
-                {name: value for name, value in fact.items() if name != "eventId"}
-                for fact in self.callbacks
-            ]
-        return document
+    answer: bytes | None = None
+    callbacks: tuple[bytes, ...] = ()
+    callbacks_left_out: int = 0
 
 
 class Records:
-    """Write and read what became of requests.
+    """Note and read what becomes of requests.
 
     Args:
-        state: where the facts are kept.
+        store: where it is kept.
+        settings: `max_result_bytes`, `state_ttl_s`, `publish_timeout_s` and `target_timeout_s`
+            count.
 
-    Every method raises `StateUnavailable` when the state cannot be reached.
+    Every method raises `StateUnavailable` when the store cannot be reached or is full.
     """
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._ttl_s = settings.state_ttl_s
+        self._callbacks_bytes = settings.max_result_bytes
+        self._publishing_s = settings.publish_timeout_s + _PUBLISHING_SLACK_S
+        self._quiet_s = _QUIET_S + _CALLS * settings.target_timeout_s
         self._changed = threading.Condition()
         self._changes = 0
 
-    def accept(self, request_id: str, *, callback: Mapping[str, object] | None) -> None:
-        """Note a request before it is published, so that no result can come before it."""
-        self._state.set(f"{request_id}:accepted", {"at": now(), "callback": callback})
-
-    def forget(self, request_id: str) -> None:
-        """Take back `accept`: the request was not published."""
-        self._state.delete(f"{request_id}:accepted")
-
-    def count_attempt(self, request_id: str) -> int:
-        """Count one more call to the target and return how many there were."""
-        return self._state.count(f"{request_id}:attempts")
-
-    def finish(self, request_id: str, status: str, answer: object, attempts: int) -> None:
-        """Note a result event.
+    def accept(
+        self, request_id: str, *, fingerprint: str, target: str, may_repeat: bool
+    ) -> tuple[Known, bool]:
+        """Note a request before it is published, so that nothing can overtake that.
 
         Args:
-            status: `completed` or `failed`.
-            answer: the event's data.
-            attempts: how many calls it took.
+            may_repeat: see `lifecycle.accept`.
+
+        Returns:
+            what is known of it, and whether it is to be published, in `publishing`.
+
+        Raises:
+            KeyReused, Conflict: see `lifecycle.accept`.
         """
-        fact = {"at": now(), "status": status, "answer": answer, "attempts": attempts}
-        self._state.set(f"{request_id}:result", fact)
-        self._tell_waiting()
+        times, publisher = self._times(), uuid.uuid4().hex
+        record = self._store.change(
+            request_id,
+            lambda record: lifecycle.accept(
+                record,
+                times,
+                request_id=request_id,
+                fingerprint=fingerprint,
+                target=target,
+                publisher=publisher,
+                may_repeat=may_repeat,
+            ),
+            likely_new=True,
+        )
+        return self._known(record), record.publisher == publisher
 
-    def bury(self, event: Event, reason: Mapping[str, object]) -> None:
-        """Note a dead letter, and keep its event to be published again."""
-        kept = {
-            "attributes": {
-                name: value
-                for name, value in event.attributes.items()
-                if not name.startswith("knative")
-            },
-            "data": base64.b64encode(event.data or b"").decode("ascii"),
-        }
-        fact = {"at": now(), "reason": dict(reason), "event": kept}
-        self._state.set(f"{event.id}:dead", fact)
-        self._state.delete(f"{event.id}:retried")  # a request may die again
-        place = self._state.count("dead:count") % DEAD_LISTED
-        self._state.set(f"dead:{place}", event.id)
-        self._tell_waiting()
+    def retry(self, request_id: str) -> tuple[Known, Event] | None:
+        """Take the event of a dead request, to be published in `publishing`; None if unknown.
 
-    def exhume(self, record: Record) -> Event | None:
-        """Take the event of a dead request, once; None for whoever comes second."""
-        if record.dead is None or not self._state.add(f"{record.id}:retried", {"at": now()}):
+        Raises:
+            Conflict: it is not dead, or somebody was quicker.
+        """
+        times, publisher = self._times(), uuid.uuid4().hex
+        kept = self._store.event(request_id)
+
+        def step(record: Record | None) -> tuple[Record | None, Record | None]:
+            if record is None or record.publisher == publisher:
+                return record, record
+            status = lifecycle.status_of(record, times)
+            if kept is None or status not in (DEAD, UNKNOWN):
+                raise Conflict(f"{request_id} is not dead; only a dead request can be sent again")
+            record = lifecycle.publish_again(record, times, publisher=publisher)
+            return record, record
+
+        record = self._store.change(request_id, step)
+        if record is None or kept is None:
             return None
-        kept = cast("Fact", record.dead["event"])
-        data = base64.b64decode(cast("str", kept["data"]))
-        return Event(attributes=cast("dict[str, str]", kept["attributes"]), data=data or None)
+        return self._known(record), _event_from(kept, record.round)
 
-    def rebury(self, request_id: str) -> None:
-        """Take back `exhume`: the event was not published."""
-        self._state.delete(f"{request_id}:retried")
+    @contextlib.contextmanager
+    def publishing(self, record: Record) -> Iterator[None]:
+        """Publish a request in the block; how that ends is noted as far as the store can be had."""
+        try:
+            yield
+        except RelayError as exc:
+            maybe = exc.members.get("published") == "unknown"
+            self._published(record, lifecycle.maybe_published if maybe else lifecycle.not_published)
+            raise
+        if record.state == PUBLISHING:
+            self._published(record, lifecycle.published)
+
+    def _published(self, record: Record, step: Callable[..., Record | None]) -> None:
+        times, publisher = self._times(), record.publisher
+        try:
+            self._store.change(
+                record.id, lambda record: (step(record, times, publisher=publisher), None)
+            )
+        except StateUnavailable as exc:
+            log.warning("how the publication ended is not noted: %s", exc.detail)
+
+    def claim(self, event: Event, *, fingerprint: str, target: str) -> Attempt | Busy | Known:
+        """Claim the next call for a request.
+
+        Returns:
+            the attempt that may be made; that somebody else is making it; or what is known, when
+            the request is done or dead.
+        """
+        times, caller = self._times(), uuid.uuid4().hex
+        answer = self._store.change(
+            event.id,
+            lambda record: lifecycle.claim(
+                record,
+                times,
+                request_id=event.id,
+                fingerprint=fingerprint,
+                target=target,
+                caller=caller,
+                round=round_of(event),
+            ),
+        )
+        if answer is not None:
+            return answer
+        known = self.read(event.id)
+        return known or Attempt()  # expired at this very moment
+
+    def renew(self, request_id: str, caller: str) -> None:
+        """Keep a claim for longer."""
+        times = self._times()
+        self._store.change(
+            request_id, lambda record: (lifecycle.renew(record, times, caller=caller), None)
+        )
+
+    def attempt_failed(
+        self, request_id: str, caller: str, *, error: str, next_in_s: float | None
+    ) -> None:
+        """Note that a call failed, and in how many seconds about there is another, if any."""
+        times = self._times()
+        next_ms = None if next_in_s is None else times.now_ms + int(next_in_s * 1000)
+        self._store.change(
+            request_id,
+            lambda record: (
+                lifecycle.attempt_failed(
+                    record, times, caller=caller, error=error, next_attempt_ms=next_ms
+                ),
+                None,
+            ),
+        )
+
+    def finish(
+        self, request_id: str, ending: str, status: int, answer: bytes, attempts: int
+    ) -> str:
+        """Note the target's answer; return the ending that counts.
+
+        Args:
+            ending: `completed` or `failed`.
+            status: that the target answered.
+            answer: the data of its result event.
+            attempts: how many calls it took; 0 when nobody knows.
+        """
+        times = self._times()
+
+        def step(record: Record | None) -> tuple[Record, str]:
+            record = lifecycle.finish(
+                record,
+                times,
+                request_id=request_id,
+                ending=ending,
+                answer_status=status,
+                attempts=attempts,
+            )
+            return record, record.state
+
+        counts = self._store.change(request_id, step, answer=answer)
+        self._tell_waiting()
+        return counts
+
+    def die(
+        self,
+        event: Event,
+        reason: Mapping[str, object],
+        *,
+        fingerprint: str,
+        target: str | None,
+    ) -> bool:
+        """Note a dead letter, durably, and keep its event to be published again.
+
+        Returns:
+            whether its request is dead now: it may have been answered all the same.
+        """
+        times = self._times()
+        attempts = reason.get("attempts")
+        is_dead = self._store.change(
+            event.id,
+            lambda record: lifecycle.die(
+                record,
+                times,
+                request_id=event.id,
+                fingerprint=fingerprint,
+                target=target,
+                reason=_json(reason).decode("ascii"),
+                attempts=attempts if isinstance(attempts, int) else 0,
+                round=round_of(event),
+            ),
+            event=_event_to_bytes(event),
+            durable=True,
+        )
+        self._tell_waiting()
+        return is_dead
 
     def add_callback(self, request_id: str, event: Event) -> None:
         """Note what a target called back with; the same event delivered twice is noted once."""
-        fact: Fact = {"receivedAt": now(), "eventId": event.id, **_data_of(event)}
-        for place in range(MAX_CALLBACKS):
-            key = f"{request_id}:callback:{place}"
-            if self._state.add(key, fact):
-                return
-            noted = self._state.get(key)
-            if isinstance(noted, dict) and noted.get("eventId") == event.id:
-                return
-
-    def read(self, request_id: str) -> Record | None:
-        """Put together what is known; None when the id is unknown, or its time is over."""
-        accepted = self._fact(f"{request_id}:accepted")
-        result = self._fact(f"{request_id}:result")
-        dead = self._fact(f"{request_id}:dead")
-        if accepted is None and result is None and dead is None:
-            return None
-        status = ACCEPTED
-        attempts: object = None
-        if result is not None:
-            status, attempts = str(result["status"]), result["attempts"]
-        elif dead is not None and self._state.get(f"{request_id}:retried") is None:
-            status, attempts = DEAD, cast("Fact", dead["reason"]).get("attempts")
-        attempts = attempts or self._state.get(f"{request_id}:attempts")
-        return Record(
-            id=request_id,
-            status=status,
-            attempts=attempts if isinstance(attempts, int) else 0,
-            accepted=accepted,
-            result=result,
-            dead=dead,
-            callbacks=tuple(self._callbacks(request_id)),
+        content_type = event.attributes.get("datacontenttype", JSON)
+        fact: dict[str, object] = {"receivedAt": rfc3339(self._store.now_ms())}
+        if event.data:
+            fact |= {"contentType": content_type, **readable(event.data, content_type)}
+        self._store.add_callback(
+            request_id,
+            event.id,
+            dumps(fact),
+            limit=MAX_CALLBACKS,
+            limit_bytes=self._callbacks_bytes,
+            ttl_s=self._ttl_s,
         )
 
-    def wait(self, request_id: str, timeout_s: float) -> Record | None:
+    def read(self, request_id: str) -> Known | None:
+        """Return what is known; None when the id is unknown, or its time is over."""
+        whole = self._store.read(request_id)
+        return None if whole is None else self._known(whole.record, whole)
+
+    def wait(self, request_id: str, timeout_s: float) -> Known | None:
         """Wait until a request is no longer open, or the time is over; then read it."""
         until = time.monotonic() + timeout_s
         while True:
             with self._changed:
                 seen = self._changes
-            record = self.read(request_id)
+            known = self.read(request_id)
             left_s = until - time.monotonic()
-            if record is None or record.status != ACCEPTED or left_s <= 0:
-                return record
+            if known is None or known.status != ACCEPTED or left_s <= 0:
+                return known
             with self._changed:
                 if self._changes == seen:
                     self._changed.wait(min(left_s, _POLL_S))
 
-    def newest_dead(self) -> list[Record]:
-        """Read the requests that are dead now, the newest first, `DEAD_LISTED` at most."""
-        count = self._state.get("dead:count")
-        newest = count if isinstance(count, int) else 0
-        places = range(newest, max(newest - DEAD_LISTED, 0), -1)
-        ids = [self._state.get(f"dead:{place % DEAD_LISTED}") for place in places]
-        # dict: a request that died twice is listed once.
-        records = [self.read(item) for item in dict.fromkeys(ids) if isinstance(item, str)]
-        return [record for record in records if record is not None and record.status == DEAD]
+    def newest_dead(self) -> list[Known]:
+        """List the requests that are dead now, the newest first, `DEAD_LISTED` at most."""
+        return [self._known(record) for record in self._store.newest_dead(DEAD_LISTED)]
+
+    def _known(self, record: Record, whole: Whole | None = None) -> Known:
+        status = lifecycle.status_of(record, self._times())
+        if whole is None:
+            return Known(record=record, status=status)
+        return Known(
+            record=record,
+            status=status,
+            answer=whole.answer,
+            callbacks=tuple(whole.callbacks),
+            callbacks_left_out=whole.callbacks_left_out,
+        )
+
+    def _times(self) -> Times:
+        return Times(
+            now_ms=self._store.now_ms(),
+            ttl_ms=self._ttl_s * 1000,
+            publishing_ms=int(self._publishing_s * 1000),
+            quiet_ms=int(self._quiet_s * 1000),
+        )
 
     def _tell_waiting(self) -> None:
         with self._changed:
             self._changes += 1
             self._changed.notify_all()
 
-    def _fact(self, key: str) -> Fact | None:
-        value = self._state.get(key)
-        return value if isinstance(value, dict) else None
 
-    def _callbacks(self, request_id: str) -> Iterator[Fact]:
-        for place in range(MAX_CALLBACKS):
-            fact = self._fact(f"{request_id}:callback:{place}")
-            if fact is None:
-                return
-            yield fact
+def round_of(event: Event) -> int:
+    """Read to which round of its request an event belongs."""
+    value = event.attributes.get(ROUND, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else 1
 
 
-def _data_of(event: Event) -> Fact:
-    return readable(event.data or b"", event.attributes.get("datacontenttype", JSON))
+def with_round(event: Event, round: int) -> Event:
+    """Say to which round an event belongs; without a word it is the first."""
+    if round == 1:
+        return event
+    return replace(event, attributes={**event.attributes, ROUND: str(round)})
 
 
-def now() -> str:
-    """Return the time in UTC as RFC 3339 writes it, to the millisecond."""
-    time_now = datetime.datetime.now(datetime.timezone.utc)
-    return time_now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def rfc3339(moment_ms: int) -> str:
+    """Write a moment in UTC as RFC 3339 does, to the millisecond."""
+    moment = datetime.datetime.fromtimestamp(moment_ms / 1000, datetime.timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _json(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _event_to_bytes(event: Event) -> bytes:
+    """Write an event as it was published, without what the Broker has added."""
+    attributes = {
+        name: value for name, value in event.attributes.items() if not name.startswith("knative")
+    }
+    return _json(attributes) + b"\n" + (event.data or b"")
+
+
+def _event_from(raw: bytes, round: int) -> Event:
+    attributes, _, data = raw.partition(b"\n")
+    return with_round(Event(attributes=json.loads(attributes), data=data), round)

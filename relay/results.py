@@ -2,120 +2,216 @@
 
 from __future__ import annotations
 
-import base64
-import json
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import cast
+from typing import Final, TypeGuard
 
 from relay import jsons
-from relay.client import Answer
-from relay.headers import end_to_end, find
+from relay.bodies import from_readable, readable
+from relay.connections import Answer
+from relay.headers import Headers, end_to_end, find
 from relay.http import Response
-from relay.jsons import is_json, json_type
+from relay.jsons import MAX_DEPTH, json_type
 from relay.problems import InvalidRequest
 
-_FRAMING = ("content-length",)
+# A delivered callback, and the event that brings it, are nested around an answer.
+_DEEPEST: Final = MAX_DEPTH - 8
+# They say of a body that which it was as the target sent it.
+_DESCRIBING: Final = frozenset({"etag", "content-digest", "repr-digest", "digest", "content-md5"})
 
 
-def result_of(answer: Answer, limit_bytes: int) -> dict[str, object]:
-    """Read a target's answer into the data of a result event.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What a target has answered.
 
     Args:
-        answer: its body is read, and its connection given back.
-        limit_bytes: how much of the body is kept; if there was more, `truncated` is true.
-
-    Returns:
-        `status`, `headers` (name to the list of its values), and the body as in `readable`.
+        status: the HTTP status.
+        headers: end to end; each byte of a value is a character.
+        body: as it was sent, as far as it is kept.
+        reason: why something of it is missing; None when it is whole.
+        body_bytes: how long the body was, when it was cut here; else Content-Length may say it.
+        headers_bytes: how long the headers were, when some are missing.
     """
-    raw, truncated = answer.read(limit_bytes)
-    headers: dict[str, list[str]] = {}
-    for name, value in answer.headers:
-        headers.setdefault(name, []).append(value)
-    result: dict[str, object] = {"status": answer.status, "headers": headers}
-    if truncated:
-        result["truncated"] = True
-    content_type = find(answer.headers, "Content-Type") or ""
-    return result | readable(raw, content_type, truncated=truncated)
 
+    status: int
+    headers: Headers
+    body: bytes = b""
+    reason: str | None = None
+    body_bytes: int | None = None
+    headers_bytes: int | None = None
 
-def parse_result(raw: bytes) -> dict[str, object]:
-    """Read the data of a result event, which without `CALLBACK_SECRET` anybody may have sent.
+    @classmethod
+    def of(cls, answer: Answer, limit_bytes: int, *, or_less: bool) -> Result:
+        """Read an answer, and give its connection back.
 
-    Raises:
-        InvalidRequest: it is nothing that `result_of` makes.
-    """
-    try:
-        result = jsons.loads(raw)
-    except jsons.JSONError as exc:
-        raise InvalidRequest("data", str(exc)) from exc
-    if not isinstance(result, dict):
-        raise InvalidRequest("data", f"must be a result, not {json_type(result)}")
-    status = result.get("status")
-    if not isinstance(status, int) or not HTTPStatus.OK <= status < 600:
-        raise InvalidRequest("data.status", "must be a number from 200 to 599")
-    headers = result.get("headers")
-    if not isinstance(headers, dict) or not all(map(_is_list_of_text, headers.values())):
-        raise InvalidRequest("data.headers", "must be an object of lists of strings")
-    if "bodyBase64" in result:
+        Args:
+            limit_bytes: how much of the body is kept.
+            or_less: if it breaks off, keep what arrived, instead of raising.
+
+        Raises:
+            TargetFailed, DeadlineExceeded: the answer is broken, and `or_less` is false.
+        """
+        body, reason = answer.read(limit_bytes, or_less=or_less)
+        return cls(status=answer.status, headers=answer.headers, body=body, reason=reason)
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Result:
+        """Read the data of a result event, which without a secret anybody may have sent.
+
+        Raises:
+            InvalidRequest: it is nothing that `to_json` writes.
+        """
         try:
-            jsons.decode_base64(result["bodyBase64"])
+            value = jsons.loads(raw)
+        except jsons.JSONError as exc:
+            raise InvalidRequest("data", str(exc)) from exc
+        if not isinstance(value, dict):
+            raise InvalidRequest("data", f"must be a result, not {json_type(value)}")
+        status = value.get("status")
+        if not isinstance(status, int) or not HTTPStatus.OK <= status < 600:
+            raise InvalidRequest("data.status", "must be a number from 200 to 599")
+        headers = _headers_from(value.get("headers"), value.get("latin1Headers", []))
+        reason = str(value.get("truncatedReason", "")) if value.get("truncated") else None
+        content_type = find(headers, "Content-Type") or ""
+        return cls(
+            status=status,
+            headers=headers,
+            body=_body_from(value, raw, content_type, is_whole=reason is None),
+            reason=reason,
+            body_bytes=_size_from(value, "originalBodyBytes"),
+            headers_bytes=_size_from(value, "originalHeadersBytes"),
+        )
+
+    def to_json(self, limit_bytes: int, **beside: object) -> bytes:
+        """Write the data of a result event, shortened until it fits: the body, then the headers.
+
+        Args:
+            beside: what else is to stand in it, whole.
+        """
+        written = jsons.dumps(self._document() | beside)
+        if len(written) <= limit_bytes:
+            return written
+        reason = f"the event would be larger than its limit by {len(written) - limit_bytes} bytes"
+        known_bytes = len(self.body) if self.reason is None else self.body_bytes
+        short = replace(self, body=b"", reason=reason, body_bytes=known_bytes)
+        room = limit_bytes - len(jsons.dumps(short._document() | beside))
+        if room >= 0:
+            return jsons.dumps(short._document(self._body_within(room)) | beside)
+        bare = replace(short, headers=(), headers_bytes=_size_of(self.headers))
+        room = limit_bytes - len(jsons.dumps(bare._document() | beside))
+        short = replace(bare, headers=_headers_within(self.headers, room))
+        return jsons.dumps(short._document() | beside)
+
+    def _document(self, body: dict[str, object] | None = None) -> dict[str, object]:
+        document: dict[str, object] = {"status": self.status, **_headers_document(self.headers)}
+        if self.reason is not None:
+            document |= {"truncated": True, "truncatedReason": self.reason}
+        if self.body_bytes is not None:
+            document["originalBodyBytes"] = self.body_bytes
+        if self.headers_bytes is not None:
+            document["originalHeadersBytes"] = self.headers_bytes
+        return document | (self._readable(self.body) if body is None else body)
+
+    def _readable(self, body: bytes, *, is_cut: bool = False) -> dict[str, object]:
+        return readable(
+            body,
+            find(self.headers, "Content-Type") or "",
+            is_whole=self.reason is None and not is_cut,
+            is_exact=True,
+            max_depth=_DEEPEST,
+        )
+
+    def _body_within(self, room: int) -> dict[str, object]:
+        """Cut the body so that what it adds to a document has at most `room` bytes."""
+        size = len(self.body)
+        while size > 0:
+            body = self._readable(self.body[:size], is_cut=True)
+            written = len(jsons.dumps(body))
+            if written <= room:
+                return body
+            size = min(size - 1, size * room // written)
+        return {}
+
+    def to_response(self) -> Response:
+        """Give a caller the target's answer as /sync would have given it.
+
+        What describes a body that is not the one the target sent is left out.
+        """
+        length = find(self.headers, "Content-Length")
+        changed = self.reason is not None or length not in (None, str(len(self.body)))
+        dropped = {"content-length", *(_DESCRIBING if changed else ())}
+        headers = tuple(
+            (name, value) for name, value in end_to_end(self.headers) if name.lower() not in dropped
+        )
+        framing = (("Content-Length", str(len(self.body))),)
+        return Response(status=self.status, headers=headers + framing, body=(self.body,))
+
+
+def _headers_document(headers: Headers) -> dict[str, object]:
+    """Write headers as text, by UTF-8, or by Latin-1 those of the names in `latin1Headers`."""
+    listed: dict[str, list[str]] = {}
+    for name, value in headers:
+        listed.setdefault(name, []).append(value)
+    latin1 = []
+    for name, values in listed.items():
+        try:
+            listed[name] = [value.encode("latin-1").decode("utf-8") for value in values]
+        except UnicodeDecodeError:
+            latin1.append(name)
+    return {"headers": listed} | ({"latin1Headers": latin1} if latin1 else {})
+
+
+def _headers_from(listed: object, latin1: object) -> Headers:
+    if not isinstance(listed, dict) or not all(map(_is_list_of_text, listed.values())):
+        raise InvalidRequest("data.headers", "must be an object of lists of strings")
+    if not _is_list_of_text(latin1):
+        raise InvalidRequest("data.latin1Headers", "must be a list of strings")
+    names = frozenset(latin1)
+    try:
+        return tuple(
+            (name, value.encode("latin-1" if name in names else "utf-8").decode("latin-1"))
+            for name, values in listed.items()
+            for value in values
+        )
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest("data.headers", "must be text that a header can hold") from exc
+
+
+def _headers_within(headers: Headers, room: int) -> Headers:
+    """Keep as many headers as fit into a document, the short ones first."""
+    kept = set()
+    for place in sorted(range(len(headers)), key=lambda place: len(headers[place][1])):
+        # Each by itself takes no less than it does among others.
+        room -= len(jsons.dumps(_headers_document((headers[place],))))
+        if room < 0:
+            break
+        kept.add(place)
+    return tuple(header for place, header in enumerate(headers) if place in kept)
+
+
+def _size_of(headers: Headers) -> int:
+    return sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+
+
+def _body_from(value: dict[str, object], raw: bytes, content_type: str, *, is_whole: bool) -> bytes:
+    if "bodyBase64" in value:
+        try:
+            return jsons.decode_base64(value["bodyBase64"])
         except jsons.JSONError as exc:
             raise InvalidRequest("data.bodyBase64", str(exc)) from exc
-    return result
+    if "body" not in value:
+        return b""
+    text = jsons.members(raw)["body"]
+    try:
+        return from_readable(value["body"], text, content_type, is_whole=is_whole)
+    except ValueError as exc:
+        raise InvalidRequest("data.body", "must be text that its Content-Type can hold") from exc
 
 
-def _is_list_of_text(value: object) -> bool:
+def _size_from(value: dict[str, object], name: str) -> int | None:
+    size = value.get(name)
+    return size if isinstance(size, int) else None
+
+
+def _is_list_of_text(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def readable(raw: bytes, content_type: str, *, truncated: bool = False) -> dict[str, object]:
-    """Write bytes into JSON so that people can read them and nothing is lost.
-
-    Returns:
-        JSON as the value of `body`, text as a string in `body`, anything else as `bodyBase64`,
-        also what calls itself JSON and is not; nothing for no bytes.
-    """
-    if not raw:
-        return {}
-    try:
-        if is_json(content_type) and not truncated:
-            return {"body": jsons.loads(raw)}
-        # A cut may go through the middle of a character; what is before it is still text.
-        return {"body": _text_before_cut(raw) if truncated else raw.decode("utf-8")}
-    except ValueError:
-        return {"bodyBase64": base64.b64encode(raw).decode("ascii")}
-
-
-def _text_before_cut(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        if exc.reason != "unexpected end of data":
-            raise
-        return raw[: exc.start].decode("utf-8")
-
-
-def as_response(result: dict[str, object]) -> Response:
-    """Give a caller the target's answer out of a result, as /sync would have given it.
-
-    JSON is written anew, so it may differ in white space.
-    """
-    listed = cast("dict[str, list[str]]", result["headers"])
-    headers = tuple(
-        (name, value)
-        for name, value in end_to_end(
-            (name, each) for name, values in listed.items() for each in values
-        )
-        if name.lower() not in _FRAMING
-    )
-    body = b""
-    if "bodyBase64" in result:
-        body = base64.b64decode(cast("str", result["bodyBase64"]))
-    elif "body" in result:
-        value = result["body"]
-        if isinstance(value, str) and not is_json(find(headers, "Content-Type") or ""):
-            body = value.encode("utf-8")
-        else:
-            body = json.dumps(value, separators=(",", ":")).encode("ascii")
-    length = (("Content-Length", str(len(body))),)
-    return Response(status=cast("int", result["status"]), headers=headers + length, body=(body,))

@@ -7,40 +7,45 @@ import logging
 import re
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from relay import jsons, logs
+from relay import logs
 from relay.auth import Signatures, check_token
 from relay.broker import Broker
-from relay.calls import Caller
-from relay.envelope import METHODS, Callback, Envelope, new_id, parse_id
+from relay.client import TargetClient
+from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
 from relay.headers import HOPS, Headers, Preferences
-from relay.http import Request, Response, problem_of, read_body
+from relay.http import Request, Response, brokers_problem, problem_of, read_body
+from relay.jsons import BOM
 from relay.outcomes import Outcomes, target_callback_event
 from relay.problems import (
-    BrokerUnavailable,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     RelayError,
     StateUnavailable,
 )
-from relay.records import Record, Records
-from relay.results import as_response
+from relay.records import Records, with_round
+from relay.results import Result
 from relay.settings import Settings
-from relay.state import State
-from relay.status import Status, status_answer
+from relay.status import Accepted, Status, accepted_answer
+from relay.store import open_store
 from relay.tracing import hops_of, next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
 
+# The files that describe the routes.
+_SCHEMAS: Final = Path(__file__).with_name("schemas")
+
 # Callers' routes; the others are for targets and the Broker, who bring proofs of their own, or tell
 # nothing.
 _GUARDED: Final = frozenset({"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry"})
+
+# What the Broker calls.
+_BROKERS: Final = frozenset({"/event/callback", "/event/dead-letter"})
 
 Handler = Callable[[Request], Response]
 
@@ -49,19 +54,20 @@ class Send:
     """The HTTP function.
 
     Args:
-        settings: all of them count, but `max_result_bytes`.
-        schemas: the folder with the files that describe the routes.
+        settings: all of them count.
     """
 
-    def __init__(self, settings: Settings, *, schemas: Path) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._caller = Caller(settings)
+        self._targets = TargetClient(settings)
         self._broker = Broker(settings)
-        self._records = Records(State(settings.state_url, settings.state_ttl_s))
-        self._signatures = Signatures(settings.callback_secret, settings.state_url)
+        store = open_store(
+            settings.state_url, ttl_s=settings.state_ttl_s, max_bytes=settings.state_max_bytes
+        )
+        self._records = Records(store, settings)
+        self._signatures = Signatures(settings, store)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._status = Status(self._records, self._broker, self._signatures)
-        self._schemas = schemas
         # Who waits holds a thread; most of them stay free for everybody else.
         self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
         self._routes: dict[str, dict[str, Handler]] = {
@@ -84,6 +90,10 @@ class Send:
             return self._handler(request)(request)
         except RelayError as exc:
             logs.refused(exc)
+            if request.path in _BROKERS:
+                return brokers_problem(
+                    exc.status, exc.detail, headers=exc.headers, members=exc.members
+                )
             return problem_of(exc)
 
     def _handler(self, request: Request) -> Handler:
@@ -119,22 +129,26 @@ class Send:
 
     def _schema(self, name: str, content_type: str) -> Response:
         # Read when asked for, which is seldom; the files change only with the function.
-        body = (self._schemas / name).read_bytes()
+        body = (_SCHEMAS / name).read_bytes()
         cached = (("Cache-Control", "max-age=300"),)
         return Response.whole(200, body, content_type=content_type, headers=cached)
 
     def _sync(self, request: Request) -> Response:
         data = self._body(request)
         envelope = self._envelope(data)
-        if envelope.method is not None:
-            raise InvalidRequest("method", "is for /async; /sync relays the method it is called by")
+        if envelope.method is not None and request.method != "POST":
+            own = request.method
+            raise InvalidRequest(
+                "method", f"is for POST /sync and /async; {own} /sync calls with {own}"
+            )
+        method = envelope.method or request.method
         if Preferences.from_header(request.headers.get("prefer")).respond_async:
-            return self._respond_async(request, data)
+            return self._respond_async(request, data, envelope)
         if envelope.callback is not None:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
-        answer = self._caller.call(
+        answer = self._targets.call(
             envelope,
-            method=request.method,
+            method=method,
             hops=next_hop(request.headers.get(HOPS)),
             # The body goes back as it came, so the encodings must be ones the caller can read.
             headers=(
@@ -143,44 +157,46 @@ class Send:
             ),
         )
         answer.begin()
-        return Response(status=answer.status, headers=answer.headers, body=answer)
+        headers = answer.headers
+        if method == "HEAD" != request.method:  # it is not the length of this answer
+            headers = tuple(item for item in headers if item[0].lower() != "content-length")
+        return Response(status=answer.status, headers=headers, body=answer)
 
-    def _respond_async(self, request: Request, data: bytes) -> Response:
+    def _respond_async(self, request: Request, data: bytes, envelope: Envelope) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""
-        value = jsons.loads(data)
-        assert isinstance(value, dict)  # noqa: S101 - it has been read as an envelope
-        data = json.dumps(value | {"method": request.method}).encode("ascii")
-        record = self._accept(request, data, self._envelope(data))
-        return status_answer(202, record, ("Preference-Applied", "respond-async"))
+        if envelope.method is None:
+            _, brace, members = data.partition(b"{")
+            data = brace + b'"method":"%b",' % request.method.encode("ascii") + members
+        accepted = self._accept(request, data, self._envelope(data))
+        return accepted_answer(accepted, ("Preference-Applied", "respond-async"))
 
     def _async(self, request: Request) -> Response:
         data = self._body(request)
-        record = self._accept(request, data, self._envelope(data))
+        accepted = self._accept(request, data, self._envelope(data))
         wait_s = Preferences.from_header(request.headers.get("prefer")).wait_s
         if wait_s is None or not self._waiting.acquire(blocking=False):
-            return status_answer(202, record)
+            return accepted_answer(accepted)
         applied = ("Preference-Applied", f"wait={wait_s}")
         try:
-            known = self._records.wait(record.id, wait_s) or record
+            known = self._records.wait(accepted.id, wait_s)
         except StateUnavailable:
-            known = record
+            known = None
         finally:
             self._waiting.release()
-        answer = known.answer()
-        if answer is None or "truncated" in answer:
-            return status_answer(202, known, applied)
-        response = as_response(answer)
+        answer = None if known is None or known.answer is None else Result.from_json(known.answer)
+        if answer is None or answer.reason is not None:
+            return accepted_answer(replace(accepted, known=known or accepted.known), applied)
+        response = answer.to_response()
         return replace(response, headers=(*response.headers, applied))
 
-    def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Record:
-        """Publish a request; return when the Broker has it."""
+    def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Accepted:
+        """Publish a request, unless that has been done; return when the Broker has it."""
         key = request.headers.get("idempotency-key")
-        request_id = new_id() if key is None else parse_id(key, field="Idempotency-Key")
+        request_id = new_id() if key is None else parse_key(key)
         logs.note(id=request_id)
         hops = request.headers.get(HOPS)
         next_hop(hops)  # refused here, where somebody hears of it; Receive counts
-        self._caller.check(envelope)
-        self._note(request_id, envelope.callback)
+        self._targets.check(envelope)
         attributes = {
             "id": request_id,
             "source": self._settings.event_source,
@@ -188,37 +204,33 @@ class Send:
             "datacontenttype": JSON,
             "relayhops": str(hops_of(hops)),
         }
+        event = Event(attributes=attributes, data=data)
         try:
-            self._publish(request, Event(attributes=attributes, data=data))
-        except BrokerUnavailable as exc:
-            if exc.members.get("published") == "no":
-                with suppress(StateUnavailable):
-                    self._records.forget(request_id)
-            raise
-        return Record.accepted_now(request_id)
-
-    def _note(self, request_id: str, callback: Callback | None) -> None:
-        """Note a request before it is published; nothing can overtake that.
-
-        Without the state a request is accepted all the same, unless it asks for a callback: that
-        promise could not be kept.
-        """
-        asked = None if callback is None else callback.envelope()
-        try:
-            self._records.accept(request_id, callback=asked)
+            known, is_mine = self._records.accept(
+                request_id,
+                fingerprint=fingerprint(data),
+                target=envelope.target.origin.authority,
+                may_repeat=key is not None,
+            )
         except StateUnavailable as exc:
-            if callback is not None:
-                raise
+            # The event has all that is promised; the record only tells of it.
             log.warning("the request is accepted without a record: %s", exc.detail)
+            self._publish(request, event, callback_in(data), is_request=True)
+            return Accepted(id=request_id, known=None)
+        if is_mine:
+            with self._records.publishing(known.record):
+                event = with_round(event, known.record.round)
+                self._publish(request, event, callback_in(data), is_request=True)
+        return Accepted(id=request_id, known=known)
 
     def _callback(self, request: Request) -> Response:
         """Take a target's callback, or what the Broker has of the relay's own events.
 
         The answer has no body, or is an event: the Broker takes any other for a failure.
         """
-        body = self._body(request)
         if self._outcomes.is_own(request.headers.get("ce-type")):
-            return self._outcomes.take(Event.from_http(request.headers, body))
+            return self._outcomes.take(Event.from_http(request.headers, self._delivery(request)))
+        body = read_body(request, self._settings.max_body_bytes)
         self._signatures.verify(request.headers, body)
         event = target_callback_event(
             request,
@@ -227,21 +239,20 @@ class Send:
             source=self._settings.event_source,
         )
         logs.note(id=event.attributes.get("subject"))
-        self._signatures.take(request.headers)
-        try:
+        with self._signatures.taking(request.headers):
             self._publish(request, event)
-        except RelayError:
-            with suppress(StateUnavailable):
-                self._signatures.give_back(request.headers)
-            raise
         return Response.empty(202)
 
     def _dead_letter(self, request: Request) -> Response:
-        self._outcomes.bury(Event.from_http(request.headers, self._body(request)))
+        self._outcomes.take_dead_letter(request.headers, self._delivery(request))
         return Response.empty(202)
 
     def _body(self, request: Request) -> bytes:
-        return read_body(request.stream, request.content_length, self._settings.max_body_bytes)
+        return read_body(request, self._settings.max_body_bytes).removeprefix(BOM)
+
+    def _delivery(self, request: Request) -> bytes:
+        limit_bytes = self._settings.max_delivery_bytes
+        return read_body(request, limit_bytes, setting="2 * MAX_EVENT_BYTES")
 
     def _envelope(self, data: bytes) -> Envelope:
         envelope = Envelope.from_json(data)
@@ -250,11 +261,13 @@ class Send:
             raise InvalidRequest("timeout", f"must be at most {longest_s:g} s (TARGET_TIMEOUT_S)")
         return envelope
 
-    def _publish(self, request: Request, event: Event) -> None:
+    def _publish(
+        self, request: Request, event: Event, callback: object = None, *, is_request: bool = False
+    ) -> None:
         trace = _trace(request)
         attributes = {**event.attributes, **dict(trace)}
-        event = self._signatures.stamp(replace(event, attributes=attributes))
-        self._broker.publish(event, trace=trace)
+        event = self._signatures.stamp(replace(event, attributes=attributes), callback)
+        self._broker.publish(event, trace=trace, is_request=is_request)
 
 
 def _trace(request: Request) -> Headers:

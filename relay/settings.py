@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 from relay.egress import AllowedTarget
 from relay.jsons import JSONError, decode_base64, loads
 from relay.problems import InvalidRequest
+from relay.tls import parse_ca_certs, parse_certificates, parse_client_cert
 from relay.urls import Target, parse_authority, parse_target
 
 _ATTRIBUTE_VALUE = re.compile(r"[!#$&-~]{1,128}", re.ASCII)
@@ -32,6 +32,8 @@ _REDIS = re.compile(
 # Standard Webhooks, "Signature scheme": between 24 and 64 bytes.
 _MIN_SECRET_BYTES: Final = 24
 _MIN_TOKEN_CHARACTERS: Final = 16
+# Attributes, the usual headers of an answer, and the envelope of the callback that brings it.
+_AROUND_RESULT_BYTES: Final = 64 * 1024
 
 
 class InvalidSetting(ValueError):
@@ -45,12 +47,16 @@ def _sink(text: str) -> Target:
         raise InvalidSetting(exc.detail.removeprefix("K_SINK ")) from exc
 
 
-def _certificates(pem: str) -> str:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
-    except (ssl.SSLError, TypeError) as exc:  # TypeError: it is not ASCII
-        raise InvalidSetting("must be certificates in PEM") from exc
-    return pem
+def _checked(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """Make a parser of another module's that raises ValueError."""
+
+    def checked(text: str) -> object:
+        try:
+            return parse(text)
+        except ValueError as exc:
+            raise InvalidSetting(str(exc)) from exc
+
+    return checked
 
 
 def _extensions(text: str) -> dict[str, str]:
@@ -116,9 +122,9 @@ def _state_url(url: str) -> str:
             parse_authority(redis[1], field="STATE_URL")
         except InvalidRequest:
             redis = None
-    if redis is None and not re.fullmatch(r"memory://|file:///[^?#]+", url):
+    if redis is None and not re.fullmatch(r"memory://|sqlite:///[^?#]+", url):
         raise InvalidSetting(
-            "must be memory://, file:///DIRECTORY"
+            "must be memory://, sqlite:///PATH"
             " or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE], the password percent-encoded"
         )
     return url
@@ -176,7 +182,7 @@ class Settings:
 
     k_sink: Target | None = _setting(None, _sink, "set by the SinkBinding")
     k_ce_overrides: Mapping[str, str] | None = _setting(None, _extensions, "set by the SinkBinding")
-    k_ca_certs: str | None = _setting(None, _certificates, "set by the SinkBinding")
+    k_ca_certs: str | None = _setting(None, _checked(parse_certificates), "set by the SinkBinding")
     k_service: str | None = _setting(None, str, "set by Knative")
     event_type: str = _setting("dev.knative.samples.t2", _attribute, "of the events")
     event_source: str = _setting("dev.knative.samples/t2", _attribute, "of the events")
@@ -190,13 +196,21 @@ class Settings:
     target_connect_timeout_s: float = _setting(
         5.0, _seconds, "of that, for the look-up and the connection"
     )
+    target_ca_certs: str | None = _setting(
+        None, _checked(parse_ca_certs), "authorities to trust besides the system's"
+    )
+    target_client_cert: tuple[str, str] | None = _setting(
+        None, _checked(parse_client_cert), "for targets that ask for a client certificate"
+    )
     publish_timeout_s: float = _setting(30.0, _seconds, "for publishing one event")
     max_body_bytes: int = _setting(1_048_576, _count, "the largest request body")
+    max_event_bytes: int = _setting(1_000_000, _count, "the largest event that is written")
     max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
     state_url: str = _setting(
         "memory://", _state_url, "where what became of requests is kept", secret=True
     )
-    state_ttl_s: int = _setting(86_400, _count, "for how long")
+    state_ttl_s: int = _setting(86_400, _count, "for how long after a request's end")
+    state_max_bytes: int = _setting(268_435_456, _count, "how much that may be")
     callback_secret: tuple[bytes, ...] = _setting(
         (), _secrets, "signs delivered callbacks", secret=True
     )
@@ -219,4 +233,24 @@ class Settings:
                     values[each.name] = each.metadata["parse"](env[name])
                 except InvalidSetting as exc:
                     raise InvalidSetting(f"{name} {exc}") from exc.__cause__
-        return cls(**values)
+        settings = cls(**values)
+        settings._check_sizes()
+        return settings
+
+    @property
+    def max_delivery_bytes(self) -> int:
+        """Return the largest body with an event in it that is read.
+
+        In structured mode base64 and what stands around it make more of an event.
+        """
+        return 2 * self.max_event_bytes
+
+    def _check_sizes(self) -> None:
+        """Refuse a result that an event cannot hold; base64 makes four bytes of three."""
+        largest = (self.max_event_bytes - _AROUND_RESULT_BYTES) // 4 * 3
+        if self.max_result_bytes > largest:
+            raise InvalidSetting(
+                f"MAX_RESULT_BYTES must be at most {max(largest, 0)}:"
+                f" MAX_EVENT_BYTES is {self.max_event_bytes}, of which attributes and headers take"
+                f" up to {_AROUND_RESULT_BYTES}, and base64 makes four bytes of three"
+            )

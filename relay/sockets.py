@@ -6,88 +6,89 @@ import ipaddress
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 
-from relay.deadlines import Deadline
+import requests
+
 from relay.egress import Policy
-from relay.problems import TargetUnreachable
+from relay.reasons import reason_of
 from relay.urls import IPAddress, Origin
 
 # Look-ups that hang keep their thread until the resolver gives up; this bounds how many.
 _lookups = threading.BoundedSemaphore(64)
 
 
-def connect(origin: Origin, policy: Policy, deadline: Deadline, timeout_s: float) -> socket.socket:
-    """Open a socket to the first permitted address that answers; one look-up in all.
+class Deadline:
+    """The end of a time from now on."""
 
-    Args:
-        origin: where to.
-        policy: judges every address that the look-up tells.
-        deadline: ends the call that the socket is for.
-        timeout_s: for the look-up and all addresses together; each has its share of it.
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._at = time.monotonic() + seconds
 
-    Returns:
-        a socket without a timeout: from here on the deadline ends what hangs.
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self._at - time.monotonic())
+
+    def step_s(self) -> float:
+        """Return how long the next step may take: all that is left.
+
+        Raises:
+            requests.ReadTimeout: nothing is.
+        """
+        if left_s := self.left_s:
+            return left_s
+        raise self.error()
+
+    def error(self) -> requests.ReadTimeout:
+        return requests.ReadTimeout(f"did not answer in full within {round(self._seconds, 3):g} s")
+
+
+def connect(origin: Origin, policy: Policy, budget: Deadline) -> socket.socket:
+    """Open a socket to the first permitted address that answers, each within its share of a budget.
 
     Raises:
-        TargetNotAllowed: the policy permits none of the addresses.
-        TargetUnreachable: none of them answers, or there is none.
+        TargetNotAllowed, requests.ConnectionError: see `permitted`; or no address answers.
     """
-    budget = Deadline(timeout_s, deadline.peer)
     addresses = permitted(origin, policy, budget)
-    reason = "no address"
+    reason = ""
     for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+        sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
         try:
-            sock = _open(address, origin.port, max(budget.remaining_s / left, 0.001))
+            sock.settimeout(max(budget.left_s / left, 0.001))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.connect((str(address), origin.port))
         except OSError as exc:
-            reason = "timed out" if isinstance(exc, TimeoutError) else (exc.strerror or "failed")
-            continue
-        sock.settimeout(None)
-        return sock
-    raise TargetUnreachable(f"{budget.peer} cannot be reached: {reason}")
-
-
-def _open(address: IPAddress, port: int, timeout_s: float) -> socket.socket:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect((str(address), port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+            sock.close()
+            reason = reason_of(exc)
+        else:
+            return sock
+    raise requests.ConnectionError(reason)
 
 
 def permitted(origin: Origin, policy: Policy, budget: Deadline) -> list[IPAddress]:
-    """Look the host up and judge what is found; no address leaves here that was not judged.
+    """Look the host up once and judge what is found: no address leaves here that was not judged.
 
     Raises:
         TargetNotAllowed: the policy permits none of the addresses.
-        TargetUnreachable: the name cannot be resolved, or not in time.
+        requests.ConnectionError: the name cannot be looked up, or not in time.
     """
-    return policy.permitted(origin, _addresses(origin, budget))
-
-
-def _addresses(origin: Origin, budget: Deadline) -> list[IPAddress]:
-    """Look the host up, for no longer than the budget, whatever the resolver does."""
     if origin.address is not None:
-        return [origin.address]
-    failed = f"{budget.peer} cannot be reached: "
-    if not _lookups.acquire(timeout=budget.remaining_s):
-        raise TargetUnreachable(failed + "too many look-ups hang")
+        return policy.permitted(origin, [origin.address])
+    if not _lookups.acquire(timeout=budget.left_s):
+        raise requests.ConnectionError("too many look-ups hang")
     results: queue.SimpleQueue[list[IPAddress] | OSError] = queue.SimpleQueue()
-    threading.Thread(
-        target=_look_up, args=(origin, results.put), name="look-up", daemon=True
-    ).start()
+    # In a thread, since no resolver keeps a deadline.
+    look_up = threading.Thread(target=_look_up, args=(origin, results.put), name="look-up")
+    look_up.daemon = True
+    look_up.start()
     try:
-        result = results.get(timeout=budget.remaining_s)
+        result = results.get(timeout=budget.left_s)
     except queue.Empty as exc:
-        raise TargetUnreachable(failed + "its name was not resolved in time") from exc
+        raise requests.ConnectionError("its name was not looked up in time") from exc
     if isinstance(result, OSError):
-        raise TargetUnreachable(failed + "its name cannot be resolved") from result
-    return result
+        raise requests.ConnectionError(reason_of(result)) from result
+    return policy.permitted(origin, result)
 
 
 def _look_up(origin: Origin, put: Callable[[list[IPAddress] | OSError], None]) -> None:
@@ -99,6 +100,6 @@ def _look_up(origin: Origin, put: Callable[[list[IPAddress] | OSError], None]) -
     except OSError as exc:
         put(exc)
     except UnicodeError:  # the idna codec, for a label it does not like
-        put(OSError("no name"))
+        put(socket.gaierror(socket.EAI_NONAME, "no name"))
     finally:
         _lookups.release()

@@ -34,7 +34,6 @@ def prepare(app: flask.Flask, log_level: str) -> None:
     """
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
-    app.url_map.merge_slashes = False  # else //sync is a redirect, in HTML
     app.register_error_handler(RelayError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)

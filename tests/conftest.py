@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 from tests.support.processes import INHERITED
+
+# The long form of the properties: `./dev test --hypothesis-profile=long tests/system/test_any.py`.
+settings.register_profile("long", max_examples=20_000, deadline=None)
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from bench import load, servers
 from bench.accounting import cpu_s
 from bench.cases.plan import Plan, ratios
-from bench.processes import Lab, free_port
+from bench.processes import Lab
 from bench.report import Figure, Limit, Measured
+from local.ports import free_port
 
 CASE = "async"
 _CONNECTIONS = 16

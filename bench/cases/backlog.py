@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from bench import load, servers
 from bench.accounting import cpu_s, memory_bytes
 from bench.cases.plan import Plan, ratios
-from bench.processes import Lab, Server, free_port
+from bench.processes import Lab, Server
 from bench.report import Curve, Figure, Limit, Measured
+from local.ports import free_port
 
 CASE = "backlog"
 _CONNECTIONS = 32

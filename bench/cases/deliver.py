@@ -16,9 +16,9 @@ from pathlib import Path
 from bench import load, servers
 from bench.accounting import cpu_s
 from bench.cases.plan import Plan
-from bench.processes import BenchError, Lab, Server, free_port
+from bench.processes import BenchError, Lab, Server
 from bench.report import Figure, Limit, Measured
-from local.serving import HOST
+from local.ports import HOST, free_port
 
 CASE = "deliver"
 _CONNECTIONS = 16

@@ -17,6 +17,7 @@ class Plan:
         seconds: For how long each time.
         backlog: How many events wait in the Broker's largest backlog.
         starts: How often each is started cold.
+        requests: How many the larger store remembers.
         is_quick: Leave out the rivals that no limit names.
         show: Tells the user how far the run is.
     """
@@ -26,6 +27,7 @@ class Plan:
     seconds: int
     backlog: int
     starts: int
+    requests: int
     is_quick: bool
     show: Callable[[str], None]
 
@@ -38,6 +40,7 @@ class Plan:
             seconds=4,
             backlog=100_000,
             starts=9,
+            requests=1_000_000,
             is_quick=False,
             show=show,
         )
@@ -46,7 +49,14 @@ class Plan:
     def quick(cls, cores: Cores, show: Callable[[str], None]) -> Plan:
         """Show in less than a minute what a change has done."""
         return cls(
-            cores=cores, rounds=3, seconds=1, backlog=4_000, starts=3, is_quick=True, show=show
+            cores=cores,
+            rounds=3,
+            seconds=1,
+            backlog=4_000,
+            starts=3,
+            requests=20_000,
+            is_quick=True,
+            show=show,
         )
 
 

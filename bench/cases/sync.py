@@ -68,7 +68,7 @@ def _under_load(plan: Plan, measured: list[Server], request: load.Request) -> It
             rate[server.name].append(done.rate)
     for name, limit in (
         ("naive", Limit(at_most=0.40)),
-        ("bare", Limit(at_most=1.0)),
+        ("bare", Limit(at_most=0.9)),
         ("hello", Limit(at_most=2.2, aimed_for=True)),
     ):
         yield Figure(

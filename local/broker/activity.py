@@ -1,34 +1,29 @@
-"""What the Broker does, fact by fact: a ring of the newest, from which any number of readers read.
+"""What the Broker does, fact by fact: a ring of the newest, for any number of readers.
 
-A fact is noted as it is, and written as JSON only when it is read, so that it costs next to nothing
-while nobody watches. Nothing is kept, or waited for, on a reader's behalf: whoever is too slow for
-the ring is cut off.
+A fact becomes JSON only when it is read, so that it costs next to nothing while nobody watches.
+Nothing is kept on a reader's behalf: one that is too slow for the ring misses facts.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
+from msgspec import Struct, field
+from msgspec.structs import force_setattr
+
 from local.broker.delivery import Delivered, Failed
-from local.broker.event import Event
+from local.broker.event import readable
 from local.broker.routing import Route
-from local.broker.store import Delivery
+from local.broker.store import PendingDelivery
+from relay.events import Event
 
 _MAX_FACTS = 10_000
 _MAX_DATA_BYTES = 8 * 1024 * 1024
-_MAX_BATCH = 500
-# Readers find several facts at a time instead of being woken for each.
-_PAUSE_S = 0.05
-_KEEP_ALIVE_S = 15.0
+_MAX_BATCH = 1000
 
 DELIVERED = "delivered"
 RETRY = "retry"
@@ -36,13 +31,12 @@ TO_DEAD_LETTER_SINK = "to the dead letter sink"
 DROPPED = "dropped"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="accepted"):
     """An event is in the Broker.
 
     Attributes:
-        triggers: the names of those that want it.
-        reply_to: source and id of the event that it is the reply to; None when it was published.
+        triggers: The names of those that want it.
+        reply_to: Source and id of the event that it replies to; None when it was published.
         at: Unix time.
     """
 
@@ -55,44 +49,28 @@ class Accepted:
     def data_bytes(self) -> int:
         return len(self.event.data)
 
-    @classmethod
-    def from_json(cls, text: str) -> Accepted:
-        """Read what `to_json` wrote."""
-        document = json.loads(text)
-        reply_to = document["reply_to"]
-        return cls(
-            event=Event(
-                attributes=document["attributes"], data=base64.b64decode(document["data_base64"])
-            ),
-            triggers=document["triggers"],
-            reply_to=(reply_to[0], reply_to[1]) if reply_to else None,
-            at=document["at"],
-        )
-
-    def to_json(self) -> str:
-        """Write the fact on one line."""
-        document = {
-            "attributes": dict(self.event.attributes),
-            "data_base64": base64.b64encode(self.event.data).decode(),
-            "triggers": self.triggers,
-            "reply_to": self.reply_to,
-            "at": self.at,
-        }
-        return json.dumps(document)
+    def __post_init__(self) -> None:
+        """Make the attributes readable: as bytes of a header they may not be UTF-8."""
+        attributes = self.event.attributes
+        if not all(value.isascii() for value in attributes.values()):
+            shown = {name: readable(value) for name, value in attributes.items()}
+            force_setattr(self, "event", Event(attributes=shown, data=self.event.data))
+        if self.reply_to is not None:
+            source, event_id = self.reply_to
+            force_setattr(self, "reply_to", (readable(source), readable(event_id)))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attempted:
+class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attempted"):
     """A delivery was tried.
 
     Attributes:
-        source, id, type: of the event.
-        to_dead_letter_sink: whether that was called, and not the Trigger's subscriber.
-        attempt: counted from 1, anew for the dead letter sink.
-        result: the answer's status, or what kept it from coming.
-        extensions: what a failure tells the dead letter sink.
+        source, id, type: The event's.
+        to_dead_letter_sink: Whether that was called instead of the Trigger's subscriber.
+        attempt: Counted from 1, anew for the dead letter sink.
+        result: The answer's status, or why there was no answer.
+        extensions: What a failure tells the dead letter sink.
         next_step: DELIVERED, RETRY, TO_DEAD_LETTER_SINK or DROPPED.
-        wait_s: until the next attempt.
+        wait_s: Until the next attempt.
         at: Unix time of the end of the attempt.
     """
 
@@ -114,22 +92,22 @@ class Attempted:
     def of(
         cls,
         route: Route,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         outcome: Delivered | Failed,
         *,
         duration_ms: float,
         next_step: str,
         wait_s: float,
     ) -> Attempted:
-        """Note what is to be told of an attempt, and hold on to nothing else of it."""
+        """Keep what readers are told of an attempt, and nothing else."""
         attributes = delivery.event.attributes
         is_dead_letter = delivery.dead_letter is not None
         url = route.dead_letter_url if is_dead_letter else route.subscriber_url
         extensions = outcome.extensions if isinstance(outcome, Failed) else None
         return cls(
-            source=attributes["source"],
-            id=attributes["id"],
-            type=attributes["type"],
+            source=readable(attributes["source"]),
+            id=readable(attributes["id"]),
+            type=readable(attributes["type"]),
             trigger=route.name,
             url=url or "",
             to_dead_letter_sink=is_dead_letter,
@@ -145,34 +123,31 @@ class Attempted:
     def data_bytes(self) -> int:
         return 0
 
-    @classmethod
-    def from_json(cls, text: str) -> Attempted:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(text))
-
-    def to_json(self) -> str:
-        """Write the fact on one line."""
-        return json.dumps(asdict(self))
-
 
 Fact = Accepted | Attempted
 
 
-class Activity:
-    """The newest facts, bounded in number and in bytes of data.
+class Batch(Struct, frozen=True, kw_only=True):
+    """Facts in a row.
 
     Attributes:
-        run: names this run of the Broker; facts are numbered from 1 in each.
+        run: Names a run of the Broker; facts are numbered from 1 in each.
+        first: The number of the first fact, or of the next one when there is none yet.
     """
 
+    run: str
+    first: int
+    facts: list[Fact]
+
+
+class Activity:
+    """The newest facts, bounded in number and in bytes of data."""
+
     def __init__(self) -> None:
-        """Start with none."""
-        self.run = uuid.uuid4().hex[:8]
+        self._run = uuid.uuid4().hex[:8]
         self._facts: deque[Fact] = deque()
         self._data_bytes = 0
         self._last = 0
-        self._readers: set[asyncio.Event] = set()
-        self._is_closed = False
 
     def note(self, fact: Fact) -> None:
         """Add a fact, and drop the oldest beyond the bounds."""
@@ -181,40 +156,14 @@ class Activity:
         self._data_bytes += fact.data_bytes
         while len(self._facts) > _MAX_FACTS or self._data_bytes > _MAX_DATA_BYTES:
             self._data_bytes -= self._facts.popleft().data_bytes
-        for reader in self._readers:
-            reader.set()
 
-    async def read(self, after: int) -> AsyncIterator[list[tuple[int, Fact]]]:
-        """Yield what follows a fact, and what comes, in batches; an empty one from time to time.
-
-        Ends when the reader has fallen behind the ring, or at `close`.
+    def read(self, run: str, after: int) -> Batch:
+        """Return the facts after one, or the oldest that are left.
 
         Args:
-            after: the number of the last fact that the reader has; what the ring no longer has is
-                left out.
+            run, after: The run and the number of the last fact that the reader has.
         """
-        position = min(max(after, self._last - len(self._facts)), self._last)
-        woken = asyncio.Event()
-        self._readers.add(woken)
-        try:
-            while not self._is_closed and position >= self._last - len(self._facts):
-                woken.clear()
-                batch = self._after(position)
-                position += len(batch)
-                yield batch
-                if position == self._last:
-                    with suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(woken.wait(), _KEEP_ALIVE_S)
-                await asyncio.sleep(_PAUSE_S)
-        finally:
-            self._readers.discard(woken)
-
-    def close(self) -> None:
-        """Send all readers home."""
-        self._is_closed = True
-        for reader in self._readers:
-            reader.set()
-
-    def _after(self, position: int) -> list[tuple[int, Fact]]:
+        oldest = self._last - len(self._facts)
+        position = min(max(after if run == self._run else 0, oldest), self._last)
         new = list(islice(reversed(self._facts), self._last - position))
-        return list(enumerate(reversed(new), start=position + 1))[:_MAX_BATCH]
+        return Batch(run=self._run, first=position + 1, facts=new[::-1][:_MAX_BATCH])

@@ -19,9 +19,9 @@ from local.broker.activity import (
 )
 from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
-from local.broker.event import InvalidEvent
 from local.broker.routing import Route, Routing, outgoing_headers
-from local.broker.store import Delivery, Publication, Store
+from local.broker.store import EventStore, PendingDelivery, Publication
+from relay.problems import InvalidRequest
 
 _STORE_RETRY_S = 1.0
 _log = logging.getLogger("local.broker")
@@ -42,7 +42,7 @@ class Attempts:
         self,
         route: Route,
         routing: Routing,
-        store: Store,
+        store: EventStore,
         activity: Activity,
         wake: Callable[[Iterable[str]], None],
     ) -> None:
@@ -57,7 +57,7 @@ class Attempts:
         """Close the connections that are kept open."""
         await self._sender.close()
 
-    async def make(self, delivery: Delivery) -> None:
+    async def make(self, delivery: PendingDelivery) -> None:
         """Call the subscriber, or the dead letter sink once it has come to that."""
         route = self._route
         headers = {
@@ -89,7 +89,9 @@ class Attempts:
         else:
             await self._fail(delivery, outcome, report)
 
-    async def _succeed(self, delivery: Delivery, outcome: Delivered, report: _Report) -> None:
+    async def _succeed(
+        self, delivery: PendingDelivery, outcome: Delivered, report: _Report
+    ) -> None:
         if outcome.reply is None:
             await self._keep(lambda: self._store.finish(delivery))
             self._note(delivery, outcome, report, DELIVERED)
@@ -99,7 +101,7 @@ class Attempts:
             reply, triggers = self._routing.admit_reply(
                 self._route.broker, outcome.reply, to=delivery.event
             )
-        except InvalidEvent as exc:
+        except InvalidRequest as exc:
             # The Broker refuses its own subscriber's reply, as its ingress would with a 400.
             ingress_url = self._routing.ingress_url(self._route.broker)
             refused = Failed(
@@ -123,7 +125,7 @@ class Attempts:
         self._wake(triggers)
         report.log(f"delivered, its reply goes to {', '.join(triggers) or 'nobody'}")
 
-    async def _fail(self, delivery: Delivery, outcome: Failed, report: _Report) -> None:
+    async def _fail(self, delivery: PendingDelivery, outcome: Failed, report: _Report) -> None:
         spec = self._route.delivery
         if outcome.retried and delivery.failures < spec.retry:
             wait_s = spec.backoff_s(delivery.failures)
@@ -146,7 +148,7 @@ class Attempts:
 
     def _note(
         self,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         outcome: Delivered | Failed,
         report: _Report,
         next_step: str,
@@ -166,7 +168,7 @@ class Attempts:
 
     async def _postpone(
         self,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         wait_s: float,
         *,
         failures: int,
@@ -180,7 +182,7 @@ class Attempts:
         )
 
     async def _drop(
-        self, delivery: Delivery, outcome: Failed, report: _Report, reason: str
+        self, delivery: PendingDelivery, outcome: Failed, report: _Report, reason: str
     ) -> None:
         await self._keep(lambda: self._store.finish(delivery))
         _log.error(
@@ -207,7 +209,7 @@ class Attempts:
 class _Report:
     """The log line of one attempt; no headers and no data, which may hold secrets."""
 
-    delivery: Delivery
+    delivery: PendingDelivery
     result: str
     duration_ms: float
 

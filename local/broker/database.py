@@ -1,8 +1,8 @@
 """One SQLite file with one writer, whose writes are committed in groups.
 
-While one commit waits for the disk, the writes of many other requests gather for the next, so that
-durability does not cost an fsync an event. Reads use a second connection, which WAL mode keeps from
-ever waiting for a commit.
+While one commit waits for the disk, the writes of other requests gather for the next, so that an
+event does not cost an fsync of its own. Reads use a second connection, which in WAL mode never
+waits for a commit.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ Write = Callable[[sqlite3.Connection], object]
 
 
 class StoreError(Exception):
-    """The write is not durable; whoever asked for it must not be told that it is."""
+    """The write is not durable."""
 
 
 class Database:
     """A database that this process alone writes to.
 
     Attributes:
-        reader: a connection that sees what has been committed, for reading alone.
-        waiting: how many writes gather for the next commit.
+        reader: A connection for reading what has been committed.
     """
 
     def __init__(self, folder: Path, name: str, schema: str) -> None:
         """Open the database of a folder, or make it.
 
         Raises:
-            StoreError: the folder or the database cannot be used, or another process uses it.
+            StoreError: The folder or the database cannot be used, or another process uses it.
         """
         with contextlib.ExitStack() as opened:
             try:
@@ -55,8 +54,7 @@ class Database:
                 self._writer = _connect(folder / f"{name}.sqlite3", opened)
                 self._writer.executescript(schema)
                 self.reader = _connect(folder / f"{name}.sqlite3", opened)
-                # From here on a wait for a lock inside SQLite would stop the event loop; _begin
-                # waits without.
+                # A wait for a lock inside SQLite would stop the event loop; _begin waits instead.
                 for connection in (self._writer, self.reader):
                     connection.execute("PRAGMA busy_timeout = 0")
             except sqlite3.Error as exc:
@@ -68,13 +66,14 @@ class Database:
 
     @property
     def waiting(self) -> int:
+        """How many writes gather for the next commit."""
         return len(self._waiting)
 
     async def write(self, write: Write) -> None:
         """Run a write in the next transaction; return once it is durable.
 
         Raises:
-            StoreError: it is not, or may not be.
+            StoreError: It is not durable, or may not be.
         """
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
@@ -83,7 +82,6 @@ class Database:
         await done
 
     async def close(self) -> None:
-        """Commit what is waiting and close the database."""
         if self._flushing is not None:
             await self._flushing
         self._disk.shutdown()
@@ -95,7 +93,7 @@ class Database:
             error: StoreError | None = None
             try:
                 await self._commit([write for write, _ in group])
-            # Whatever went wrong, nobody in the group may believe that it is stored.
+            # Whatever went wrong, no caller in the group may believe that its write is stored.
             except Exception as exc:
                 error = StoreError(f"the write failed: {exc}")
                 error.__cause__ = exc
@@ -110,8 +108,8 @@ class Database:
     async def _commit(self, writes: Sequence[Write]) -> None:
         """Run writes in one transaction.
 
-        The statements run here, where they cost microseconds, and only the commit, which waits
-        for the disk, in the thread: handing each statement over would cost more than running it.
+        Only the commit, which waits for the disk, runs in the thread: handing over a statement
+        costs more than running it.
         """
         try:
             await self._begin()
@@ -126,7 +124,7 @@ class Database:
             raise
 
     async def _begin(self) -> None:
-        """Take the write lock; somebody else, such as a backup, may hold it for a moment."""
+        """Take the write lock, which a backup, say, may hold for a moment."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _BUSY_TIMEOUT_S
         while True:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from local.broker.activity import Activity
 from local.broker.attempts import Attempts
 from local.broker.routing import Routing
-from local.broker.store import Delivery, Store
+from local.broker.store import EventStore, PendingDelivery
 
 _MAX_IN_FLIGHT_PER_TRIGGER = 32
 _PAUSE_S = 1.0
@@ -24,7 +24,7 @@ _log = logging.getLogger("local.broker")
 class Dispatcher:
     """Deliver what the store holds, until stopped."""
 
-    def __init__(self, routing: Routing, store: Store, activity: Activity) -> None:
+    def __init__(self, routing: Routing, store: EventStore, activity: Activity) -> None:
         """Make a queue for each Trigger; `start` begins to deliver."""
         self._queues = {
             route.name: _TriggerQueue(
@@ -64,7 +64,7 @@ class Dispatcher:
 class _TriggerQueue:
     """The pending deliveries of one Trigger."""
 
-    def __init__(self, trigger: str, store: Store, attempts: Attempts) -> None:
+    def __init__(self, trigger: str, store: EventStore, attempts: Attempts) -> None:
         self.in_flight: dict[int, asyncio.Task[None]] = {}
         self.attempts = attempts
         self._trigger = trigger
@@ -112,7 +112,7 @@ class _TriggerQueue:
             self.in_flight[event_id] = asyncio.create_task(self._deliver(delivery))
         return None
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: PendingDelivery) -> None:
         try:
             await self.attempts.make(delivery)
         except Exception:

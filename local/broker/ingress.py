@@ -1,8 +1,9 @@
 """The Broker's HTTP side: `POST /{namespace}/{broker}` publishes an event.
 
-The answers are those of Knative's ingress: 202 once the event is on disk, 400 for what is no valid
-CloudEvent, 404 for a Broker that does not exist or any query, 405 for other methods; and 413 and
-503 where a Broker must say that it did not take the event.
+The answers are those of Knative's ingress: 202 once the event is on disk, 400 for an invalid
+CloudEvent, 500 for one with a line feed in it, which it cannot send on, 404 for a Broker that does
+not exist or any query, 405 for other methods; and 413 and 503 where a Broker must say that it did
+not take the event.
 """
 
 from __future__ import annotations
@@ -17,35 +18,31 @@ from starlette.routing import Route
 from starlette.types import Lifespan
 
 from local.broker.activity import Accepted, Activity
+from local.broker.attributes import Unwritable
 from local.broker.database import StoreError
 from local.broker.delivery import passed_on
 from local.broker.dispatch import Dispatcher
-from local.broker.event import Event, EventError
-from local.broker.feed import Feed
+from local.broker.event import KNATIVE, fields
+from local.broker.feed import feed
 from local.broker.routing import Routing
-from local.broker.store import Publication, Store
+from local.broker.store import EventStore, Publication
+from relay.events import Event
+from relay.problems import InvalidRequest
 
 _RETRY_AFTER_S = "1"
 _log = logging.getLogger("local.broker")
 
 
 class Ingress:
-    """What publishers talk to."""
-
     def __init__(
         self,
         routing: Routing,
-        store: Store,
+        store: EventStore,
         dispatcher: Dispatcher,
         activity: Activity,
         *,
-        max_event_bytes: int,
+        max_event_bytes: int = 2 * 1024 * 1024,
     ) -> None:
-        """Take events into `store`, and tell `dispatcher` and `activity`.
-
-        Args:
-            max_event_bytes: bound on a request's body.
-        """
         self._routing = routing
         self._store = store
         self._dispatcher = dispatcher
@@ -53,11 +50,10 @@ class Ingress:
         self._max_event_bytes = max_event_bytes
 
     def app(self, lifespan: Lifespan[Starlette] | None) -> Starlette:
-        """Return the ASGI application."""
         app = Starlette(
             routes=[
                 Route("/healthz", _healthz),
-                Route("/activity", Feed(self._activity).answer),
+                Route("/activity", feed(self._activity)),
                 Route("/{namespace}/{broker}", self._publish, methods=["POST"]),
             ],
             lifespan=lifespan,
@@ -77,16 +73,15 @@ class Ingress:
             return PlainTextResponse(
                 f"an event must have at most {self._max_event_bytes} bytes\n", 413
             )
+        headers = fields(request.headers.raw)
         try:
-            event, triggers = self._routing.admit(
-                broker, Event.from_http(request.headers.raw, body)
-            )
-        except EventError as exc:
-            return PlainTextResponse(f"{exc}\n", 400)
+            event, triggers = self._routing.admit(broker, Event.from_http(headers, body, KNATIVE))
+        except InvalidRequest as exc:
+            return PlainTextResponse(f"{exc}\n", 500 if isinstance(exc, Unwritable) else 400)
         if triggers:
             publication = Publication(
                 event=event,
-                headers=passed_on(request.headers),
+                headers=passed_on(headers),
                 triggers=triggers,
                 due_at=time.time(),
             )

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import urljoin
 
-from local.broker.event import Event, InvalidEvent
-from local.broker.filters import Filter
-from local.manifests import DeliverySpec, Destination, ManifestError, Manifests, Trigger
+from local.broker.attributes import validate
+from local.broker.event import to_headers
+from local.manifests import (
+    DeliverySpec,
+    Destination,
+    ManifestError,
+    Manifests,
+    TriggerResource,
+    TriggerSpec,
+)
+from relay.events import Event
+from relay.problems import InvalidRequest
 
 _TTL = "knativebrokerttl"
 _ARRIVAL_TIME = "knativearrivaltime"
 _DEFAULT_TTL = 255
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +36,14 @@ class Route:
     Attributes:
         name: `namespace/name` of the Trigger.
         broker: `namespace/name` of its Broker.
+        spec: Says which events the Trigger wants.
+        delivery: The delivery spec in force.
     """
 
     name: str
     namespace: str
     broker: str
-    filter: Filter
+    spec: TriggerSpec
     delivery: DeliverySpec
     subscriber_url: str
     dead_letter_url: str | None
@@ -48,32 +63,30 @@ class Routing:
         """Resolve every destination.
 
         Args:
-            services: base URL of each service by its name.
-            base_url: where the ingress is, without the path of a Broker.
+            services: Base URL of each service by its name.
+            base_url: Where the ingress is, without the path of a Broker.
 
         Raises:
-            ManifestError: naming the Trigger and the service that has no URL.
+            ManifestError: Naming the Trigger and the service that has no URL.
         """
-        routes: dict[str, list[Route]] = {f"{b.namespace}/{b.name}": [] for b in manifests.brokers}
+        routes: dict[str, list[Route]] = {broker.key: [] for broker in manifests.brokers}
         for trigger in manifests.triggers:
             delivery = manifests.delivery_for(trigger)
             sink = delivery.dead_letter_sink
-            broker = f"{trigger.namespace}/{trigger.broker}"
-            routes[broker].append(
+            routes[trigger.broker_key].append(
                 Route(
-                    name=f"{trigger.namespace}/{trigger.name}",
-                    namespace=trigger.namespace,
-                    broker=broker,
-                    filter=trigger.filter,
+                    name=trigger.key,
+                    namespace=trigger.metadata.namespace,
+                    broker=trigger.broker_key,
+                    spec=trigger.spec,
                     delivery=delivery,
-                    subscriber_url=_resolve(trigger.subscriber, trigger, services, base_url),
+                    subscriber_url=_resolve(trigger.spec.subscriber, trigger, services, base_url),
                     dead_letter_url=(_resolve(sink, trigger, services, base_url) if sink else None),
                 )
             )
         return cls(base_url=base_url, routes={name: tuple(each) for name, each in routes.items()})
 
     def all_routes(self) -> list[Route]:
-        """Return the routes of all Brokers."""
         return [route for routes in self.routes.values() for route in routes]
 
     def ingress_url(self, broker: str) -> str:
@@ -88,50 +101,61 @@ class Routing:
             Triggers that want it.
 
         Raises:
-            InvalidEvent: it may not be published, or has been round too often.
+            Unwritable: It cannot be sent on.
+            InvalidRequest: It may not be published, or has been through too many replies.
         """
-        event.validate()
-        hops = event.attributes.get(_TTL, "")
-        # As Knative's TTLDefaulter: what is not a number counts as not given.
-        ttl = int(hops) - 1 if hops.isascii() and hops.isdigit() else _DEFAULT_TTL
+        ttl = _hops_left(event.attributes.get(_TTL, ""))
         if ttl <= 0:
-            raise InvalidEvent(f"{_TTL} is used up: the event has been through too many replies")
+            raise InvalidRequest(f"ce-{_TTL}", "is used up: there were too many replies")
         arrival = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         attributes = {
             **event.attributes,
             _TTL: str(ttl),
             _ARRIVAL_TIME: arrival.replace("+00:00", "Z"),
         }
-        triggers = [r.name for r in self.routes[broker] if r.filter.matches(attributes)]
-        return Event(attributes=attributes, data=event.data), triggers
+        event = Event(attributes=attributes, data=event.data)
+        validate(event)
+        return event, [r.name for r in self.routes[broker] if r.spec.wants(attributes)]
 
     def admit_reply(self, broker: str, reply: Event, *, to: Event) -> tuple[Event, list[str]]:
         """Take a subscriber's reply into the Broker; its hops go on from the event's.
 
+        Data without a type gets the one that Go's HTTP server makes out for the answer in which
+        Knative's filter passes the reply on.
+
         Raises:
-            InvalidEvent: as `admit` does.
+            InvalidRequest: as `admit` does.
         """
         attributes = {**reply.attributes, _TTL: to.attributes[_TTL]}
+        if reply.data and "datacontenttype" not in attributes:
+            is_binary = _BINARY.search(reply.data[:512])
+            attributes["datacontenttype"] = (
+                "application/octet-stream" if is_binary else "text/plain; charset=utf-8"
+            )
         return self.admit(broker, Event(attributes=attributes, data=reply.data))
 
 
 def outgoing_headers(event: Event, extensions: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of an event and more extensions for a subscriber or dead letter sink.
-
-    Neither ever sees the Broker's hop count.
-    """
+    """Return the headers of an event and more extensions, without the Broker's hop count."""
     attributes = {**event.attributes, **extensions}
     del attributes[_TTL]
-    return Event(attributes=attributes, data=event.data).to_headers()
+    return to_headers(Event(attributes=attributes))
+
+
+def _hops_left(given: str) -> int:
+    """Count this hop as Knative's TTLDefaulter does: what is not a number counts as not given."""
+    number = float(given) if _NUMBER.fullmatch(given) else math.inf
+    return int(number) - 1 if abs(number) < 2**31 else _DEFAULT_TTL
 
 
 def _resolve(
-    destination: Destination, trigger: Trigger, services: Mapping[str, str], base_url: str
+    destination: Destination, trigger: TriggerResource, services: Mapping[str, str], base_url: str
 ) -> str:
     try:
-        return destination.resolve(services, base_url)
+        return destination.resolve(services, base_url, namespace=trigger.metadata.namespace)
     except KeyError as exc:
+        (name,) = exc.args
         raise ManifestError(
-            f"Trigger {trigger.namespace}/{trigger.name}: no URL is known for service"
-            f" {destination.name!r}: give --service {destination.name}=URL"
+            f"Trigger {trigger.key}: no URL is known for service {name!r}:"
+            f" give --service {name}=URL"
         ) from exc

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local.broker.database import Database, StoreError
-from local.broker.event import Event
+from relay.events import Event
 
-# AUTOINCREMENT: an id is never used again, so a write that is repeated after a commit whose outcome
-# is unknown can only ever touch its own event.
+# AUTOINCREMENT never uses an id again: a write that is repeated after a commit of unknown outcome
+# can touch its own event only.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,8 +40,8 @@ class Publication:
     """An event on its way into the store.
 
     Attributes:
-        headers: of the request, what the Broker passes on.
-        triggers: names of the Triggers that want the event.
+        headers: Those of the request that the Broker passes on.
+        triggers: The names of the Triggers that want the event.
         due_at: Unix time of the first attempt.
     """
 
@@ -52,14 +52,13 @@ class Publication:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Delivery:
+class PendingDelivery:
     """One event for one Trigger.
 
     Attributes:
-        failures: attempts that have failed so far, at the subscriber or, since the delivery
-            went there, at the dead letter sink.
-        dead_letter: None while it goes to the subscriber; afterwards the extensions that tell the
-            dead letter sink what happened.
+        failures: Failed attempts so far, at the subscriber or else at the dead letter sink.
+        dead_letter: None while it goes to the subscriber; then the extensions that tell the dead
+            letter sink what happened.
     """
 
     event_id: int
@@ -70,14 +69,14 @@ class Delivery:
     dead_letter: Mapping[str, str] | None
 
 
-class Store:
-    """The events that a Broker owes to somebody."""
+class EventStore:
+    """The events that a Broker has yet to deliver."""
 
     def __init__(self, folder: Path) -> None:
         """Open the database of a folder, or make it.
 
         Raises:
-            StoreError: the folder or the database cannot be used.
+            StoreError: The folder or the database cannot be used.
         """
         self._database = Database(folder, "broker", _SCHEMA)
 
@@ -85,17 +84,17 @@ class Store:
         """Keep an event with one delivery for each of its Triggers.
 
         Raises:
-            StoreError: it is not kept.
+            StoreError: The event is not kept.
         """
         if self._database.waiting >= _MAX_WAITING_EVENTS:
             raise StoreError("too many events wait to be written")
         await self._database.write(lambda db: _insert(db, publication))
 
-    async def finish(self, delivery: Delivery, reply: Publication | None = None) -> None:
+    async def finish(self, delivery: PendingDelivery, reply: Publication | None = None) -> None:
         """Forget a delivery that has ended, and keep its reply in the same transaction.
 
         Raises:
-            StoreError: the delivery is still pending, and the reply is not kept.
+            StoreError: The delivery is still pending, and the reply is not kept.
         """
 
         def write(db: sqlite3.Connection) -> None:
@@ -115,7 +114,7 @@ class Store:
 
     async def postpone(
         self,
-        delivery: Delivery,
+        delivery: PendingDelivery,
         *,
         due_at: float,
         failures: int,
@@ -124,20 +123,14 @@ class Store:
         """Keep a delivery for a later attempt.
 
         Raises:
-            StoreError: what is kept is as it was before.
+            StoreError: The delivery is kept as it was.
         """
-        row = (
-            due_at,
-            failures,
-            None if dead_letter is None else json.dumps(dead_letter),
-            delivery.event_id,
-            delivery.trigger,
-        )
+        letter = None if dead_letter is None else json.dumps(dead_letter)
         await self._database.write(
             lambda db: db.execute(
                 "UPDATE deliveries SET due_at = ?, failures = ?, dead_letter = ?"
                 " WHERE event_id = ? AND trigger_name = ?",
-                row,
+                (due_at, failures, letter, delivery.event_id, delivery.trigger),
             )
         )
 
@@ -149,7 +142,7 @@ class Store:
             (trigger, limit),
         ).fetchall()
 
-    def load(self, event_id: int, trigger: str) -> Delivery:
+    def load(self, event_id: int, trigger: str) -> PendingDelivery:
         """Return a pending delivery with its event."""
         attributes, headers, data, failures, dead_letter = self._database.reader.execute(
             "SELECT attributes, headers, data, failures, dead_letter"
@@ -157,7 +150,7 @@ class Store:
             " WHERE event_id = ? AND trigger_name = ?",
             (event_id, trigger),
         ).fetchone()
-        return Delivery(
+        return PendingDelivery(
             event_id=event_id,
             trigger=trigger,
             event=Event(attributes=json.loads(attributes), data=data),
@@ -175,7 +168,6 @@ class Store:
         )
 
     async def close(self) -> None:
-        """Commit what is waiting and close the database."""
         await self._database.close()
 
 

@@ -1,7 +1,7 @@
-"""Events as the page may show them: what holds secrets is named and measured, not shown.
+"""Events as the page may show them: what may be secret is named and measured, not shown.
 
-Hidden are all bodies, all values of headers and queries, and the relay's own MAC. The terminal
-shows whole events, as Knative's event_display does; a page is shared more easily than a terminal.
+All bodies, all values of headers and queries and the relay's own MAC are hidden. The terminal shows
+whole events, as Knative's event_display does; a page is shared more easily than a terminal.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from local.broker.event import Event
 from relay.envelope import METHODS
+from relay.events import Event
+from relay.jsons import json_type
 
 HIDDEN: Final = "(hidden)"
 
-_HOPS: Final = "knativebrokerttl"  # the Broker's own: no subscriber ever sees it
-_HIDDEN_ATTRIBUTES: Final = ("relaymac", "knativeerrordata")
+_HOPS: Final = "knativebrokerttl"  # the Broker's own, which no subscriber sees
+_HIDDEN_ATTRIBUTES: Final = ("relaymac", "relayreason", "knativeerrordata")
 _MAX_MEMBERS: Final = 50
 _MAX_CHARACTERS: Final = 300
 
 
 def masked(event: Event) -> Event:
-    """Return the event with its data described, and without the attributes that hold secrets."""
+    """Return the event with its data described and its secret attributes hidden."""
     attributes = {
         name: HIDDEN if name in _HIDDEN_ATTRIBUTES else shortened(value)
         for name, value in event.attributes.items()
@@ -34,12 +35,12 @@ def masked(event: Event) -> Event:
 
 
 def target_of(event: Event) -> str:
-    """Return `host[:port]` of the target that an envelope names; "" when the data is none."""
+    """Return `host[:port]` of the target of an envelope; "" for any other data."""
     return _authority(members_of(event.data).get("targetURL"))
 
 
 def members_of(data: bytes) -> Mapping[str, object]:
-    """Read data that is a JSON object; empty for any other."""
+    """Read a JSON object; empty for any other data."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -48,7 +49,7 @@ def members_of(data: bytes) -> Mapping[str, object]:
 
 
 def shortened(text: str) -> str:
-    """Cut what nobody would read to its end."""
+    """Cut a text that is too long to read."""
     return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…"
 
 
@@ -66,7 +67,7 @@ def _masked_data(data: bytes) -> bytes:
 
 
 def _described(name: str, value: object) -> object:
-    """Show a field of an envelope or a result, or say what kind of value it is."""
+    """Show a field of an envelope or a result, or the kind of its value."""
     if name == "targetURL":
         return _without_secrets(value)
     if name == "targetAPI" and isinstance(value, str):
@@ -86,21 +87,19 @@ def _described(name: str, value: object) -> object:
 
 
 def _kind(value: object) -> object:
-    if value is None or isinstance(value, bool):
-        kind = "null" if value is None else "boolean"
-    elif isinstance(value, int | float):
-        kind = "number"
-    elif isinstance(value, str):
+    if isinstance(value, str):
         kind = f"text of {len(value)} characters"
     elif isinstance(value, list):
         kind = f"array of {len(value)}"
+    elif isinstance(value, dict):
+        kind = f"object of {len(value)} members"
     else:
-        kind = f"object of {len(value)} members" if isinstance(value, dict) else "value"
+        kind = json_type(value).rpartition(" ")[2]  # without its article
     return f"{HIDDEN[:-1]}: {kind})"
 
 
 def _authority(url: object) -> str:
-    """Return `host[:port]` of a URL; "" when it has none."""
+    """Return `host[:port]` of a URL, "" without one."""
     try:
         return shortened(urlsplit(str(url)).netloc.rpartition("@")[2]) if url else ""
     except ValueError:
@@ -116,13 +115,13 @@ def _without_secrets(url: object) -> object:
 
 
 def _header_name(text: str) -> str:
-    """Return the name up to what can be in none: the value may follow, as in `Authorization: …`."""
+    """Return a name up to its first illegal character; a secret may follow it, as in `A: …`."""
     name = re.split(r"[^!#$%&'*+.^_`|~0-9A-Za-z-]", text, maxsplit=1, flags=re.ASCII)[0]
     return shortened(name) if name == text else f"{shortened(name)} {HIDDEN}"
 
 
 def _path(text: str) -> str:
-    """Return path and names of the query; its values may be tokens, and so may a lone word."""
+    """Return the path and the names in the query; its values, or a lone word, may be tokens."""
     before, fragment, _ = text.partition("#")
     path, mark, query = before.partition("?")
     parameters = (each.partition("=") for each in query.split("&")) if query else ()

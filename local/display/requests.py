@@ -1,7 +1,7 @@
-"""The requests that the Broker has seen lately: the state of each, and its timeline.
+"""The newest requests that the Broker has seen: the state and the timeline of each.
 
-A request is an event that nobody's reply or callback is about: usually one that Send published, but
-anybody's event has its place here. The events that follow from it belong to it.
+A request is an event that is neither a reply to another nor a callback about one. Usually Send has
+published it, but any publisher's event counts. The events that follow from it belong to it.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Progress:
 
 
 @dataclass(kw_only=True, slots=True)
-class Request:
-    """What is known of one.
+class TrackedRequest:
+    """What is known of a request.
 
     Attributes:
-        number: counts the requests, so that a newer one has a higher number.
-        target: `host[:port]`; "" when the event is no envelope.
-        status: of the target's answer, or else of the last delivery; "" before the first.
-        result: `completed` or `failed`; None before there is one.
-        progress: by the name of the Trigger.
-        events: the keys of all events that belong to it, with what each is called.
-        changed: the revision of the last change.
+        number: Counts the requests; a newer one has a higher number.
+        target: `host[:port]`; "" when the event is not an envelope.
+        status: The target's answer, or else the last delivery's; "" before the first.
+        result: `completed` or `failed`; None before the result.
+        progress: By the name of the Trigger.
+        events: The keys of all events that belong to it, and what each is called.
+        changed: The revision of the last change.
     """
 
     number: int
@@ -65,7 +65,7 @@ class Request:
 
     @property
     def state(self) -> str:
-        """A result outweighs a dead letter, as it does for `GET /async/{id}`."""
+        """A result outweighs a dead letter, as for `GET /async/{id}`."""
         if self.result is not None:
             return self.result
         states = {each.state for each in self.progress.values()}
@@ -76,7 +76,7 @@ class Request:
 
     @property
     def attempts(self) -> int:
-        """Of the Trigger that needed the most."""
+        """The most that any Trigger has made."""
         return max((each.attempts for each in self.progress.values()), default=0)
 
 
@@ -84,28 +84,27 @@ class Requests:
     """The newest requests.
 
     Attributes:
-        revision: counts the changes.
-        is_connected: whether the Broker's activity is being followed.
-        missed: how many of its facts went by unseen.
+        revision: Counts the changes.
+        is_connected: Whether the Broker's activity is being followed.
+        missed: How many of its facts were missed.
     """
 
     def __init__(self) -> None:
-        """Start with none."""
         self.revision = 0
         self.is_connected = False
         self.missed = 0
         self._count = 0
-        self._by_number: OrderedDict[int, Request] = OrderedDict()
-        self._by_change: OrderedDict[int, Request] = OrderedDict()
-        self._by_event: dict[Key, Request] = {}
-        self._by_id: dict[str, Request] = {}
+        self._by_number: OrderedDict[int, TrackedRequest] = OrderedDict()
+        self._by_change: OrderedDict[int, TrackedRequest] = OrderedDict()
+        self._by_event: dict[Key, TrackedRequest] = {}
+        self._by_id: dict[str, TrackedRequest] = {}
 
-    def get(self, number: int) -> Request | None:
-        """Return a request; None when it is too long ago."""
+    def get(self, number: int) -> TrackedRequest | None:
+        """Return a request; None when it is no longer kept."""
         return self._by_number.get(number)
 
-    def changed_since(self, revision: int, limit: int) -> list[Request]:
-        """Return the requests changed since, the longest ago first."""
+    def changed_since(self, revision: int, limit: int) -> list[TrackedRequest]:
+        """Return the requests that have changed since, the oldest change first."""
         newest_first = takewhile(lambda r: r.changed > revision, reversed(self._by_change.values()))
         return list(newest_first)[::-1][:limit]
 
@@ -132,7 +131,7 @@ class Requests:
         key = (fact.source, fact.id)
         request = self._by_event.get(key)
         if request is None:
-            # Of a run of the Broker that this display has not seen.
+            # From a run of the Broker that this display has not seen.
             request = self._new(key, fact.type, fact.at)
         if key == (request.source, request.id):
             progress = request.progress.setdefault(fact.trigger, Progress())
@@ -145,7 +144,7 @@ class Requests:
                 request.status = _status_of(fact.result)
         self._add(request, timeline.attempted(fact, about=request.events[key]))
 
-    def _publish(self, request: Request | None, key: Key, fact: Accepted) -> None:
+    def _publish(self, request: TrackedRequest | None, key: Key, fact: Accepted) -> None:
         is_again = request is not None
         if request is None:
             request = self._new(key, fact.event.attributes["type"], fact.at)
@@ -154,7 +153,7 @@ class Requests:
             request.progress.setdefault(trigger, Progress()).state = ACCEPTED
         for entry in timeline.published(fact, is_again=is_again):
             self._add(request, entry)
-        asked = re.fullmatch(r"(.+)\.(?:completed|failed|dead)\.callback", request.id)
+        asked = re.fullmatch(r"(.+)\.(?:completed|failed|dead)(?:\.[0-9]+)?\.callback", request.id)
         parent = self._by_id.get(asked[1]) if asked else None
         if parent is not None and not is_again:
             link = (request.number, request.id)
@@ -162,22 +161,27 @@ class Requests:
             link = (parent.number, parent.id)
             self._add(request, Entry(at=fact.at, title="Tells the caller of", other=link))
 
-    def _root_of(self, fact: Accepted) -> Request | None:
+    def _root_of(self, fact: Accepted) -> TrackedRequest | None:
         """Find the request that an event follows from."""
         attributes = fact.event.attributes
         if fact.reply_to is not None:
             root = self._by_event.get(fact.reply_to)
-            # Such a reply is a request in its own right: Send's, for the callback of a caller.
+            # A reply of the request type is a request itself: Send's, for a caller's callback.
             return None if root is None or attributes["type"] == root.type else root
         root = self._by_id.get(attributes.get("subject", ""))
-        if root is not None and attributes["type"] == f"{root.type}.callback":
+        if root is not None and attributes["type"] in (
+            f"{root.type}.callback",
+            f"{root.type}.dead",
+        ):
             return root
         return None
 
-    def _new(self, key: Key, event_type: str, at: float) -> Request:
+    def _new(self, key: Key, event_type: str, at: float) -> TrackedRequest:
         self._count += 1
         source, event_id = key
-        request = Request(number=self._count, at=at, source=source, id=event_id, type=event_type)
+        request = TrackedRequest(
+            number=self._count, at=at, source=source, id=event_id, type=event_type
+        )
         self._by_number[request.number] = request
         self._by_id[event_id] = request
         self._claim(request, key, "")
@@ -190,18 +194,18 @@ class Requests:
                 del self._by_id[oldest.id]
         return request
 
-    def _claim(self, request: Request, key: Key, name: str) -> None:
+    def _claim(self, request: TrackedRequest, key: Key, name: str) -> None:
         self._by_event[key] = request
         request.events[key] = name
         if len(request.events) > _MAX_ENTRIES:
-            # All but its own event, which is the first, may be forgotten.
+            # The first is its own event; any other may be forgotten.
             oldest = list(request.events)[1]
             del request.events[oldest], self._by_event[oldest]
 
-    def _add(self, request: Request, entry: Entry) -> None:
+    def _add(self, request: TrackedRequest, entry: Entry) -> None:
         request.entries.append(entry)
         if len(request.entries) > _MAX_ENTRIES:
-            # The first two say where it came from.
+            # The first two entries say where the request came from.
             del request.entries[2]
         self.revision += 1
         request.changed = self.revision

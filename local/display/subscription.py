@@ -1,18 +1,18 @@
-"""Follow the Broker's activity, and go on where it broke off when the connection is lost."""
+"""Follow the Broker's activity."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
-import httpx
+import aiohttp
+import msgspec
 
-from local.broker.activity import Accepted, Attempted
+from local.broker.activity import Accepted, Batch, Fact
 from local.display.requests import Requests
 
-# More than the pause after which the Broker says that it is still there.
-_TIMEOUTS_S = httpx.Timeout(5.0, read=45.0)
-_PAUSE_S = 0.5
+_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_POLL_S = 0.2
 _log = logging.getLogger(__name__)
 
 
@@ -23,49 +23,37 @@ class Subscription:
         """Tell `requests` what is read at `url`."""
         self._url = url
         self._requests = requests
-        self._last_id = ""
+        self._run = ""
+        self._last = 0
 
     async def follow(self) -> None:
         """Follow until cancelled."""
-        async with httpx.AsyncClient(trust_env=False, timeout=_TIMEOUTS_S) as client:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False) as session:
             while True:
                 try:
-                    await self._read(client)
-                except httpx.HTTPError as exc:
-                    _log.debug("the Broker's activity broke off: %s", exc)
-                finally:
+                    await self._read(session)
+                except (aiohttp.ClientError, asyncio.TimeoutError) as exc:
+                    _log.debug("the Broker's activity cannot be read: %s", exc)
                     self._requests.is_connected = False
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(_POLL_S)
 
-    async def _read(self, client: httpx.AsyncClient) -> None:
-        headers = {"Last-Event-ID": self._last_id} if self._last_id else {}
-        async with client.stream("GET", self._url, headers=headers) as response:
-            response.raise_for_status()
-            self._requests.is_connected = True
-            fields: dict[str, str] = {}
-            async for line in response.aiter_lines():
-                name, _, value = line.partition(": ")
-                if line:
-                    fields[name] = value
-                    continue
-                if "data" in fields:
-                    self._take(fields["id"], fields["event"], fields["data"])
-                fields = {}
+    async def _read(self, session: aiohttp.ClientSession) -> None:
+        after = {"after": f"{self._run}-{self._last}"}
+        async with session.get(self._url, params=after, raise_for_status=True) as response:
+            batch = msgspec.json.decode(await response.read(), type=Batch)
+        self._requests.is_connected = True
+        if batch.run == self._run:
+            self._requests.missed += batch.first - self._last - 1
+        self._run, self._last = batch.run, batch.first + len(batch.facts) - 1
+        for fact in batch.facts:
+            self._take(fact)
 
-    def _take(self, event_id: str, kind: str, data: str) -> None:
-        self._count_missed(event_id)
-        self._last_id = event_id
+    def _take(self, fact: Fact) -> None:
         try:
-            if kind == "accepted":
-                self._requests.accept(Accepted.from_json(data))
+            if isinstance(fact, Accepted):
+                self._requests.accept(fact)
             else:
-                self._requests.attempt(Attempted.from_json(data))
+                self._requests.attempt(fact)
         # One fact that cannot be shown must not end the page for all others.
         except Exception:
             _log.exception("a fact of the Broker cannot be shown")
-
-    def _count_missed(self, event_id: str) -> None:
-        run, _, number = event_id.partition("-")
-        last_run, _, last_number = self._last_id.partition("-")
-        if run == last_run:
-            self._requests.missed += int(number) - int(last_number) - 1

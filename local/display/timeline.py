@@ -1,18 +1,18 @@
-"""The timeline of a request: what the Broker tells, in words."""
+"""The timeline of a request: the Broker's facts in words."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
+import msgspec
+
 from local.broker.activity import DELIVERED, DROPPED, RETRY, Accepted, Attempted
-from local.broker.event import Event
 from local.display.event_form import render
 from local.display.masking import masked, members_of, shortened
+from relay.events import Event
 
 GOOD = "good"
 BAD = "bad"
@@ -20,18 +20,16 @@ WAITING = "waiting"
 PLAIN = "plain"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One step.
 
     Attributes:
-        at: Unix time; 0 when it is not known.
-        title: what happened.
-        details: more about it, each a few words.
+        at: Unix time; 0 when unknown.
+        details: A few words each.
         tone: GOOD, BAD, WAITING or PLAIN.
-        due_at: Unix time of the next attempt; None when none is waited for.
-        event: masked; None when the step has none of its own.
-        other: number and id of another request that this is about; None when it is about none.
+        due_at: Unix time of the next attempt, if there will be one.
+        event: The event of this step, masked.
+        other: Number and id of another request that this step is about.
     """
 
     at: float
@@ -43,45 +41,35 @@ class Entry:
     other: tuple[int, str] | None = None
 
     def document(self) -> dict[str, object]:
-        """Return what the page shows; the event in event_display's form."""
-        return {
-            "at": self.at,
-            "title": self.title,
-            "details": self.details,
-            "tone": self.tone,
-            "due_at": self.due_at,
-            "event": "" if self.event is None else render(self.event),
-            "other": self.other,
-        }
+        """Return what the page shows, with the event in event_display's form."""
+        event = "" if self.event is None else render(self.event)
+        return {**msgspec.structs.asdict(self), "event": event}
 
 
 def published(fact: Accepted, *, is_again: bool) -> list[Entry]:
-    """Tell how the event of a request came to the Broker."""
-    entries = []
+    """Describe how the event of a request came to the Broker."""
     attributes = fact.event.attributes
+    at = fact.at
     if fact.reply_to is not None:
-        entries.append(Entry(at=fact.at, title="Published as a reply"))
+        title = "Published as a reply"
     elif is_again:
-        entries.append(Entry(at=fact.at, title="Published again"))
-    # Send counts the hops of every request that it publishes.
-    elif "relayhops" in attributes:
-        entries.append(Entry(at=_unix_time(attributes.get("time")), title="Accepted by Send"))
+        title = "Published again"
     else:
-        title = f"Published by {shortened(attributes['source'])}"
-        entries.append(Entry(at=_unix_time(attributes.get("time")), title=title))
-    entries.append(
-        Entry(
-            at=fact.at,
-            title="Stored by the Broker",
-            details=(_wanted_by(fact),),
-            event=masked(fact.event),
+        at = _unix_time(attributes.get("time"))
+        # Send counts the hops of every request that it publishes.
+        is_sends = "relayhops" in attributes
+        title = (
+            "Accepted by Send" if is_sends else f"Published by {shortened(attributes['source'])}"
         )
-    )
-    return entries
+    wanted, event = (_wanted_by(fact),), masked(fact.event)
+    return [
+        Entry(at=at, title=title),
+        Entry(at=fact.at, title="Stored by the Broker", details=wanted, event=event),
+    ]
 
 
 def result(fact: Accepted, ending: str) -> Entry:
-    """Tell of a result event."""
+    """Describe a result event."""
     status = members_of(fact.event.data).get("status")
     return Entry(
         at=fact.at,
@@ -93,51 +81,36 @@ def result(fact: Accepted, ending: str) -> Entry:
 
 
 def follow_up(fact: Accepted) -> Entry:
-    """Tell of another event that is about the request."""
+    """Describe another event about the request."""
     kind = fact.event.attributes["type"]
     title = "The target called back" if kind.endswith(".callback") else f"Event {shortened(kind)}"
     return Entry(at=fact.at, title=title, details=(_wanted_by(fact),), event=masked(fact.event))
 
 
 def attempted(fact: Attempted, *, about: str) -> Entry:
-    """Tell of a delivery.
+    """Describe a delivery.
 
     Args:
-        about: which event it was, as in "the result"; "" for the request's own.
+        about: Names its event, as in "the result"; "" for the request's own.
     """
     what = f" of {about}" if about else ""
     trigger = shortened(fact.trigger.partition("/")[2])
-    took = f"{fact.duration_ms:.0f} ms"
-    counted = f"attempt {fact.attempt}"
+    sink = "the dead letter sink of " if fact.to_dead_letter_sink else ""
+    title = f"Delivery{what} by {sink}Trigger {trigger}"
+    counted, took = f"attempt {fact.attempt}", f"{fact.duration_ms:.0f} ms"
+    details = [fact.result, *_reason(fact.extensions), counted, took]
+    due_at = None
     if fact.next_step == DELIVERED:
-        title = f"Delivery{what} by Trigger {trigger}"
+        tone = BAD if fact.to_dead_letter_sink else GOOD
         if fact.to_dead_letter_sink:
             title = f"Dead letter{what} of Trigger {trigger} delivered"
-        return Entry(
-            at=fact.at,
-            title=title,
-            details=(fact.result, counted, took),
-            tone=BAD if fact.to_dead_letter_sink else GOOD,
-        )
-    to = f"Trigger {trigger}"
-    if fact.to_dead_letter_sink:
-        to = f"the dead letter sink of Trigger {trigger}"
-    details = [fact.result, *_reason(fact.extensions), counted, took]
-    if fact.next_step == RETRY:
-        return Entry(
-            at=fact.at,
-            title=f"Delivery{what} by {to} failed",
-            details=tuple(details),
-            tone=WAITING,
-            due_at=fact.at + fact.wait_s,
-        )
-    end = "the event is dropped" if fact.next_step == DROPPED else "goes to the dead letter sink"
-    return Entry(
-        at=fact.at,
-        title=f"Delivery{what} by {to} failed for good",
-        details=(*details, end),
-        tone=BAD,
-    )
+    elif fact.next_step == RETRY:
+        title, tone, due_at = f"{title} failed", WAITING, fact.at + fact.wait_s
+    else:
+        title, tone = f"{title} failed for good", BAD
+        is_dropped = fact.next_step == DROPPED
+        details.append("the event is dropped" if is_dropped else "goes to the dead letter sink")
+    return Entry(at=fact.at, title=title, details=tuple(details), tone=tone, due_at=due_at)
 
 
 def _wanted_by(fact: Accepted) -> str:
@@ -148,7 +121,7 @@ def _wanted_by(fact: Accepted) -> str:
 
 
 def _reason(extensions: Mapping[str, str]) -> list[str]:
-    """Read the problem that a subscriber answered with; nothing else of its answer is shown."""
+    """Read the detail of a subscriber's problem document; the rest of its answer is not shown."""
     try:
         data = base64.b64decode(extensions.get("knativeerrordata", ""), validate=True)
     except (binascii.Error, ValueError):
@@ -158,17 +131,15 @@ def _reason(extensions: Mapping[str, str]) -> list[str]:
 
 
 def _unix_time(text: str | None) -> float:
-    """Read an event's time; 0 when there is none, or none that Python can read."""
-    # Python 3.10 reads microseconds and nothing finer or coarser, and no Z.
-    text = re.sub(r"\.(\d+)", lambda match: f".{match[1]:0<6.6}", text or "").upper()
+    """Read an event's time; 0 when it is missing or unreadable."""
     try:
-        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        time = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
         return 0.0
     return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def label(event: Event) -> str:
-    """Say which event of a request this is."""
+    """Name the role of an event in a request."""
     endings = {"callback": "the callback", "completed": "the result", "failed": "the result"}
     return endings.get(event.attributes["type"].rpartition(".")[2], "an event")

@@ -98,7 +98,7 @@ def test_scale_and_resources(function: dict[str, Any]) -> None:
 
     assert set(scale) == {"min", "max"}
     assert 0 <= scale["min"] <= scale["max"]
-    assert scale["max"] >= 1
+    assert scale["max"] > 1  # the state is shared
     assert set(resources["requests"]) == {"cpu", "memory"}
     assert set(resources["limits"]) == {"cpu", "memory", "concurrency"}
     for bound in (resources["requests"], resources["limits"]):
@@ -118,13 +118,3 @@ def test_no_file_that_breaks_the_build(name: str) -> None:
     """A Procfile is refused, and a requirements.txt at the top wins over pyproject.toml."""
     assert not (folder_of(name) / "Procfile").exists()
     assert not (folder_of(name) / "requirements.txt").exists()
-
-
-def test_requirements_are_pinned(name: str) -> None:
-    """A function built next year is built from the versions tested today."""
-    text = (folder_of(name) / "function" / "requirements.txt").read_text(encoding="utf-8")
-
-    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
-
-    assert lines
-    assert all(re.match(r"[A-Za-z0-9._-]+==[0-9]", line) for line in lines)

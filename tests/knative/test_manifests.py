@@ -6,6 +6,7 @@ import copy
 import re
 import warnings
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import yaml
 
 from knative.sample_api_configmap import render
 from relay.addresses import LOCKED, PRIVATE, SPECIAL, Reach, reach_of
-from relay.events import CALLBACK, COMPLETED, FAILED
+from relay.events import CALLBACK, COMPLETED, DEAD, FAILED
+from relay.receive import BACKOFF_S, RETRY_AFTER_MAX_S
 from relay.settings import Settings
 from tests.support.processes import REPOSITORY
 
@@ -161,7 +163,7 @@ def test_results_go_to_send() -> None:
     trigger = resources(KNATIVE, "Trigger")["results"]
 
     assert types_of(trigger) == {
-        f"{Settings().event_type}.{suffix}" for suffix in (COMPLETED, FAILED, CALLBACK)
+        f"{Settings().event_type}.{suffix}" for suffix in (COMPLETED, FAILED, DEAD, CALLBACK)
     }
     assert trigger["spec"]["subscriber"]["ref"]["name"] == "send-serving"
     assert trigger["spec"]["subscriber"]["uri"] == "/event/callback"
@@ -183,6 +185,46 @@ def test_undeliverable_events_go_to_send(folder: Path) -> None:
         )
 
 
+def test_callers_are_told_of_the_retries_that_there_are() -> None:
+    """When a request is tried next is what its Trigger says."""
+    delivery = resources(KNATIVE, "Trigger")["receive"]["spec"]["delivery"]
+
+    assert [*BACKOFF_S] == [2.0**retry for retry in range(delivery["retry"])]
+    assert delivery["retryAfterMax"] == f"PT{RETRY_AFTER_MAX_S:.0f}S"
+
+
+def test_results_outlast_an_hour_without_the_state() -> None:
+    """Send answers 503 meanwhile; the last delivery of all goes to its dead letter sink."""
+    delivery = resources(KNATIVE, "Trigger")["results"]["spec"]["delivery"]
+
+    assert (delivery["backoffPolicy"], delivery["backoffDelay"]) == ("exponential", "PT1S")
+    assert sum(2**retry for retry in range(delivery["retry"])) > 3600
+    assert delivery["deadLetterSink"]["ref"]["name"] == "send-serving"
+    assert delivery["deadLetterSink"]["uri"] == "/event/dead-letter"
+
+
+def test_the_state_is_part_of_the_system() -> None:
+    """Both functions name it, it finds its pods, and what it says it has is on a volume."""
+    state = resources(KNATIVE, "StatefulSet")["relay-state"]
+    service = read(KNATIVE / "220-state-service.yaml")
+    pod = state["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    (port,) = service["spec"]["ports"]
+    options = [*container["command"], *container["args"]]
+    given = dict(pairwise(options))
+
+    for file in (REPOSITORY / "functions").glob("*/func.yaml"):
+        env = {each["name"]: each["value"] for each in read(file)["run"]["envs"]}
+        assert env["STATE_URL"] == f"redis://{service['metadata']['name']}:{port['port']}/0"
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert port["targetPort"] == container["ports"][0]["name"]
+    assert (given["--appendonly"], given["--appendfsync"]) == ("yes", "always")
+    assert given["--maxmemory-policy"] == "noeviction"
+    assert container["volumeMounts"][0]["mountPath"] == given["--dir"]
+    (claim,) = state["spec"]["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == container["volumeMounts"][0]["name"]
+
+
 def test_display_dead_letters_itself() -> None:
     """A display that is down dead-letters nothing to Send, which would report requests dead."""
     spec = resources(KNATIVE, "Trigger")["event-display"]["spec"]
@@ -193,11 +235,7 @@ def test_display_dead_letters_itself() -> None:
 def test_sample_api_is_wired() -> None:
     """The Service finds the Deployment's pods, which run the ConfigMap's file on its port."""
     deployment = resources(KNATIVE, "Deployment")["sample-api"]
-    service = next(
-        each
-        for each in map(read, FILES)
-        if each["apiVersion"] == "v1" and each["kind"] == "Service"
-    )
+    service = read(KNATIVE / "520-sample-api-service.yaml")
     config_map = resources(KNATIVE, "ConfigMap")["sample-api"]
     pod = deployment["spec"]["template"]
     (container,) = pod["spec"]["containers"]
@@ -230,12 +268,13 @@ def test_unfaithful_block_is_refused(source: str) -> None:
         render(source)
 
 
-@pytest.mark.parametrize("kind", ["ksvc", "deployment"])
+@pytest.mark.parametrize("kind", ["ksvc", "deployment", "statefulset"])
 def test_pods_are_confined(kind: str) -> None:
-    """Our pods run as nobody, write nowhere, hold no token and are bounded."""
+    """Our pods run as nobody, write nowhere but to their volumes, hold no token and are bounded."""
     resource = {
         "ksvc": read(KNATIVE / "400-event-display-service.yaml"),
         "deployment": read(KNATIVE / "510-sample-api-deployment.yaml"),
+        "statefulset": read(KNATIVE / "230-state.yaml"),
     }[kind]
     pod = resource["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -310,7 +349,7 @@ def test_network_policies_find_their_pods() -> None:
         assert policies[name]["spec"]["podSelector"]["matchExpressions"] == [closed]
     for policy, workload in (
         ("relay-egress-sample-api", resources(KNATIVE, "Deployment")["sample-api"]),
-        ("relay-egress-state", resources(KNATIVE / "redis", "StatefulSet")["relay-state"]),
+        ("relay-egress-state", resources(KNATIVE, "StatefulSet")["relay-state"]),
     ):
         pod = workload["spec"]["template"]
         (port,) = policies[policy]["spec"]["egress"][0]["ports"]

@@ -40,7 +40,7 @@ OVERRIDES = "  ceOverrides: {extensions: {tenant: blue}}\n"
 def load(folder: Path, func_yaml: str = FUNC_YAML) -> Function:
     """Write a func.yaml and load it."""
     (folder / "func.yaml").write_text(func_yaml, encoding="utf-8")
-    return Function.load(folder)
+    return Function(folder)
 
 
 def environment(folder: Path, env: dict[str, str], manifest: str = MANIFESTS) -> dict[str, str]:
@@ -54,6 +54,7 @@ def environment(folder: Path, env: dict[str, str], manifest: str = MANIFESTS) ->
         manifests.load(folder),
         broker_url="http://127.0.0.1:8081",
         sample_api="localhost:30000",
+        state_url="sqlite:///data/state.sqlite3",
     )
     assert result.pop("PYTHONUNBUFFERED") == result.pop("PYTHONUTF8") == "1"
     assert result.pop("PYTHONPATH") == str(REPOSITORY)
@@ -68,6 +69,7 @@ def test_comes_from_func_yaml_and_the_manifests(tmp_path: Path) -> None:
         "K_SINK": "http://127.0.0.1:8081/default/default",
         "K_CE_OVERRIDES": "",
         "ALLOWED_TARGETS": "localhost:30000",
+        "STATE_URL": "sqlite:///data/state.sqlite3",
     }
 
 
@@ -101,6 +103,7 @@ def test_passes_on_what_the_user_sets_for_the_relay(tmp_path: Path) -> None:
         "K_SINK": "http://127.0.0.1:8081/default/default",
         "K_CE_OVERRIDES": "",
         "ALLOWED_TARGETS": "localhost:30000",
+        "STATE_URL": "sqlite:///data/state.sqlite3",
     }
 
 
@@ -114,8 +117,8 @@ def test_allows_the_sample_api_besides_what_the_user_allows(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("func_yaml", "error"),
     [
-        ("invoke: http", "name, invoke and run.envs must be given: KeyError('name')"),
-        (FUNC_YAML.replace('"32"', "32"), "32 must be a string: put it in quotes"),
+        ("invoke: http", "Object missing required field `name`"),
+        (FUNC_YAML.replace('"32"', "32"), "Expected `str`, got `int` - at `$.run.envs[1].value`"),
     ],
     ids=["no name", "number"],
 )

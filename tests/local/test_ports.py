@@ -13,7 +13,7 @@ from tests.support.processes import free_port
 def test_has_the_ports_of_the_readme() -> None:
     """Without settings, or with empty ones, every part is where the documentation has it."""
     assert Ports.from_env({"GATEWAY_PORT": ""}) == Ports(
-        gateway=8080, broker=8081, send=8082, receive=8083, display=8084, sample_api=30000
+        gateway=8080, broker=8081, receive=8083, display=8084, sample_api=30000
     )
 
 
@@ -36,16 +36,16 @@ def test_names_a_setting_that_is_no_port(text: str) -> None:
 def test_names_two_settings_that_are_the_same() -> None:
     """Two parts cannot have one port."""
     with pytest.raises(PortError) as error:
-        Ports.from_env({"SEND_PORT": "8081"})
+        Ports.from_env({"RECEIVE_PORT": "8081"})
 
-    assert str(error.value) == "BROKER_PORT and SEND_PORT must differ, both are 8081"
+    assert str(error.value) == "BROKER_PORT and RECEIVE_PORT must differ, both are 8081"
 
 
 def test_names_a_port_that_is_taken() -> None:
     """A port on which somebody listens is named, with the setting that moves it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        names = ("gateway", "broker", "send", "receive", "sample_api")
+        names = ("gateway", "broker", "receive", "sample_api")
         ports = Ports(display=port, **{name: free_port() for name in names})
         with pytest.raises(PortError) as error:
             ports.check_free()

@@ -14,10 +14,10 @@ from tests.support.processes import Process, free_port, is_listening, python, ru
 
 # Runs a stack of [name, port, command...] lists, one stage each.
 STACK = """
-import asyncio, json, os, sys
+import json, os, sys
 from pathlib import Path
-from local.process import Console, Part
-from local.stack import Stack
+from local.console import Console
+from local.stack import Part, Stack
 
 stages = [
     [
@@ -31,7 +31,7 @@ stages = [
     ]
     for name, port, *command in json.loads(sys.argv[1])
 ]
-sys.exit(asyncio.run(Stack(stages, Console(sys.stdout, is_colored=False)).run("Welcome.\\n")))
+sys.exit(Stack(stages, Console(sys.stdout, is_colored=False)).run("Welcome.\\n"))
 """
 
 # Serves through a process of its own, and does not listen to SIGTERM.
@@ -154,7 +154,7 @@ def test_names_a_taken_port_before_anything_starts() -> None:
     """A taken port is one line, with the setting that moves it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        settings = ("GATEWAY", "BROKER", "SEND", "RECEIVE", "SAMPLE_API")
+        settings = ("GATEWAY", "BROKER", "RECEIVE", "SAMPLE_API")
         env = {f"{name}_PORT": str(free_port()) for name in settings} | {"DISPLAY_PORT": port}
         with running(python("-m", "local"), env=env) as process:
             exit_code = process.wait()

@@ -13,6 +13,9 @@ from standardwebhooks import Webhook
 from relay.auth import MAC, Signatures
 from relay.envelope import Envelope
 from relay.events import Event
+from relay.problems import Forbidden
+from relay.settings import Settings
+from relay.store import open_store
 from tests.support import peers
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving
@@ -191,13 +194,10 @@ def own_event(event_type: str, event_id: str, mac: str | None, **more: str) -> d
     return attributes | {f"ce-{name}": value for name, value in more.items()}
 
 
-def deliver(send: Function, path: str, headers: dict[str, str]) -> Answer:
-    return call(
-        "POST",
-        f"{send.url}{path}",
-        '{"status": 200, "headers": {}}',
-        {"Content-Type": "application/json"} | headers,
-    )
+def deliver(send: Function, path: str, headers: dict[str, str], **data: object) -> Answer:
+    """Deliver a result; `callback=…` is what Receive has copied into it."""
+    body = json.dumps({"status": 200, "headers": {}, **data})
+    return call("POST", f"{send.url}{path}", body, {"Content-Type": "application/json"} | headers)
 
 
 def status_of(send: Function, request_id: str) -> object:
@@ -241,7 +241,7 @@ def test_a_caller_cannot_spoil_the_signature_of_its_callback(send: Function, bro
     mac = published_mac(send, broker, "order-6", callback=callback)
     event = own_event(f"{TYPE}.completed", "order-6.completed", mac, subject="order-6")
 
-    reply = deliver(send, "/event/callback", event)
+    reply = deliver(send, "/event/callback", event, callback=callback)
 
     sent = Envelope.from_json(reply.body)
     told = {name.lower(): value for name, value in sent.headers}
@@ -265,7 +265,7 @@ def test_a_signature_has_room_beside_the_headers_of_the_callback(
     mac = published_mac(send, broker, request_id, callback=callback)
     event = own_event(f"{TYPE}.completed", f"{request_id}.completed", mac, subject=request_id)
 
-    reply = deliver(send, "/event/callback", event)
+    reply = deliver(send, "/event/callback", event, callback=callback)
 
     told = dict(Envelope.from_json(reply.body).headers)
     assert headers.items() <= told.items()
@@ -283,16 +283,64 @@ def test_a_callback_event_has_a_mac_of_its_own(send: Function, broker: Peer) -> 
     assert refused(deliver(send, "/event/callback", attributes), 403, FORGED)
 
 
+def test_a_mac_is_of_one_callback(send: Function, broker: Peer) -> None:
+    """Who knows the MAC of a request cannot have another address called for it, or none."""
+    callback = {"url": "http://127.0.0.1:1", "headers": {"X-A": 1.50}}
+    mac = published_mac(send, broker, "order-8", callback=callback)
+    result = own_event(f"{TYPE}.completed", "order-8.completed", mac, subject="order-8")
+    dead = own_event(TYPE, "order-8", mac)
+    for other in ({"callback": {"url": "http://127.0.0.1:2"}}, {}, {"callback": None}):
+        for path, event in (("/event/callback", result), ("/event/dead-letter", dead)):
+            assert refused(deliver(send, path, event, **other), 403, FORGED)
+    assert status_of(send, "order-8") == "accepted"
+
+    reply = deliver(send, "/event/callback", result, callback=callback)
+
+    assert reply.all("ce-id") == ["order-8.completed.callback"]
+
+
+def test_a_token_alone_makes_macs(broker: Peer) -> None:
+    """Else a forged dead letter would have calls made that the token guards."""
+    env = {**settings(broker), "CALLBACK_SECRET": ""}
+    callback = {"url": "http://127.0.0.1:1"}
+    with serving("send", env) as send:
+        mac = published_mac(send, broker, "order-9", callback=callback)
+        forged = own_event(TYPE, "order-10", None)
+        answer = deliver(send, "/event/dead-letter", forged, callback=callback)
+        assert refused(answer, 403, FORGED)
+        assert broker.requests[-1].header("ce-id") == "order-9"
+
+        result = own_event(f"{TYPE}.completed", "order-9.completed", mac, subject="order-9")
+        reply = deliver(send, "/event/callback", result, callback=callback)
+
+    assert reply.all("ce-id") == ["order-9.completed.callback"]
+
+
+def signatures(secrets: tuple[bytes, ...] = (), tokens: tuple[str, ...] = ()) -> Signatures:
+    store = open_store("memory://", ttl_s=60, max_bytes=1_000_000)
+    return Signatures(Settings(callback_secret=secrets, api_token=tokens), store)
+
+
 def test_macs_of_both_keys_are_accepted_while_one_replaces_the_other() -> None:
     """Events that are under way when the key changes keep their worth."""
     event = Event(attributes={"id": "a", "source": "s", "type": "t"})
-    old = Signatures((b"old",), "memory://").stamp(event)
+    old = signatures((b"old",)).stamp(event)
 
-    Signatures((b"new", b"old"), "memory://").check(old, "a")
+    signatures((b"new", b"old")).check(old, "a")
 
-    assert Signatures((), "memory://").stamp(event) == event
-    new = Signatures((b"new", b"old"), "memory://").stamp(event)
+    assert signatures().stamp(event) == event
+    new = signatures((b"new", b"old")).stamp(event)
     assert old.attributes[MAC] != new.attributes[MAC]
+
+
+def test_a_secret_takes_the_place_of_tokens() -> None:
+    """Whoever has a token could make the MAC of another caller's request."""
+    event = Event(attributes={"id": "a", "source": "s", "type": "t"})
+    by_token = signatures(tokens=TOKENS).stamp(event)
+    signatures(tokens=(TOKENS[1], TOKENS[0])).check(by_token, "a")
+
+    with pytest.raises(Forbidden):
+        signatures((b"new",), TOKENS).check(by_token, "a")
 
 
 GUARDED = [

@@ -8,13 +8,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 import trustme
 
 from relay.broker import Broker
 from relay.events import Event
-from relay.problems import BrokerUnavailable, DeadlineExceeded, RelayError
+from relay.problems import RelayError, TooLarge
 from relay.settings import Settings
 from tests.support import peers
 from tests.support.calls import Answer, call
@@ -44,7 +45,7 @@ def broker_of(url: str, **env: str) -> Broker:
 
 def failure_of(url: str, **env: str) -> RelayError:
     """Publish, in vain."""
-    with pytest.raises((BrokerUnavailable, DeadlineExceeded)) as caught:
+    with pytest.raises(RelayError) as caught:
         broker_of(url, **env).publish(EVENT)
     return caught.value
 
@@ -114,8 +115,10 @@ class TestPublish:
 
         assert len(peer.requests) == 1
         assert untrusted.detail.startswith(
-            f"the Broker localhost:{peer.port} has no TLS, or no certificate that is trusted;"
+            f"the Broker localhost:{peer.port} cannot be reached:"
+            " its certificate is from an unknown authority;"
         )
+        assert untrusted.members["published"] == "no"
 
 
 class TestRetries:
@@ -154,10 +157,8 @@ class TestRetries:
     @pytest.mark.parametrize(
         ("status", "tries", "advice"),
         [
-            (400, 1, SAFE),
-            (404, 1, SAFE),
-            (413, 1, SAFE),
             (301, 1, SAFE),
+            (408, 1, SAFE),
             (429, 4, SAFE),
             (503, 4, SAFE),
             (500, 1, MAYBE),
@@ -180,6 +181,52 @@ class TestRetries:
         }
         assert len(peer.requests) == tries
 
+    @pytest.mark.parametrize(
+        ("status", "told"), [(400, 400), (403, 400), (404, 400), (413, 413), (415, 400)]
+    )
+    def test_a_broker_that_refuses_the_event(self, peer: Peer, status: int, told: int) -> None:
+        """A 4xx is the publisher's mistake: nobody is told to send the same again."""
+        peer.default = answer_of(status)
+
+        failure = failure_of(peer.url)
+
+        assert failure.status == told
+        assert failure.detail.endswith(
+            f"the Broker answered {status}: it does not take this event, and would not if it were"
+            " sent again"
+        )
+        assert "safe" not in failure.detail
+        assert failure.headers == ()
+        assert failure.members["published"] == "no"
+        assert failure.members["brokerStatus"] == status
+        assert len(peer.requests) == 1
+
+    def test_an_event_that_is_too_large(self, peer: Peer) -> None:
+        """Attributes, headers and data count together; nothing is sent, and no more would fit."""
+        broker = broker_of(
+            peer.url,
+            MAX_EVENT_BYTES="100000",
+            MAX_RESULT_BYTES="1000",
+            K_CE_OVERRIDES='{"extensions":{"team":"a"}}',
+        )
+        room = broker.room_left(replace(EVENT, data=b""))
+
+        with pytest.raises(TooLarge) as caught:
+            broker.publish(replace(EVENT, data=b"x" * (room + 1)))
+        sent_before = len(peer.requests)
+        broker.publish(replace(EVENT, data=b"x" * room))
+
+        assert sent_before == 0
+        [received] = peer.requests
+        written = [each for each in received.headers if each[0].lower().startswith(("ce-", "con"))]
+        lines = sum(len(f"{name}: {value}\r\n") for name, value in written)
+        length = len(f"Content-Length: {len(received.body)}\r\n")
+        assert lines - length + len(received.body) == 100_000
+        assert caught.value.detail == (
+            "the event would have 100001 bytes; at most 100000 are published (MAX_EVENT_BYTES)"
+        )
+        assert caught.value.members == {"size": 100_001, "limit": 100_000, "published": "no"}
+
     def test_a_broker_that_asks_for_time(self, peer: Peer) -> None:
         """A longer wait is the caller's, who is told how long."""
         peer.default = answer_of(429, b"", ("Retry-After", "7"))
@@ -196,7 +243,7 @@ class TestRetries:
 
         assert failure.status == 503
         assert failure.detail == (
-            f"the Broker 127.0.0.1:1 cannot be reached: Connection refused; {SAFE}"
+            f"the Broker 127.0.0.1:1 cannot be reached: the connection was refused; {SAFE}"
         )
 
     def test_a_broker_that_is_slow(self, peer: Peer) -> None:
@@ -211,17 +258,23 @@ class TestRetries:
         )
         assert len(peer.requests) == 1
 
-    @pytest.mark.parametrize("raw", [b"", b"HTTP/1.1 202 Acc", b"HTTP/1.1 202 Accepted\r\nX: "])
-    def test_a_broker_that_is_killed(self, peer: Peer, raw: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("raw", "reason"),
+        [
+            (b"", "closed the connection unanswered"),
+            (b"HTTP/1.1 202 Acc", "broke off its answer"),
+            (b"HTTP/1.1 202 Accepted\r\nX: ", "broke off its answer"),
+        ],
+        ids=["nothing", "half a status line", "half the headers"],
+    )
+    def test_a_broker_that_is_killed(self, peer: Peer, raw: bytes, reason: str) -> None:
         """Half an answer is no promise, not even half of a 202."""
         peer.default = lambda connection: connection.sendall(raw)
 
         failure = failure_of(peer.url)
 
         assert failure.status == 503
-        assert failure.detail == (
-            f"the Broker 127.0.0.1:{peer.port} broke off its answer, or it is not HTTP; {MAYBE}"
-        )
+        assert failure.detail == (f"the Broker 127.0.0.1:{peer.port} {reason}; {MAYBE}")
         assert len(peer.requests) == 1
 
     def test_all_attempts_end_in_time(self, peer: Peer) -> None:

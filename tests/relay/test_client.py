@@ -1,24 +1,29 @@
-"""The client: what goes over the wire, and how every call ends by its deadline."""
+"""The client: what goes over the wire, where it goes, and how every call ends by its deadline."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import errno
+import gc
 import gzip
 import itertools
-import select
 import socket
 import ssl
 import threading
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.client import Client
+from relay import connections
+from relay.client import IDEMPOTENT, Client
 from relay.egress import AllowedTarget, Policy
 from relay.problems import (
     DeadlineExceeded,
@@ -29,7 +34,7 @@ from relay.problems import (
 )
 from relay.urls import Target, parse_target
 from tests.support import peers
-from tests.support.peers import Peer, answer_of
+from tests.support.peers import Peer, answer_of, dripping, reset
 
 DEADLINE_S = 0.5
 # Far beyond the deadline, so that a slow machine passes, and far below what a hang would take.
@@ -54,7 +59,11 @@ def client() -> Client:
 
 
 def make_client(
-    *allowed: str, pool_size: int = 4, connect_timeout_s: float = 5.0, ca_certs: str | None = None
+    *allowed: str,
+    pool_size: int = 4,
+    connect_timeout_s: float = 5.0,
+    ca_certs: str | None = None,
+    client_cert: tuple[str, str] | None = None,
 ) -> Client:
     entries = [AllowedTarget.from_text(text) for text in ("127.0.0.1", "localhost", *allowed)]
     return Client(
@@ -62,6 +71,7 @@ def make_client(
         connect_timeout_s=connect_timeout_s,
         pool_size=pool_size,
         ca_certs=ca_certs,
+        client_cert=client_cert,
     )
 
 
@@ -82,12 +92,6 @@ def ends(call: Callable[[], object]) -> None:
         call()
 
     assert time.monotonic() - start < END_S
-
-
-def reset(connection: socket.socket) -> None:
-    """End a connection without a word of goodbye."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    connection.close()
 
 
 class TestWire:
@@ -232,23 +236,168 @@ class TestPool:
     ) -> None:
         """It is not used again: the target may be about to close it."""
         get(client, peer.url)
-        monkeypatch.setattr("relay.connections._MAX_IDLE_S", -1.0)
+        monkeypatch.setattr("relay.connections._MAX_IDLE_S", 0.0)
 
         get(client, peer.url)
 
         assert peer.connections == 2
 
-    def test_a_request_that_meets_a_close_is_not_sent_again(
-        self, client: Client, peer: Peer
+    @pytest.mark.parametrize("method", sorted(IDEMPOTENT))
+    def test_a_request_that_meets_a_close_is_sent_once_more(
+        self, client: Client, peer: Peer, method: str
+    ) -> None:
+        """A kept connection may close at any time, which is nothing to an idempotent request."""
+        peer.on("/last", first(lambda connection: None))
+        get(client, peer.url)
+
+        answer = client.call(target_of(f"{peer.url}/last"), method=method, timeout_s=5)
+
+        assert answer.read(10) == (b"", None)
+        assert len(peer.received("/last")) == 2
+        assert peer.connections == 2
+
+    @pytest.mark.parametrize("method", ["POST", "PATCH"])
+    def test_a_post_that_meets_a_close_is_not_sent_again(
+        self, client: Client, peer: Peer, method: str
     ) -> None:
         """Nobody can know what the target made of it, so the caller decides."""
         peer.on("/last", lambda connection: None)
         get(client, peer.url)
 
         with pytest.raises(TargetFailed):
-            client.call(target_of(f"{peer.url}/last"), method="POST", content=b"x", timeout_s=5)
+            client.call(target_of(f"{peer.url}/last"), method=method, content=b"x", timeout_s=5)
 
         assert len(peer.received("/last")) == 1
+
+    def test_a_post_that_cannot_have_been_read_is_sent(
+        self, client: Client, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the system does not take from the relay has not reached the target."""
+        gone = threading.Event()
+
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(peers.OK)
+            reset(connection)
+            gone.set()
+
+        peer.on("/reset", talk)
+        get(client, f"{peer.url}/reset")
+        assert gone.wait(peers.TIMEOUT_S)
+        # As if the reset came after the look at the connection.
+        monkeypatch.setattr("relay.connections._is_ready", only_waits)
+
+        client.call(target_of(peer.url), method="POST", content=b"x", timeout_s=5).close()
+
+        assert [each.method for each in peer.requests] == ["GET", "POST"]
+
+    def test_a_close_is_met_no_more_than_once(self, client: Client, peer: Peer) -> None:
+        """A new connection that closes without an answer is a failure."""
+        peer.on("/last", lambda connection: None)
+        get(client, peer.url)
+
+        for sent in (2, 3):  # on a kept connection and a new one; then on a new one
+            with pytest.raises(TargetFailed):
+                get(client, f"{peer.url}/last")
+            assert len(peer.received("/last")) == sent
+
+    def test_what_was_answered_is_not_sent_again(self, client: Client, peer: Peer) -> None:
+        """Half an answer shows that the connection was not closed for being idle."""
+        peer.on("/last", lambda connection: connection.sendall(b"HTTP/1.1 2"))
+        get(client, peer.url)
+
+        with pytest.raises(TargetFailed):
+            get(client, f"{peer.url}/last")
+
+        assert len(peer.received("/last")) == 1
+
+    def test_a_target_that_closes_after_each_answer(self, client: Client, peer: Peer) -> None:
+        """Not one of many calls, each at the moment of a close, fails for it."""
+
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(peers.OK)
+            time.sleep(0.001)
+
+        peer.default = talk
+
+        assert [get(client, peer.url) for _ in range(100)] == [b""] * 100
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"HTTP/1.1 200 X\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 204 X\r\n\r\n",
+            b"HTTP/1.1 304 X\r\nContent-Length: 5\r\n\r\n",
+            b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ],
+        ids=["length", "204", "304", "chunks"],
+    )
+    def test_more_than_the_answer_costs_the_connection(
+        self, client: Client, peer: Peer, answer: bytes, method: str
+    ) -> None:
+        """The next call is not answered with what is left of this one."""
+        peer.on("/more", answer + answer_of(200, b"evil"))
+        peer.on("/next", answer_of(200, b"good"))
+
+        client.call(target_of(f"{peer.url}/more"), method=method, timeout_s=5).read(10)
+
+        assert get(client, f"{peer.url}/next") == b"good"
+        assert peer.connections == 2
+
+    def test_an_answer_to_head_gives_its_connection_back(self, client: Client, peer: Peer) -> None:
+        """It has the length of a body and no body."""
+        peer.on("/head", b"HTTP/1.1 200 X\r\nContent-Length: 5\r\n\r\n")
+
+        for _ in range(2):
+            answer = client.call(target_of(f"{peer.url}/head"), method="HEAD", timeout_s=5)
+            assert answer.headers == (("Content-Length", "5"),)
+            assert answer.read(10) == (b"", None)
+
+        assert peer.connections == 1
+
+    @pytest.mark.parametrize(
+        ("head", "connections"),
+        [
+            (b"HTTP/1.1 200 X\r\nConnection: close\r\n", 2),
+            (b"HTTP/1.1 200 X\r\nConnection: Keep-Alive\r\n", 1),
+            (b"HTTP/1.0 200 X\r\n", 2),
+            (b"HTTP/1.0 200 X\r\nConnection: keep-alive\r\n", 1),
+        ],
+        ids=["close", "1.1", "1.0", "1.0 keep-alive"],
+    )
+    def test_a_target_may_close(
+        self, client: Client, peer: Peer, head: bytes, connections: int
+    ) -> None:
+        """A connection is kept when the target says so (RFC 9112 section 9.3)."""
+        peer.on("/", head + b"Content-Length: 2\r\n\r\nok")
+
+        assert [get(client, peer.url) for _ in range(2)] == [b"ok", b"ok"]
+        assert peer.connections == connections
+
+    def test_so_many_connections_are_kept(self, peer: Peer) -> None:
+        """The one that has been idle longest is closed."""
+        client = make_client(pool_size=1)
+        with peers.serving() as other:
+            for each in (peer, other, peer):
+                get(client, each.url)
+
+        assert peer.connections == 2
+
+
+def only_waits(
+    sock: socket.socket,
+    event: int,
+    timeout_s: float = 0.0,
+    ready: Callable[..., bool] = connections._is_ready,
+) -> bool:
+    """See nothing without waiting for it."""
+    return bool(timeout_s) and ready(sock, event, timeout_s)
+
+
+def first(talk: peers.Talk) -> peers.Talk:
+    """Do this for the first request, and answer the others."""
+    talks = iter([talk])
+    return lambda connection: next(talks, lambda each: each.sendall(peers.OK))(connection)
 
 
 def silent(client: Client, timeout_s: float) -> None:
@@ -257,30 +406,19 @@ def silent(client: Client, timeout_s: float) -> None:
         get(client, f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s)
 
 
-def dripping(head: bytes, drop: bytes, interval_s: float = 0.05) -> peers.Talk:
-    """Make an answer that never ends, a drop at a time."""
-
-    def talk(connection: socket.socket) -> None:
-        connection.sendall(head)
-        gone = select.poll()
-        gone.register(connection, select.POLLRDHUP)
-        while not gone.poll(interval_s * 1000):
-            connection.sendall(drop)
-
-    return talk
-
-
 ENDLESS = {
     "silence": peers.until_gone,
     "status line": dripping(b"", b"H"),
     "headers": dripping(b"HTTP/1.1 200 OK\r\nX-A: ", b"a"),
     "100-continue": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "100-continue at full speed": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, 0),
     "body with a length": dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
     "body to the end": dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
     "last body": dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
     "HTTP/1.0": dripping(b"HTTP/1.0 200 OK\r\n\r\n", b"x"),
     "silence for a body": dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b""),
+    "chunks of a byte at full speed": dripping(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 5000, 0
+    ),
     "chunks": dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
     "chunk size": dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
     "trailers": dripping(
@@ -289,20 +427,38 @@ ENDLESS = {
     "body at full speed": dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536, 0),
 }
 
+TOO_LARGE = "sent a head of more than 65536 bytes"
+
 BROKEN = {
-    "nothing": b"",
-    "not HTTP": b"SSH-2.0-OpenSSH_9.9\r\n\r\n",
-    "half a status line": b"HTTP/1.1 2",
-    "half the headers": b"HTTP/1.1 200 OK\r\nContent-Len",
-    "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
-    "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf",
-    "no last chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
-    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    "1,000 headers": b"HTTP/1.1 200 OK\r\n" + b"X-A: a\r\n" * 1000 + b"\r\n",
-    "1 MB header": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 1_000_000 + b"\r\n\r\n",
-    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
-    "interim only": b"HTTP/1.1 103 Early Hints\r\n\r\n",
-    "other protocol": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    "nothing": (b"", "closed the connection unanswered"),
+    "not HTTP": (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "sent what is not HTTP/1.1"),
+    "half a status line": (b"HTTP/1.1 2", "broke off its answer"),
+    "half the headers": (b"HTTP/1.1 200 OK\r\nContent-Len", "broke off its answer"),
+    "half a body": (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "broke off its answer"),
+    "half a chunk": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf",
+        "broke off its answer",
+    ),
+    "no last chunk": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+        "broke off its answer",
+    ),
+    "bad chunk": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "sent what is not HTTP/1.1: Invalid character in chunk size",
+    ),
+    "10,000 headers": (b"HTTP/1.1 200 OK\r\n" + b"X-A: a\r\n" * 10_000 + b"\r\n", TOO_LARGE),
+    "1 MB header": (b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 1_000_000 + b"\r\n\r\n", TOO_LARGE),
+    "two lengths": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        "sent what is not HTTP/1.1: Duplicate Content-Length",
+    ),
+    "interim only": (b"HTTP/1.1 103 Early Hints\r\n\r\n", "closed the connection unanswered"),
+    "endless interim": (b"HTTP/1.1 100 Continue\r\n\r\n" * 5000, TOO_LARGE),
+    "other protocol": (
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        "switched to a protocol that was not asked for",
+    ),
 }
 
 
@@ -338,16 +494,85 @@ class TestDeadlines:
             f"the target 127.0.0.1:{peer.port} did not answer in full within 0.5 s"
         )
 
-    @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
-    def test_a_broken_answer_ends(self, client: Client, peer: Peer, raw: bytes) -> None:
+    @pytest.mark.parametrize(("raw", "reason"), BROKEN.values(), ids=BROKEN)
+    def test_a_broken_answer_ends(
+        self, client: Client, peer: Peer, raw: bytes, reason: str
+    ) -> None:
         """What is not HTTP, or not all of it, is told from an answer, and never quoted."""
         peer.on("/", lambda connection: connection.sendall(raw))
 
         with pytest.raises(TargetFailed) as caught:
             get(client, peer.url)
 
-        assert str(caught.value).startswith(f"the target 127.0.0.1:{peer.port} ")
-        assert "\n" not in str(caught.value)
+        assert str(caught.value) == f"the target 127.0.0.1:{peer.port} {reason}"
+
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_a_final_status_decides(self, client: Client, peer: Peer, method: str) -> None:
+        """Once it was read there is an answer; what fails after it is for its reader."""
+        peer.on("/", lambda connection: connection.sendall(b"HTTP/1.1 201 X\r\nX-A"))
+
+        answer = client.call(target_of(peer.url), method=method, timeout_s=5)
+
+        assert answer.status == 201
+        assert answer.headers == ()
+        assert answer.read(10, or_less=True) == (
+            b"",
+            f"the target 127.0.0.1:{peer.port} broke off its answer",
+        )
+        with pytest.raises(TargetFailed):
+            answer.begin()
+
+    def test_many_endless_answers_at_once(self, peer: Peer) -> None:
+        """Each of 30 ends by its own deadline, however fast it comes, and costs little memory."""
+        hostile = {
+            "folds": dripping(b"HTTP/1.1 200 OK\r\nX: y\r\n", b" f\r\n" * 5000, 0),
+            "headers": dripping(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10, 0.001),
+            "one header": dripping(b"HTTP/1.1 200 OK\r\nX: ", b"a" * 60_000, 0.05),
+            "trailers": dripping(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 900, 0
+            ),
+            "chunks": ENDLESS["chunks of a byte at full speed"],
+            "body": ENDLESS["body at full speed"],
+        }
+        client = make_client(pool_size=30)
+        ended: list[float] = []
+
+        def call(path: str) -> None:
+            start = time.monotonic()
+            with contextlib.suppress(TargetFailed, DeadlineExceeded):
+                for _ in client.call(
+                    target_of(peer.url + path), method="GET", timeout_s=DEADLINE_S
+                ):
+                    pass
+            ended.append(time.monotonic() - start)
+
+        for name, talk in hostile.items():
+            peer.on(f"/{name.replace(' ', '')}", talk)
+
+        def at_once() -> None:
+            paths = [f"/{name.replace(' ', '')}" for name in hostile] * 5
+            threads = [threading.Thread(target=call, args=(path,)) for path in paths]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(END_S)
+
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            at_once()
+            gc.collect()
+            after, peak = tracemalloc.get_traced_memory()
+            at_once()
+            gc.collect()
+            again, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert len(ended) == 60
+        assert max(ended) < END_S
+        assert peak - before < 16_000_000
+        assert again - after < 1_000_000
 
     def test_a_reset(self, client: Client, peer: Peer) -> None:
         """A reset connection is a broken answer."""
@@ -402,7 +627,7 @@ class TestDeadlines:
             get(client, "http://localhost", 10)
 
         assert str(caught.value) == (
-            "the target localhost cannot be reached: its name was not resolved in time"
+            "the target localhost cannot be reached: its name was not looked up in time"
         )
 
     def test_many_look_ups_that_hang(
@@ -485,7 +710,11 @@ class TestMemory:
 
         answer = client.call(target_of(peer.url), method="GET", timeout_s=10)
 
-        assert answer.read(limit_bytes=100_000) == (b"x" * 100_000, True)
+        assert answer.read(100_000) == (b"x" * 100_000, "the body is longer than 100000 bytes")
+
+
+def no_route(*args: object) -> None:
+    raise OSError(errno.EHOSTUNREACH, "whatever the system says")
 
 
 class TestAddresses:
@@ -517,23 +746,37 @@ class TestAddresses:
             get(make_client("many.example"), "http://many.example:1/")
 
         assert str(caught.value) == (
-            "the target many.example:1 cannot be reached: Connection refused"
+            "the target many.example:1 cannot be reached: the connection was refused"
         )
 
-    def test_a_name_that_does_not_exist(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A name that cannot be resolved is said to be that."""
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            (socket.EAI_NONAME, "its name was not found"),
+            (socket.EAI_AGAIN, "its name cannot be looked up at the moment"),
+        ],
+    )
+    def test_a_name_that_is_not_there(
+        self, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
+    ) -> None:
+        """A name that does not exist is told from a name server that does not answer."""
 
         def fail(*args: object, **kwargs: object) -> list[object]:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            raise socket.gaierror(code, "whatever the system says")
 
         monkeypatch.setattr(socket, "getaddrinfo", fail)
 
         with pytest.raises(TargetUnreachable) as caught:
             get(make_client(), "http://nowhere.example/")
 
-        assert str(caught.value) == (
-            "the target nowhere.example cannot be reached: its name cannot be resolved"
-        )
+        assert str(caught.value) == f"the target nowhere.example cannot be reached: {reason}"
+
+    def test_there_is_no_route(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An address that no network leads to is told from one that refuses."""
+        monkeypatch.setattr(socket.socket, "connect", no_route)
+
+        with pytest.raises(TargetUnreachable, match="cannot be reached: there is no route to it"):
+            get(make_client(), "http://127.0.0.1:1/")
 
     def test_only_permitted_addresses_are_tried(
         self, peer: Peer, monkeypatch: pytest.MonkeyPatch
@@ -591,25 +834,29 @@ def tls_peer(authority: trustme.CA) -> Iterator[tuple[Peer, list[str | None]]]:
         yield peer, names
 
 
+UTC = datetime.timezone.utc
+
+
+def context_of(issued: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issued.configure_cert(context)
+    return context
+
+
+def trusting(authority: trustme.CA, *, client_cert: Path | None = None) -> Client:
+    return make_client(
+        ca_certs=authority.cert_pem.bytes().decode(),
+        client_cert=None if client_cert is None else (str(client_cert), str(client_cert)),
+    )
+
+
 class TestTLS:
-    def test_an_unknown_certificate(self, tls_peer: tuple[Peer, list[str | None]]) -> None:
-        """A target that nobody vouches for is not called."""
-        peer, _ = tls_peer
-
-        with pytest.raises(TargetFailed) as caught:
-            get(make_client(), f"https://localhost:{peer.port}")
-
-        assert str(caught.value) == (
-            f"the target localhost:{peer.port} has no TLS, or no certificate that is trusted"
-        )
-        assert peer.requests == []
-
     def test_a_certificate_of_the_operators_own(
         self, authority: trustme.CA, tls_peer: tuple[Peer, list[str | None]]
     ) -> None:
         """What the operator trusts is trusted, and the name is the URL's everywhere."""
         peer, names = tls_peer
-        client = make_client(ca_certs=authority.cert_pem.bytes().decode())
+        client = trusting(authority)
 
         get(client, f"https://localhost:{peer.port}/a%2fb")
         get(client, f"https://localhost:{peer.port}/a%2fb")
@@ -634,36 +881,153 @@ class TestTLS:
 
         assert len(peer.requests) == 1
 
-    def test_a_certificate_for_another_name(
+    @pytest.mark.parametrize(
+        ("identity", "days", "reason"),
+        [
+            ("localhost", (-2, -1), "its certificate has expired"),
+            ("localhost", (1, 2), "its certificate is not yet valid"),
+            ("other.example", (-1, 1), "its certificate is for another name"),
+        ],
+        ids=["expired", "not yet", "another name"],
+    )
+    def test_a_certificate_that_is_not_valid(
+        self, authority: trustme.CA, identity: str, days: tuple[int, int], reason: str
+    ) -> None:
+        """Each fault of a certificate has words of its own, and nothing is sent."""
+        start, end = (datetime.datetime.now(UTC) + datetime.timedelta(days=day) for day in days)
+        issued = authority.issue_cert(identity, not_before=start, not_after=end)
+        with (
+            peers.serving(tls=context_of(issued)) as peer,
+            pytest.raises(TargetUnreachable) as caught,
+        ):
+            get(trusting(authority), f"https://localhost:{peer.port}")
+
+        assert str(caught.value) == f"the target localhost:{peer.port} cannot be reached: {reason}"
+        assert peer.requests == []
+
+    def test_a_certificate_for_another_address(self, authority: trustme.CA) -> None:
+        """An address is held against the certificate as a name is."""
+        with (
+            peers.serving(tls=context_of(authority.issue_cert("localhost"))) as peer,
+            pytest.raises(TargetUnreachable, match="its certificate is for another name"),
+        ):
+            get(trusting(authority), f"https://127.0.0.1:{peer.port}")
+
+    def test_an_unknown_authority(self, tls_peer: tuple[Peer, list[str | None]]) -> None:
+        """A target that nobody vouches for is not called."""
+        peer, _ = tls_peer
+
+        with pytest.raises(TargetUnreachable) as caught:
+            get(make_client(), f"https://localhost:{peer.port}")
+
+        assert str(caught.value) == (
+            f"the target localhost:{peer.port} cannot be reached:"
+            " its certificate is from an unknown authority"
+        )
+        assert peer.requests == []
+
+    def test_no_common_version(self, authority: trustme.CA) -> None:
+        """A target that is too old is said to be that."""
+        context = context_of(authority.issue_cert("localhost"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.maximum_version = ssl.TLSVersion.TLSv1_1
+        context.set_ciphers("ALL:@SECLEVEL=0")
+
+        with (
+            peers.serving(tls=context) as peer,
+            pytest.raises(
+                TargetUnreachable, match="it has no TLS version in common with the relay"
+            ),
+        ):
+            get(trusting(authority), f"https://localhost:{peer.port}")
+
+    @pytest.mark.parametrize(
+        ("version", "without", "with_another"),
+        [
+            (
+                ssl.TLSVersion.TLSv1_2,
+                "it wants a client certificate, or no cipher of the relay",
+                "it does not accept the client certificate",
+            ),
+            (
+                ssl.TLSVersion.TLSv1_3,
+                "it wants a client certificate",
+                "it does not accept the client certificate",
+            ),
+        ],
+        ids=["1.2", "1.3"],
+    )
+    def test_a_client_certificate(
         self,
         authority: trustme.CA,
-        tls_peer: tuple[Peer, list[str | None]],
-        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        version: ssl.TLSVersion,
+        without: str,
+        with_another: str,
     ) -> None:
-        """A good certificate of somebody else is no good."""
-        peer, _ = tls_peer
-        client = make_client("other.example", ca_certs=authority.cert_pem.bytes().decode())
-        found = [(socket.AF_INET, 1, 6, "", ("127.0.0.1", peer.port))]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        """A target that wants a certificate is shown the operator's, and a refusal is told."""
+        context = context_of(authority.issue_cert("localhost"))
+        context.maximum_version = version
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=authority.cert_pem.bytes().decode())
+        ours, theirs = tmp_path / "ours.pem", tmp_path / "theirs.pem"
+        for path, issuer in ((ours, authority), (theirs, trustme.CA())):
+            path.write_bytes(issuer.issue_cert("relay").private_key_and_cert_chain_pem.bytes())
 
-        with pytest.raises(TargetFailed):
-            get(client, f"https://other.example:{peer.port}")
+        with peers.serving(tls=context) as peer:
+            url = f"https://localhost:{peer.port}"
+            get(trusting(authority, client_cert=ours), url)
+            for client_cert, reason in ((None, without), (theirs, with_another)):
+                with pytest.raises(TargetFailed) as caught:
+                    get(trusting(authority, client_cert=client_cert), url)
+                assert str(caught.value).endswith(f": {reason}")
 
-        assert peer.requests == []
+        assert len(peer.requests) == 1
 
     def test_plain_http_where_tls_belongs(self, client: Client, peer: Peer) -> None:
         """A target without TLS is not called without TLS."""
         peer.talk = lambda connection: connection.sendall(b"HTTP/1.1 400 X\r\n\r\n")  # type: ignore[method-assign]
 
-        with pytest.raises(TargetFailed):
+        with pytest.raises(TargetUnreachable, match="it does not speak TLS"):
             get(client, f"https://127.0.0.1:{peer.port}")
 
     def test_a_reset_handshake(self, client: Client, peer: Peer) -> None:
         """A connection that ends before there is TLS has no answer to wait for."""
         peer.talk = reset  # type: ignore[method-assign] # before any HTTP
 
-        with pytest.raises(TargetFailed):
+        with pytest.raises(TargetUnreachable, match=r"the connection was (reset|closed)"):
             get(client, f"https://127.0.0.1:{peer.port}")
+
+    @pytest.mark.parametrize("padding", [0, 16_000, 16_300, 20_000, 60_000])
+    def test_more_than_the_answer_costs_the_connection(
+        self, authority: trustme.CA, tls_peer: tuple[Peer, list[str | None]], padding: int
+    ) -> None:
+        """No next call is answered with bytes that TLS has read already."""
+        peer, _ = tls_peer
+        evil = answer_of(200, b"evil")
+        fill = b"x" * max(0, padding - len(answer_of(200, b"x" * padding)) + padding)
+        peer.on("/more", answer_of(200, fill) + evil)
+        peer.on("/next", answer_of(200, b"good"))
+        client = trusting(authority)
+
+        for _ in range(5):
+            assert get(client, f"https://localhost:{peer.port}/more") == fill
+            assert get(client, f"https://localhost:{peer.port}/next") == b"good"
+
+    def test_a_body_that_nobody_reads_over_tls(
+        self, authority: trustme.CA, tls_peer: tuple[Peer, list[str | None]]
+    ) -> None:
+        """The deadline holds for each piece that is sent under TLS as well."""
+        peer, _ = tls_peer
+        peer.talk = lambda connection: time.sleep(2 * DEADLINE_S)  # type: ignore[method-assign]
+        target = target_of(f"https://localhost:{peer.port}")
+
+        with pytest.raises(DeadlineExceeded):
+            trusting(authority).call(
+                target, method="POST", content=b"x" * 20_000_000, timeout_s=DEADLINE_S
+            )
 
     def test_an_endless_answer_over_tls_ends(
         self, authority: trustme.CA, tls_peer: tuple[Peer, list[str | None]]
@@ -671,12 +1035,12 @@ class TestTLS:
         """The deadline holds under TLS as well."""
         peer, _ = tls_peer
         peer.on("/", dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x"))
-        client = make_client(ca_certs=authority.cert_pem.bytes().decode())
+        client = trusting(authority)
 
         with pytest.raises(DeadlineExceeded):
             get(client, f"https://localhost:{peer.port}", DEADLINE_S)
 
 
 def test_errors_are_no_network_errors() -> None:
-    """urllib3 would wrap an OSError, and a refusal would look like an unreachable target."""
+    """`requests`' exceptions are OSErrors, and a refusal must not look like one of them."""
     assert not issubclass(RelayError, OSError)

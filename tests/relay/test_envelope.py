@@ -55,7 +55,7 @@ def test_every_field_is_read() -> None:
 
     assert envelope.target.url == "http://a.test/x?y=1"
     assert envelope.headers == (("X-A", "1"),)
-    assert envelope.content == b'{"a":[1]}'
+    assert envelope.content == b'{"a": [1]}'
     assert envelope.content_type == "application/json"
     assert envelope.method == "PATCH"
     assert envelope.timeout_s == 2.5
@@ -79,14 +79,8 @@ def test_every_field_is_read() -> None:
         pytest.param(
             {"body": "ü,b", "headers": {"Content-Type": "text/csv"}},
             "ü,b".encode(),
-            "text/csv",
-            id="string as text",
-        ),
-        pytest.param(
-            {"body": {"a": 1}, "headers": {"Content-Type": "text/csv"}},
-            b'{"a":1}',
             "application/json",
-            id="object as text is JSON all the same",
+            id="string as text",
         ),
         pytest.param({"bodyBase64": "AP8="}, b"\x00\xff", "application/octet-stream", id="binary"),
         pytest.param({"bodyBase64": ""}, b"", "application/octet-stream", id="empty binary"),
@@ -125,7 +119,7 @@ def test_callback_is_read() -> None:
 
 def test_a_declared_content_type_stays() -> None:
     """A caller's Content-Type is the only one, and no body needs none."""
-    assert read(headers={"content-type": "a/b"}, body=1).sent_headers(()) == (
+    assert read(headers={"content-type": "a/b"}, body="1").sent_headers(()) == (
         ("content-type", "a/b"),
     )
     assert read().sent_headers(()) == ()
@@ -197,14 +191,18 @@ def test_what_is_no_envelope_is_refused(raw: bytes, message: str) -> None:
         ),
         pytest.param(
             {"body": "\ud800", "headers": {"Content-Type": "text/plain"}},
-            "body must not have a lone surrogate in it",
+            "body has a character that is not in the charset utf-8",
             id="lone surrogate as text",
         ),
         pytest.param(
-            {"method": "post"}, "method must be one of GET, POST, PUT, PATCH, DELETE", id="method"
+            {"method": "post"},
+            "method must be one of GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS",
+            id="method",
         ),
         pytest.param(
-            {"method": ["GET"]}, "method must be one of GET, POST, PUT, PATCH, DELETE", id="methods"
+            {"method": ["GET"]},
+            "method must be one of GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS",
+            id="methods",
         ),
         pytest.param(
             {"callback": "http://b.test"}, "callback must be an object, not a string", id="callback"
@@ -325,7 +323,10 @@ BEYOND_SCHEMA = (
     "callback.url is too long",
     "callback.headers.",
     "callback.headers must be at most",
-    "body must not have a lone surrogate",
+    "body has a character that is not in",
+    "body must be a string, not",
+    "body must not hold",
+    "callback.headers.Content-Type must be JSON",
     # `$` in a pattern is the end of the text, but in Python also before a newline at the end.
     "headers has a name that is no HTTP token",
     "callback.headers has a name that is no HTTP token",
@@ -359,11 +360,11 @@ def test_schema_is_a_schema_whose_examples_are_envelopes() -> None:
     """The schema is valid, and its examples, and those of every field, are taken by the parser."""
     Draft202012Validator.check_schema(SCHEMA)
     for example_ in SCHEMA["examples"]:
-        Envelope.from_object(example_)
+        Envelope.from_json(json.dumps(example_).encode())
     for name, field in SCHEMA["properties"].items():
         for value in field.get("examples", ()):
             assert VALIDATOR.is_valid({"targetURL": URL, name: value})
-            Envelope.from_object({"targetURL": URL, name: value})
+            Envelope.from_json(json.dumps({"targetURL": URL, name: value}).encode())
 
 
 @pytest.mark.parametrize(
@@ -406,7 +407,7 @@ def test_an_envelope_goes_through_an_event_unchanged(
     if is_structured:
         event = Event.from_http(
             {"content-type": STRUCTURED},
-            json.dumps({**attributes, "data": given_value}).encode(),
+            json.dumps({**attributes, "data": given_value}, ensure_ascii=ascii_only).encode(),
         )
     else:
         headers, data = Event(attributes=attributes, data=raw).to_http()

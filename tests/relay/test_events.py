@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from cloudevents.http import from_http
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.events import Event
+from local.broker.attributes import validate
+from local.broker.event import KNATIVE
+from relay.events import STRICT, Event, Rules
 from relay.problems import InvalidRequest
+from tests.support.steps import MAX_GROWTH, growth
+
+Message = Callable[[int], tuple[dict[str, str], bytes]]
 
 ATTRIBUTES = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 BINARY = {f"ce-{name}": value for name, value in ATTRIBUTES.items()}
@@ -39,7 +47,7 @@ def test_attributes_are_percent_decoded() -> None:
 
     assert event.attributes["subject"] == "é %"
     assert event.attributes["datacontenttype"] == "a/b%20"
-    assert event.data is None
+    assert event.data == b""
 
 
 @pytest.mark.parametrize(
@@ -47,11 +55,18 @@ def test_attributes_are_percent_decoded() -> None:
     [
         pytest.param({"data": {"a": 1}}, b'{"a": 1}', id="JSON"),
         pytest.param({"data": "ü"}, b'"\\u00fc"', id="string"),
+        pytest.param({"data": "ü", "datacontenttype": "text/plain"}, "ü".encode(), id="text"),
+        pytest.param({"data": None}, b"null", id="null"),
         pytest.param({"data_base64": "AP8="}, b"\x00\xff", id="binary"),
-        pytest.param({}, None, id="none"),
+        pytest.param(
+            {"specversion": "0.3", "datacontentencoding": "base64", "data": "AP8="},
+            b"\x00\xff",
+            id="binary of 0.3",
+        ),
+        pytest.param({}, b"", id="none"),
     ],
 )
-def test_structured_event_is_read(more: dict[str, object], data: bytes | None) -> None:
+def test_structured_event_is_read(more: dict[str, object], data: bytes) -> None:
     """In structured mode the body is the event; headers of the other mode count for nothing."""
     headers = {**STRUCTURED, **BINARY, "ce-id": "2"}
 
@@ -62,6 +77,29 @@ def test_structured_event_is_read(more: dict[str, object], data: bytes | None) -
     assert event.attributes["flag"] == "true"
     assert "none" not in event.attributes
     assert event.data == data
+
+
+def test_what_knative_writes_is_read() -> None:
+    """Knative writes UTF-8 into headers, and passes on what others have sent as Latin-1."""
+    raw = {"ce-subject": "한글", "ce-korean": "%ED%95%9C"}
+    headers = {name: value.encode().decode("latin-1") for name, value in raw.items()}
+
+    event = Event.from_http({**BINARY, **headers, "ce-french": "caf\xe9"}, b"")
+
+    assert event.attributes["subject"] == "한글"
+    assert event.attributes["korean"] == "한"
+    assert event.attributes["french"] == "café"
+
+
+def test_structured_data_stays_as_it_stands() -> None:
+    """No number, escape or blank of the data is written anew."""
+    data = b'{ "a":1.50, "b":[1e3,12345678901234567890123], "\\u003c":"\xed\x95\x9c\\ud800" }'
+    body = structured()[:-1] + b', "n": 1.10, "data": ' + data + b"}"
+
+    event = Event.from_http(STRUCTURED, body)
+
+    assert event.data == data
+    assert event.attributes["n"] == "1.10"
 
 
 def test_version_03_is_read() -> None:
@@ -80,7 +118,7 @@ NO_DATA = "event has an attribute called data or extensions"
         pytest.param({}, "ce-specversion is missing; send a CloudEvent", id="no event"),
         pytest.param(
             {**BINARY, "ce-specversion": "2.0"},
-            "event is not a CloudEvent of version 1.0 or 0.3",
+            "ce-specversion must be one of 1.0, 0.3",
             id="version",
         ),
         pytest.param(
@@ -99,9 +137,9 @@ NO_DATA = "event has an attribute called data or extensions"
         pytest.param({**BINARY, "ce-id": "%00"}, f"ce-id {CONTROL}", id="NUL"),
         pytest.param({**BINARY, "ce-id": "%C2%85"}, f"ce-id {CONTROL}", id="NEL"),
         pytest.param(
-            {**BINARY, "ce-datacontenttype": " Application/CloudEvents+json"},
-            "ce-datacontenttype must not be that of an event",
-            id="event as the data of an event",
+            {**BINARY, "ce-datacontenttype": "application/json"},
+            "ce-datacontenttype must be sent as Content-Type",
+            id="datacontenttype",
         ),
         pytest.param(
             {**BINARY, "content-type": "application/cloudevents-batch+json"},
@@ -109,9 +147,19 @@ NO_DATA = "event has an attribute called data or extensions"
             id="batch",
         ),
         pytest.param(
-            {**BINARY, "content-type": "application/cloudevents+avro"},
+            {"content-type": "application/cloudevents+avro"},
             "Content-Type must be application/cloudevents+json for a structured event",
             id="Avro",
+        ),
+        pytest.param(
+            {**BINARY, "content-type": "Application/CloudEvents+avro"},
+            "ce-datacontenttype must not be that of an event",
+            id="event as the data of an event",
+        ),
+        pytest.param(
+            {**BINARY, **{f"ce-e{number}": "" for number in range(61)}},
+            "event has 65 attributes; at most 64 are read",
+            id="too many attributes",
         ),
     ],
 )
@@ -128,11 +176,19 @@ def test_what_is_no_binary_event_is_refused(headers: dict[str, str], message: st
     [
         pytest.param(b"", "event is not JSON: Expecting value at line 1 column 1", id="empty"),
         pytest.param(b"[]", "event must be one JSON object", id="array"),
-        pytest.param(b"{}", "event is not a CloudEvent of version 1.0 or 0.3", id="no attributes"),
-        pytest.param(structured(id=""), "ce-id is missing or empty", id="empty id"),
+        pytest.param(b"{}", "ce-specversion must be one of 1.0, 0.3", id="no attributes"),
         pytest.param(
-            structured(id=None), "event is not a CloudEvent of version 1.0 or 0.3", id="null id"
+            structured(**{f"e{number}": 1 for number in range(80_000)}),
+            "event has 80004 attributes; at most 64 are read",
+            id="too many attributes",
         ),
+        pytest.param(
+            structured(data="\ud800", datacontenttype="text/plain"),
+            "data must not have a lone surrogate",
+            id="lone surrogate in text",
+        ),
+        pytest.param(structured(id=""), "ce-id is missing or empty", id="empty id"),
+        pytest.param(structured(id=None), "ce-id is missing or empty", id="null id"),
         pytest.param(structured(ID="2"), LOWER, id="id in upper case"),
         pytest.param(structured(a_b="2"), LOWER, id="name with _"),
         pytest.param(structured(extensions="a"), NO_DATA, id="extensions"),
@@ -249,7 +305,8 @@ KEYS = st.sampled_from([*ATTRIBUTES, "data", "data_base64", "ID", "time", "subje
     st.dictionaries(
         st.sampled_from([*BINARY, "ce-data", "ce-time", "ce-datacontenttype", "content-type"])
         | st.text().map("ce-{}".format),
-        st.sampled_from(["1.0", "0.3", "%", "%ff", "application/cloudevents+json"]) | st.text(),
+        st.sampled_from(["1.0", "0.3", "%", "%ff", "application/cloudevents+json"])
+        | st.text(st.characters(max_codepoint=0xFF)),
     ),
     st.binary()
     | st.dictionaries(KEYS, VALUES).map(lambda value: json.dumps(value).encode())
@@ -262,6 +319,7 @@ def test_any_message_is_an_event_or_a_named_error(headers: dict[str, str], body:
             event = Event.from_http(fields, body)
         except InvalidRequest:
             continue
+        assert from_http(fields, body)  # functions-framework reads it after the relay
         for _, value in event.to_http()[0]:
             assert value.isascii()
             assert value.isprintable()
@@ -272,3 +330,60 @@ def test_base64_of_a_structured_event_is_data() -> None:
     body = structured(data_base64=base64.b64encode(b"{}").decode())
 
     assert Event.from_http(STRUCTURED, body).data == b"{}"
+
+
+def in_structured_mode(more: Callable[[int], str]) -> Message:
+    def message(size_bytes: int) -> tuple[dict[str, str], bytes]:
+        return STRUCTURED, structured()[:-1] + b"," + more(size_bytes).encode() + b"}"
+
+    return message
+
+
+def in_header(name: str, value: Callable[[int], str]) -> Message:
+    return lambda size_bytes: ({**BINARY, name: value(size_bytes)}, b"")
+
+
+GROWING = [
+    pytest.param(
+        in_structured_mode(lambda size: ",".join(f'"e{n:06}":1' for n in range(size // 12))),
+        id="attributes",
+    ),
+    pytest.param(in_structured_mode(lambda size: '"e":1' + ',"e":1' * (size // 6)), id="one name"),
+    pytest.param(in_structured_mode(lambda size: f'"e":"{"x" * size}"'), id="text"),
+    pytest.param(
+        in_structured_mode(lambda size: f'"e":"{chr(92)}u0041"' + " " * size), id="blanks"
+    ),
+    pytest.param(
+        in_structured_mode(lambda size: '"e":"' + "\\\\" * (size // 2) + '"'), id="escapes"
+    ),
+    pytest.param(in_structured_mode(lambda size: '"data":' + "[" * size), id="depth"),
+    pytest.param(
+        in_structured_mode(lambda size: '"data":[' + "[]," * (size // 3) + "0]"), id="arrays"
+    ),
+    pytest.param(in_structured_mode(lambda size: '"data":' + "1" * size), id="number"),
+    pytest.param(in_structured_mode(lambda size: f'"data_base64":"{"A" * size}"'), id="base64"),
+    pytest.param(in_header("ce-subject", lambda size: "%41" * (size // 3)), id="percent signs"),
+    pytest.param(in_header("ce-subject", lambda size: "\xe9" * size), id="Latin-1"),
+    pytest.param(in_header("ce-source", lambda size: "a b" * (size // 3)), id="source"),
+    pytest.param(in_header("ce-source", lambda size: "//[" + ":" * size + "]"), id="IP literal"),
+    pytest.param(
+        in_header("ce-time", lambda size: f"2026-01-01T00:00:00.{'1' * size}Z"), id="time"
+    ),
+    pytest.param(in_header("content-type", lambda size: "a/b" + "; c=d" * (size // 5)), id="type"),
+    pytest.param(
+        in_header("content-type", lambda size: "a/b" + " " * size + "x"), id="type, blanks"
+    ),
+]
+
+
+@pytest.mark.parametrize("rules", [STRICT, KNATIVE], ids=["relay", "Broker"])
+@pytest.mark.parametrize("message", GROWING)
+def test_reading_is_linear(message: Message, rules: Rules) -> None:
+    """A thousand times the bytes cost a thousand times the steps, whatever they are."""
+
+    def read(size_bytes: int) -> None:
+        headers, body = message(size_bytes)
+        with suppress(InvalidRequest):
+            validate(Event.from_http(headers, body, rules))
+
+    assert growth(read) <= MAX_GROWTH

@@ -37,7 +37,9 @@ def test_json_value_is_read_back(value: object) -> None:
         pytest.param(b"\xff", "is not UTF-8 (byte 0)", id="no UTF-8"),
         pytest.param('{"a":1}'.encode("utf-16"), "is not UTF-8 (byte 0)", id="UTF-16"),
         pytest.param(
-            b"\xef\xbb\xbf{}", "is not JSON: Expecting value at line 1 column 1", id="BOM"
+            b"\xef\xbb\xbf\xef\xbb\xbf{}",
+            "is not JSON: Expecting value at line 1 column 1",
+            id="two BOMs",
         ),
         pytest.param(b'{"a":1,"a":2}', "has a name twice in one object", id="name twice"),
         pytest.param(

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from relay.egress import AllowedTarget
 from relay.settings import InvalidSetting, Settings
@@ -34,7 +41,10 @@ def test_an_empty_variable_counts_as_unset() -> None:
         "TARGET_CONNECT_TIMEOUT_S",
         "PUBLISH_TIMEOUT_S",
         "MAX_BODY_BYTES",
+        "MAX_EVENT_BYTES",
         "MAX_RESULT_BYTES",
+        "TARGET_CA_CERTS",
+        "TARGET_CLIENT_CERT",
         "LOG_LEVEL",
         "THREADS",
     )
@@ -42,7 +52,14 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_env(dict.fromkeys(names, "")) == Settings()
 
 
-def test_every_setting_is_read() -> None:
+@pytest.fixture
+def key_and_certificate(tmp_path: Path) -> Path:
+    path = tmp_path / "client.pem"
+    path.write_bytes(trustme.CA().issue_cert("a").private_key_and_cert_chain_pem.bytes())
+    return path
+
+
+def test_every_setting_is_read(key_and_certificate: Path) -> None:
     """Each variable has its field."""
     certificate = trustme.CA().cert_pem.bytes().decode()
     settings = Settings.from_env(
@@ -59,8 +76,12 @@ def test_every_setting_is_read() -> None:
             "TARGET_CONNECT_TIMEOUT_S": "1",
             "PUBLISH_TIMEOUT_S": "3",
             "MAX_BODY_BYTES": "10",
+            "MAX_EVENT_BYTES": "100000",
             "MAX_RESULT_BYTES": "11",
+            "TARGET_CA_CERTS": certificate,
+            "TARGET_CLIENT_CERT": str(key_and_certificate),
             "STATE_URL": "rediss://user:p%2Fw@[fd00::1]:6380/2",
+            "STATE_MAX_BYTES": "12",
             "CALLBACK_SECRET": f"whsec_{'a2V5' * 8} {'S0VZ' * 8}",
             "API_TOKEN": "0123456789abcdef fedcba9876543210",
             "LOG_LEVEL": "debug",
@@ -83,7 +104,11 @@ def test_every_setting_is_read() -> None:
     assert settings.target_connect_timeout_s == 1.0
     assert settings.publish_timeout_s == 3.0
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
+    assert settings.max_event_bytes == 100_000
+    assert settings.target_ca_certs == certificate
+    assert settings.target_client_cert == (str(key_and_certificate), str(key_and_certificate))
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
+    assert settings.state_max_bytes == 12
     assert settings.callback_secret == (b"key" * 8, b"KEY" * 8)
     assert settings.api_token == ("0123456789abcdef", "fedcba9876543210")
     assert settings.log_level == "DEBUG"
@@ -93,11 +118,16 @@ def test_every_setting_is_read() -> None:
 ATTRIBUTE = "must be 1 to 128 visible ASCII characters without space, quote or %"
 OVERRIDES = 'K_CE_OVERRIDES must be JSON like {"extensions": {"name": "value"}}'
 STATE = (
-    "must be memory://, file:///DIRECTORY or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE],"
+    "must be memory://, sqlite:///PATH or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE],"
     " the password percent-encoded"
 )
 SECRET = "must be whsec_ and base64 of 24 bytes or more, or two of these with a space between them"
 TOKEN = "must be 16 or more visible ASCII characters, or several of these with a space between them"
+CA_CERTS = "must be certificates in PEM, or the path of a file of them"
+CLIENT_CERT = (
+    "must be the path of a certificate and its key, without a password, in one PEM file or in a"
+    " directory as tls.crt and tls.key"
+)
 SECONDS = "must be a number of seconds above 0, at most 86400"
 NAME_RULE = "a name is 1 to 20 lower-case letters or digits, and no context attribute"
 ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
@@ -157,14 +187,21 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
         ("K_CA_CERTS", "/etc/ca.pem", "K_CA_CERTS must be certificates in PEM"),
         ("K_CA_CERTS", "-----BEGIN CERTIFICATE-----", "K_CA_CERTS must be certificates in PEM"),
         ("K_CA_CERTS", "é", "K_CA_CERTS must be certificates in PEM"),
+        ("TARGET_CA_CERTS", "/nowhere/ca.pem", f"TARGET_CA_CERTS {CA_CERTS}"),
+        ("TARGET_CA_CERTS", "-----BEGIN CERTIFICATE-----", f"TARGET_CA_CERTS {CA_CERTS}"),
+        ("TARGET_CA_CERTS", __file__, f"TARGET_CA_CERTS {CA_CERTS}"),
+        ("TARGET_CLIENT_CERT", "/nowhere/client.pem", f"TARGET_CLIENT_CERT {CLIENT_CERT}"),
+        ("TARGET_CLIENT_CERT", "/", f"TARGET_CLIENT_CERT {CLIENT_CERT}"),
+        ("TARGET_CLIENT_CERT", __file__, f"TARGET_CLIENT_CERT {CLIENT_CERT}"),
         *(
             ("STATE_URL", url, f"STATE_URL {STATE}")
             for url in (
                 *(
                     "memory",
                     "memory://x",
-                    "file://host/x",
-                    "file:///x?y",
+                    "file:///x",
+                    "sqlite://host/x",
+                    "sqlite:///x?y",
                     "redis://",
                     "redis://:p@",
                 ),
@@ -194,3 +231,65 @@ def test_a_bad_value_stops_the_start(name: str, value: str, message: str | None)
         assert str(caught.value).startswith(f"{name} is not JSON: ")
     else:
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("sizes", "largest"),
+    [
+        pytest.param({"MAX_RESULT_BYTES": "900000"}, 700_848, id="no room for base64"),
+        pytest.param({"MAX_RESULT_BYTES": "700849"}, 700_848, id="one byte"),
+        pytest.param({"MAX_EVENT_BYTES": "400000"}, 250_848, id="the default is too much"),
+        pytest.param({"MAX_EVENT_BYTES": "1000", "MAX_RESULT_BYTES": "1"}, 0, id="no room at all"),
+    ],
+)
+def test_a_result_that_no_event_can_hold(sizes: dict[str, str], largest: int) -> None:
+    """Sizes that contradict each other stop the start, and the error says what would be right."""
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env(sizes)
+
+    assert str(caught.value) == (
+        f"MAX_RESULT_BYTES must be at most {largest}: MAX_EVENT_BYTES is"
+        f" {sizes.get('MAX_EVENT_BYTES', '1000000')}, of which attributes and headers take up to"
+        " 65536, and base64 makes four bytes of three"
+    )
+
+
+def test_the_largest_result_that_fits() -> None:
+    """Exactly what the error names is taken."""
+    assert Settings.from_env({"MAX_RESULT_BYTES": "700848"}).max_result_bytes == 700_848
+
+
+def test_certificates_from_a_file(tmp_path: Path) -> None:
+    """Certificates may be given, or be in a file."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+
+    settings = Settings.from_env({"TARGET_CA_CERTS": str(tmp_path / "ca.crt")})
+
+    assert settings.target_ca_certs == authority.cert_pem.bytes().decode()
+
+
+def test_a_client_certificate_from_a_secret(tmp_path: Path) -> None:
+    """A Secret of type kubernetes.io/tls is mounted as a directory."""
+    issued = trustme.CA().issue_cert("a")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    issued.private_key_pem.write_to_path(tmp_path / "tls.key")
+
+    settings = Settings.from_env({"TARGET_CLIENT_CERT": str(tmp_path)})
+
+    assert settings.target_client_cert == (str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"))
+
+
+def test_a_key_with_a_password(tmp_path: Path) -> None:
+    """Nobody is asked for a password: the start stops."""
+    key = trustme.CA().issue_cert("a").private_key_pem.bytes()
+    encrypted = load_pem_private_key(key, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+    )
+    path = tmp_path / "client.pem"
+    path.write_bytes(encrypted + trustme.CA().cert_pem.bytes())
+
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_env({"TARGET_CLIENT_CERT": str(path)})
+
+    assert str(caught.value) == f"TARGET_CLIENT_CERT {CLIENT_CERT}"

@@ -35,6 +35,8 @@ def call(
     url: str,
     body: bytes | str | None = None,
     headers: Mapping[str, str] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
 ) -> Answer:
     """Make one call on a connection of its own.
 
@@ -43,10 +45,11 @@ def call(
         url: An http URL; what follows its authority is sent as it is.
         body: The body, with a Content-Length.
         headers: All headers but Host, which the URL gives unless it is here, and Content-Length.
+        timeout_s: For the connection and for each read.
     """
     authority = urlsplit(url).netloc
     target = url.split(authority, 1)[1] or "/"
-    connection = http.client.HTTPConnection(authority, timeout=TIMEOUT_S)
+    connection = http.client.HTTPConnection(authority, timeout=timeout_s)
     try:
         connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         sent = {"Host": authority, **(headers or {})}

@@ -6,6 +6,7 @@ They speak HTTP by hand, so that they can also speak it wrongly.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -88,7 +89,7 @@ def _read(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Receiv
     headers = []
     while name_and_value := readline().decode("latin-1").rstrip("\r\n"):
         name, _, value = name_and_value.partition(":")
-        headers.append((name, value.strip()))
+        headers.append((name, value.strip(" \t")))
     length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
     return Received(method=line[0], target=line[1], headers=tuple(headers), body=read(length))
 
@@ -157,3 +158,22 @@ def until_gone(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while connection.recv(65536):
             pass
+
+
+def reset(connection: socket.socket) -> None:
+    """End a connection with a TCP reset instead of an answer."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.close()
+
+
+def dripping(head: bytes, drop: bytes, interval_s: float = 0.05) -> Talk:
+    """Make an answer that never ends, a drop at a time."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(head)
+        gone = select.poll()
+        gone.register(connection, select.POLLRDHUP)
+        while not gone.poll(interval_s * 1000):
+            connection.sendall(drop)
+
+    return talk

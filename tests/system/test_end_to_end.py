@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from tests.support.calls import call
 from tests.support.processes import is_listening, wait_until
 from tests.support.stack import PARTS, Relay, started
 
@@ -96,6 +97,46 @@ def test_an_envelope_with_a_string_for_headers_is_explained(relay: Relay, path: 
     later = relay.call("POST", "/event", relay.example("event.json")).json()["id"]
     relay.wait_for_event(f"  id: {later}\n")
     assert not any('"/old"' in event for event in relay.displayed())
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        pytest.param("http://localhost:30000", "completed", id="delivered"),
+        pytest.param("http://192.0.2.1", "dead", id="dead letter"),
+    ],
+)
+def test_an_event_of_another_publisher_survives_its_attributes(
+    relay: Relay, target: str, status: str
+) -> None:
+    """Subject and extension come as bytes of UTF-8 and Latin-1, to Receive and to the sink."""
+    request_id = f"korean-{status}"
+    attributes = {
+        "specversion": "1.0",
+        "id": request_id,
+        "source": "/한글/소스",
+        "type": "dev.knative.samples.t2",
+        "subject": "한글",
+    }
+    headers = {f"ce-{name}": value.encode().decode("latin-1") for name, value in attributes.items()}
+    headers |= {"ce-french": "caf\xe9", "Content-Type": "application/json"}
+    envelope = relay.here(json.dumps({"targetURL": target, "targetAPI": "/test"}))
+    broker_url = f"http://localhost:{relay.ports['BROKER']}/default/default"
+
+    def known() -> dict[str, object]:
+        return relay.call("GET", f"/async/{request_id}").json()
+
+    # Send knows of it when its result, or its dead letter, has come.
+    assert call("POST", broker_url, envelope, headers).status == 202
+    wait_until(lambda: known().get("status") == status, 20, f"{request_id} to be {status}")
+
+    shown = relay.wait_for_event(f"  id: {request_id}\n", "  subject: 한글\n")
+    assert "  source: /%ED%95%9C%EA%B8%80/%EC%86%8C%EC%8A%A4\n" in shown
+    if status == "dead":
+        assert cast(dict[str, object], known()["reason"])["code"] == 403
+        assert relay.call("POST", f"/async/{request_id}/retry").status == 202
+    else:
+        assert len(relay.calls_to_target("/test", request_id)) == 1
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ def status_of(relay: Relay, request_id: str) -> dict[str, object]:
 
 def wait_for_status(relay: Relay, request_id: str, status: str) -> dict[str, object]:
     def reached() -> dict[str, object] | None:
-        known = status_of(relay, request_id)
-        return known if known["status"] == status else None
+        answer = relay.call("GET", f"/async/{request_id}")
+        known = answer.json()
+        return known if answer.status == 200 and known["status"] == status else None
 
     return cast("dict[str, object]", wait_until(reached, 20, f"{request_id} to be {status}"))
 
@@ -260,48 +261,61 @@ def test_waiting_callers_and_status_reads_do_not_starve_sync(relay: Relay) -> No
     assert set(statuses[3::8]) == {200}
 
 
-@pytest.mark.parametrize("kind", ["file", "redis"])
+@pytest.mark.parametrize("kind", ["default", "redis"])
 def test_a_restart_in_between_loses_nothing(kind: str, manifests: Path, tmp_path: Path) -> None:
-    """Request, status and dead letter outlive the Broker and both functions."""
-    if kind == "file":
-        outlive(f"file://{tmp_path}/state", manifests, tmp_path)
+    """Request, status, attempts, callback and dead letter outlive the Broker and both functions."""
+    if kind == "default":
+        outlive({}, manifests, tmp_path)
     else:
         with redis_server(tmp_path) as url:
-            outlive(url, manifests, tmp_path)
+            outlive({"STATE_URL": url}, manifests, tmp_path)
 
 
-def outlive(state_url: str, manifests: Path, folder: Path) -> None:
-    settings = {"MANIFESTS": str(manifests), "STATE_URL": state_url}
+def outlive(settings: dict[str, str], manifests: Path, folder: Path) -> None:
+    settings = {"MANIFESTS": str(manifests), **settings}
     data = folder / "broker"
     with started(data, settings=settings) as relay:
         dead = accept(relay, envelope(relay, "/misbehave/fail-times/6/restart"))
         wait_for_status(relay, dead, "dead")
-        slow = accept(relay, envelope(relay, "/misbehave/slow/3"))
+        told = {"url": f"http://localhost:{relay.ports['SAMPLE_API']}/tasks?told"}
+        slow = accept(relay, envelope(relay, "/misbehave/slow/3", callback=told))
+        done = accept(relay, envelope(relay, "/tasks"))
+        wait_for_status(relay, done, "completed")
         relay.process.send_signal(signal.SIGINT)
         assert relay.process.wait(30) == 0
 
     with started(data, ports=relay.ports, settings=settings) as relay:
         assert status_of(relay, dead)["status"] == "dead"
+        assert status_of(relay, done)["status"] == "completed"
         wait_for_status(relay, slow, "completed")
+        callback_id = f"{slow}.completed.callback"
+        wait_until(lambda: relay.calls_to_target("/tasks", callback_id), 20, "the callback")
         for _ in range(2):  # the sample API's own count began anew, so it fails again first
             relay.call("POST", f"/async/{dead}/retry")
             wait_until(lambda: status_of(relay, dead)["status"] != "accepted", 20, "an outcome")
-        assert status_of(relay, dead)["status"] == "completed"
+        known = status_of(relay, dead)
+        assert (known["status"], known["attempts"]) == ("completed", 13)
 
 
-def test_without_redis_requests_are_accepted(manifests: Path, tmp_path: Path) -> None:
-    """Accepting goes on; the status says 503; what was accepted is known once Redis is back."""
+@pytest.mark.parametrize("outcome", ["completed", "dead"])
+def test_without_the_state_every_promise_is_kept(
+    outcome: str, manifests: Path, tmp_path: Path
+) -> None:
+    """Requests are accepted and called; when it is back their outcomes are known, and told."""
     with redis_server(tmp_path) as url:
         port = int(url.rpartition(":")[2])
     settings = {"MANIFESTS": str(manifests), "STATE_URL": url}
     with started(tmp_path / "broker", settings=settings) as relay:
-        request_id = accept(relay, envelope(relay, "/tasks"))
+        target = f"http://localhost:{relay.ports['SAMPLE_API']}/tasks?told"
+        api = "/tasks" if outcome == "completed" else "/misbehave/status/503"
+        body = envelope(relay, api, callback={"url": target})
+        request_id = accept(relay, body)
+        wait_until(lambda: relay.calls_to_target(api, request_id), 20, "the call")
         asked = relay.call("GET", f"/async/{request_id}")
         assert asked.status == 503
         assert asked.json()["detail"] == "the state cannot be reached (STATE_URL)"
-        target = f"http://localhost:{relay.ports['SAMPLE_API']}/tasks"
-        promised = relay.call("POST", "/async", envelope(relay, "/tasks", callback={"url": target}))
-        assert promised.status == 503
 
         with redis_server(tmp_path, port):
-            wait_for_status(relay, request_id, "completed")
+            wait_for_status(relay, request_id, outcome)
+            callback_id = f"{request_id}.{outcome}.callback"
+            wait_until(lambda: relay.calls_to_target("/tasks", callback_id), 20, "the callback")

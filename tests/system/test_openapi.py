@@ -6,7 +6,8 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -14,18 +15,24 @@ import pytest
 import yaml
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from relay.envelope import fingerprint
+from relay.events import Event
+from relay.lifecycle import Attempt
 from relay.problems import RelayError
+from relay.records import Records
+from relay.settings import Settings
+from relay.store import open_store
 from tests.support import peers
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving
-from tests.support.peers import Peer, answer_of, until_gone
-from tests.support.processes import REPOSITORY, free_port
+from tests.support.peers import Peer, Received, answer_of, until_gone
+from tests.support.processes import REPOSITORY, free_port, wait_until
 
 SCHEMAS = REPOSITORY / "schemas"
 TEXT = (SCHEMAS / "openapi.yaml").read_text(encoding="utf-8")
 Node = dict[str, Any]
 DOCUMENT: Node = yaml.safe_load(TEXT)
-METHODS = ("get", "post", "put", "patch", "delete")
+METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 OPERATIONS = {
     (method.upper(), path): cast("Node", item[method])
     for path, item in DOCUMENT["paths"].items()
@@ -67,13 +74,36 @@ def broker() -> Iterator[Peer]:
 
 
 @pytest.fixture(scope="module")
-def send(target: Peer, broker: Peer) -> Iterator[Function]:
-    env = {
+def state_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite://{tmp_path_factory.mktemp('state')}/state.sqlite3"
+
+
+def settings(broker: Peer) -> dict[str, str]:
+    return {
         "ALLOWED_TARGETS": "localhost",
         "K_SINK": f"http://localhost:{broker.port}{BROKER_PATH}",
         "PUBLISH_TIMEOUT_S": "1",
     }
-    with serving("send", env) as function:
+
+
+@pytest.fixture(scope="module")
+def send(broker: Peer) -> Iterator[Function]:
+    with serving("send", settings(broker)) as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def fresh(broker: Peer, state_url: str) -> Iterator[Function]:
+    """Serve a Send that no other test has told of a request."""
+    with serving("send", {**settings(broker), "STATE_URL": state_url}) as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def forgetful(broker: Peer) -> Iterator[Function]:
+    """Serve a Send whose state is not there."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    with serving("send", {**settings(broker), "STATE_URL": url}) as function:
         yield function
 
 
@@ -173,15 +203,23 @@ class TestTheRoutes:
             path: methods for path, methods in described.items() if "/health/" not in path
         }
 
-    @pytest.mark.parametrize("path", DOCUMENT["paths"])
-    @pytest.mark.parametrize("method", ["OPTIONS", "TRACE"])
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            (method, path)
+            for path in DOCUMENT["paths"]
+            for method in ("OPTIONS", "TRACE")
+            if (method, path) not in OPERATIONS
+        ],
+    )
     def test_other_methods_are_refused(self, send: Function, path: str, method: str) -> None:
         """405 names the methods of the document in Allow (RFC 9110 section 15.5.6)."""
         answer = call(method, send.url + path.replace("{id}", "order-7"))
 
         assert answer.status == 405
         allowed = set(answer.all("Allow")[0].split(", "))
-        assert allowed - {"HEAD"} == {one for one, its_path in OPERATIONS if its_path == path}
+        described = {one for one, its_path in OPERATIONS if its_path == path}
+        assert allowed - {"HEAD"} == described - {"HEAD"}
 
     @pytest.mark.parametrize(
         ("path", "content_type"),
@@ -265,7 +303,12 @@ def assert_described(method: str, path: str, answer: Answer) -> None:
 
 @pytest.fixture(scope="module")
 def answers(
-    send: Function, guarded: Function, target: Peer, broker: Peer
+    fresh: Function,
+    guarded: Function,
+    forgetful: Function,
+    target: Peer,
+    broker: Peer,
+    state_url: str,
 ) -> Mapping[str, tuple[str, str, Answer]]:
     """Have every example of an answer produced; each with the operation that produced it."""
     produced: dict[str, tuple[str, str, Answer]] = {}
@@ -278,7 +321,7 @@ def answers(
         body: object = None,
         headers: Mapping[str, str] | None = None,
         *,
-        of: Function = send,
+        of: Function = fresh,
     ) -> Answer:
         method, _, path_and_query = operation.partition(" ")
         raw = body if body is None or isinstance(body, str) else json.dumps(body)
@@ -287,8 +330,11 @@ def answers(
         produced[name] = (method, path, answer)
         return answer
 
-    def publish(name: str, **headers: str) -> None:
-        ask(name, "POST /async", envelope, {"Idempotency-Key": "order-7", **headers})
+    asked = {"callback": {"url": f"{envelope['targetURL']}/done?job=7", "headers": {"X-Job": 7}}}
+
+    def publish(name: str, *, of: Function = fresh, hops: str = "0") -> None:
+        headers = {"Idempotency-Key": "order-7", "Relay-Hops": hops}
+        ask(name, "POST /async", envelope | asked, headers, of=of)
 
     ask("WrongField", "POST /async", {**envelope, "headers": {"X-A": None}})
     ask("UnknownField", "POST /sync", {"target": "x"})
@@ -304,43 +350,70 @@ def answers(
     ask("NoRoute", "GET /nowhere")
     ask("UnknownRequest", "GET /async/unknown")
     ask("NoMethod", "GET /event")
+    ask("OtherCoding", "POST /async", envelope, {"Content-Encoding": "br"})
     ask("TooLarge", "POST /event/callback", "x" * 1_048_577)
     ask("Unreachable", "POST /sync", {"targetURL": "http://nowhere.invalid"})
     ask("NoBroker", "POST /async", envelope, token, of=guarded)
     ask("StateAway", "GET /async/order-7", None, token, of=guarded)
     target.on("/never", until_gone)
     ask("OutOfTime", "POST /sync", {**envelope, "targetAPI": "/never", "timeout": 0.1})
-    publish("Loop", **{"Relay-Hops": "3"})
+    publish("Loop", hops="3")
 
     broker.on(BROKER_PATH, answer_of(500))
     publish("MaybePublished")
+    ask("LostRequest", "GET /async/order-7")
+    broker.on(BROKER_PATH, answer_of(400))
+    publish("Refused")
     broker.on(BROKER_PATH, until_gone)
-    publish("BrokerOutOfTime")
+    broker.requests.clear()
+    with ThreadPoolExecutor(1) as pool:
+        out_of_time = pool.submit(publish, "BrokerOutOfTime")
+        wait_until(lambda: broker.requests, 10, "the publication")
+        publish("BeingPublished")
+        out_of_time.result()
     broker.on(BROKER_PATH, peers.ACCEPTED)
 
     examples = DOCUMENT["components"]["examples"]
-    asked = {"callback": {"url": f"{envelope['targetURL']}/done?job=7", "headers": {"X-Job": 7}}}
-    ask("AcceptedRequest", "POST /async", envelope | asked, {"Idempotency-Key": "order-7"})
+    publish("UnrecordedRequest", of=forgetful)
+    publish("AcceptedRequest")
+    ask("KeyReused", "POST /async", envelope, {"Idempotency-Key": "order-7"})
     ask("OpenRequest", "GET /async/order-7")
+    fail_twice(state_url, broker.requests[-1])
+    ask("FailingRequest", "GET /async/order-7")
     answer = examples["CompletedRequest"]["value"]["answer"]
-    ask("CallbackCall", "POST /event/callback", answer, result_event("order-7"))
+    event = result_event("order-7") | {"ce-relayattempts": "3"}
+    ask("CallbackCall", "POST /event/callback", answer | asked, event)
     called_back = {"task": "abcdevflake", "state": "done"}
     json_type = {"Content-Type": "application/json"}
-    call("POST", f"{send.url}/event/callback?id=order-7", json.dumps(called_back), json_type)
+    call("POST", f"{fresh.url}/event/callback?id=order-7", json.dumps(called_back), json_type)
     delivered = dict(broker.requests[-1].headers)
-    call("POST", f"{send.url}/event/callback", json.dumps(called_back), delivered)
+    call("POST", f"{fresh.url}/event/callback", json.dumps(called_back), delivered)
     ask("CompletedRequest", "GET /async/order-7")
     ask("NotDead", "POST /async/order-7/retry")
 
-    call("POST", f"{send.url}/async", json.dumps(envelope), {"Idempotency-Key": "order-8"})
+    call("POST", f"{fresh.url}/async", json.dumps(envelope), {"Idempotency-Key": "order-8"})
     shown = OPERATIONS["POST", "/event/dead-letter"]["parameters"]
     reason = {each["name"]: each["example"] for each in shown if "example" in each}
     dead = request_event("order-8") | reason
-    call("POST", f"{send.url}/event/dead-letter", json.dumps(envelope), dead)
+    call("POST", f"{fresh.url}/event/dead-letter", json.dumps(envelope), dead)
     ask("DeadRequest", "GET /async/order-8")
     ask("DeadRequests", "GET /async?status=dead")
     ask("RetriedRequest", "POST /async/order-8/retry")
     return produced
+
+
+def fail_twice(state_url: str, published: Received) -> None:
+    """Note what Receive would, of two attempts that failed."""
+    headers = {name: value for name, value in published.headers if name.startswith("ce-")}
+    event = Event.from_http(headers, published.body)
+    with closing(open_store(state_url, ttl_s=86_400, max_bytes=2**30)) as store:
+        records = Records(store, Settings())
+        for next_in_s in (1, 2):
+            attempt = records.claim(event, fingerprint=fingerprint(published.body), target="t")
+            assert isinstance(attempt, Attempt)
+            assert attempt.caller is not None
+            error = "the target answered 503"
+            records.attempt_failed(event.id, attempt.caller, error=error, next_in_s=next_in_s)
 
 
 def test_every_answer_shown_is_produced(answers: Mapping[str, object]) -> None:
@@ -371,11 +444,3 @@ def test_a_delivered_outcome_is_the_data_of_its_event() -> None:
     examples = DOCUMENT["components"]["examples"]
 
     assert examples["CallbackCall"]["value"]["body"] == examples["DeliveredOutcome"]["value"]
-
-
-def test_the_function_carries_the_schemas() -> None:
-    """What is served is a copy beside main.py, since nothing else is uploaded."""
-    copies = REPOSITORY / "functions/send/function/schemas"
-
-    assert {path.name for path in copies.iterdir()} == {path.name for path in SCHEMAS.iterdir()}
-    assert not Path(REPOSITORY / "functions/receive/function/schemas").exists()

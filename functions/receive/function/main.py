@@ -32,7 +32,7 @@ def read_event() -> flask.Response | None:
     if request.method != "POST":
         return None
     try:
-        body = read_body(request.stream, request.content_length, SETTINGS.max_body_bytes)
+        body = read_body(request, SETTINGS.max_delivery_bytes, setting="2 * MAX_EVENT_BYTES")
         flask.g.delivery = RECEIVE.read(request.headers, body)
     except RelayError as exc:
         return web.to_flask(refusal(exc))

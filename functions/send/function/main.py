@@ -1,7 +1,6 @@
 """Send: the HTTP function."""
 
 import os
-from pathlib import Path
 
 import flask
 import functions_framework
@@ -11,7 +10,7 @@ from relay.send import Send
 from relay.settings import Settings
 
 SETTINGS = Settings.from_env(os.environ)
-SEND = Send(SETTINGS, schemas=Path(__file__).with_name("schemas"))
+SEND = Send(SETTINGS)
 
 # functions-framework loads this module inside the context of the app it serves.
 web.prepare(flask.current_app, SETTINGS.log_level)

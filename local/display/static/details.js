@@ -1,10 +1,10 @@
-// One request, opened: what is known of it, and its timeline.
+// One open request: what is known of it, and its timeline.
 
 const $ = (id) => document.getElementById(id);
 
 export class Details {
-  // `closed` is called with the number of the request when the user closes it, `openOther` with
-  // the number of another one to be opened, `retry` with the number of a dead one.
+  // Each is called with the number of a request: `closed` when the user closes it, `openOther`, with
+  // the id too, to open another one, `retry` to send a dead one again.
   constructor({ closed, openOther, retry }) {
     this.number = 0;
     this.id = null;
@@ -19,7 +19,7 @@ export class Details {
     });
   }
 
-  // Shows a request; without its number, that an id is not known.
+  // Shows a request, or that its id is unknown when the number is 0.
   show(id, number = 0) {
     const isOther = number !== this.number || id !== this.id;
     this.id = id;
@@ -52,7 +52,7 @@ export class Details {
     $("retry-line").hidden = true;
   }
 
-  // Asks again what is known; while it asks, further calls are put together into one.
+  // Fetches the request again; all calls made meanwhile become one more fetch.
   async refresh() {
     this.isStale = true;
     if (this.isAsking) return;
@@ -64,7 +64,7 @@ export class Details {
         const answer = await fetch(`/requests/${number}`);
         if (answer.ok && number === this.number) this.draw(await answer.json());
       } catch {
-        // The connection is lost; when it is back, all rows come again, and this one's with them.
+        // The connection is lost; the page calls again once it is back.
       }
     }
     this.isAsking = false;
@@ -83,7 +83,7 @@ export class Details {
     $("retry-line").hidden = request.state !== "dead";
     const { entries } = request;
     const start = entries.find((entry) => entry.at)?.at;
-    // What is there already stays, so that what the user has opened or focused does as well.
+    // Entries that are the same stay, and with them what the user has opened or focused.
     let same = 0;
     while (same < this.entries.length && this.entries[same] === JSON.stringify(entries[same])) same += 1;
     const list = $("timeline");
@@ -99,7 +99,7 @@ export class Details {
       const [number, id] = entry.other;
       const link = element("button", id);
       link.type = "button";
-      link.addEventListener("click", () => this.openOther(number));
+      link.addEventListener("click", () => this.openOther(number, id));
       title.append(" ", link);
     }
     item.append(title);
@@ -110,7 +110,7 @@ export class Details {
     if (details.length) item.append(element("p", details.join(" · ")));
     if (entry.at) item.append(element("p", when(entry.at, start), "when"));
     if (entry.event) {
-      const more = document.createElement("details");
+      const more = element("details");
       const text = element("pre", entry.event);
       text.tabIndex = 0;
       more.append(element("summary", "Event"), text);
@@ -126,7 +126,7 @@ function fact(name, value, data = {}) {
   return [element("dt", name), definition];
 }
 
-function element(name, text, className = "") {
+export function element(name, text = "", className = "") {
   const made = document.createElement(name);
   made.textContent = text;
   if (className) made.className = className;

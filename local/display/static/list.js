@@ -1,13 +1,15 @@
-// The list of requests: which of them are shown, and the rows that show them.
+// The list of requests: the filters, and the rows of one page.
 //
-// However many requests there are, the document has the rows of one page, and changes at most once
-// a frame. Whatever comes from an event goes in as text.
+// The document changes at most once a frame, and never holds more rows than one page has. Whatever
+// comes from an event goes in as text.
+
+import { element } from "./details.js";
 
 const ROWS_A_PAGE = 100;
 const STATES = ["accepted", "retrying", "completed", "failed", "dead", "delivered"];
 
 export class List {
-  // `open` is called with the row that the user chooses.
+  // Calls `open` with the row that the user chooses.
   constructor(open) {
     this.open = open;
     this.byNumber = new Map();
@@ -60,10 +62,10 @@ export class List {
   makeFilters() {
     const states = document.getElementById("states");
     this.filters = new Map(["", ...STATES].map((state) => {
-      const button = document.createElement("button");
+      const button = element("button", `${state || "all"} `);
       button.type = "button";
       button.dataset.state = state;
-      button.append(state || "all", " ", document.createElement("b"));
+      button.append(element("b"));
       button.addEventListener("click", () => this.filter({ state }));
       states.append(button);
       return [state, button];
@@ -162,27 +164,24 @@ export class List {
 }
 
 function makeRow(row) {
-  const element = document.createElement("tr");
-  element.setAttribute("role", "row");
-  element.dataset.number = row.number;
+  const line = element("tr");
+  line.setAttribute("role", "row");
+  line.dataset.number = row.number;
   const cells = {};
   for (const name of ["time", "id", "target", "state", "attempts", "status"]) {
-    const cell = document.createElement("td");
-    cell.setAttribute("role", "cell");
-    cell.className = name;
-    element.append(cell);
-    cells[name] = cell;
+    cells[name] = element("td", "", name);
+    cells[name].setAttribute("role", "cell");
   }
+  line.append(...Object.values(cells));
   const at = new Date(row.at * 1000);
-  const time = document.createElement("time");
+  const time = element("time", at.toLocaleTimeString([], { hour12: false }));
   time.dateTime = at.toISOString();
-  time.textContent = at.toLocaleTimeString([], { hour12: false });
   time.title = at.toLocaleString();
   cells.time.append(time);
-  const button = document.createElement("button");
+  const button = element("button");
   button.type = "button";
   cells.id.append(button);
-  return { element, cells, button };
+  return { element: line, cells, button };
 }
 
 function drawRow({ element, cells, button }, row, isSelected) {

@@ -1,10 +1,11 @@
-// The event display's page: follows the live rows, and does what its buttons say.
+// The event display's page: follows the rows, and handles the buttons.
 
 import { Details } from "./details.js";
 import { List } from "./list.js";
 
-const RECONNECT_MS = 1000;
+const POLL_MS = 300;
 const told = document.getElementById("told");
+let wasLost = false;
 
 const list = new List((row) => open(row.id, row.number, true));
 const details = new Details({
@@ -13,14 +14,11 @@ const details = new Details({
     show();
     list.focus(number);
   },
-  openOther: (number) => {
-    const row = list.byNumber.get(number);
-    if (row) open(row.id, number, true);
-  },
+  openOther: (number, id) => open(id, number, true),
   retry: (number) => ask(`/requests/${number}/retry`, "Retry", false),
 });
 
-// Opens a request and says so in the address, by id, so that it can be linked to.
+// Opens a request and puts its id into the address, so that it can be linked to.
 function open(id, number, takesFocus) {
   history.replaceState(null, "", `#${encodeURIComponent(id)}`);
   details.show(id, number);
@@ -28,7 +26,7 @@ function open(id, number, takesFocus) {
   if (takesFocus) details.focus();
 }
 
-// Shows what the address says.
+// Opens the request that the address names.
 function show() {
   const id = linkedId();
   if (id === "") {
@@ -49,25 +47,30 @@ function linkedId() {
   }
 }
 
-function connect() {
-  const live = new EventSource("/live");
-  live.addEventListener("reset", (event) => list.reset(Number(event.data)));
-  live.addEventListener("rows", (event) => {
-    const { connected, missed, rows } = JSON.parse(event.data);
-    list.take(rows);
-    if (!connected) tellLink("The Broker does not answer; trying again", "lost");
-    else if (missed) tellLink(`Live; ${missed} facts of the Broker went by unseen`, "live");
+// Asks for the rows that have changed, again and again.
+async function follow(after) {
+  let pause = POLL_MS;
+  try {
+    const answer = await fetch(`/rows?after=${after}`);
+    const news = await answer.json();
+    if (news.is_new) {
+      list.reset(news.limit);
+      details.number = 0;
+    }
+    if (news.rows.length) list.take(news.rows);
+    if (!news.connected) tellLink("The Broker does not answer; trying again", "lost");
+    else if (news.missed) tellLink(`Live; ${news.missed} of the Broker's facts were missed`, "live");
     else tellLink("Live", "live");
-    // A display that was started anew has other numbers.
-    if (details.id !== null && list.byNumber.get(details.number)?.id !== details.id) details.number = 0;
     if (details.number === 0) show();
-    else if (rows.some((row) => row.number === details.number)) details.refresh();
-  });
-  live.addEventListener("error", () => {
+    else if (wasLost || news.rows.some((row) => row.number === details.number)) details.refresh();
+    wasLost = false;
+    after = news.after;
+    if (news.has_more) pause = 0;
+  } catch {
+    wasLost = true;
     tellLink("Connection lost; trying again", "lost");
-    // After an answer that is no stream the browser would not try again by itself.
-    if (live.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
-  });
+  }
+  setTimeout(follow, pause, after);
 }
 
 function tellLink(text, state) {
@@ -76,7 +79,7 @@ function tellLink(text, state) {
   link.dataset.link = state;
 }
 
-// Has the display do something and tells what came of it.
+// Posts to the display and reports the outcome.
 async function ask(path, what, opens) {
   told.textContent = `${what}: sent…`;
   try {
@@ -100,7 +103,6 @@ for (const button of document.querySelectorAll("[data-example]")) {
     ask(`/examples/${button.dataset.example}`, button.querySelector("b").textContent, true);
   });
 }
-document.getElementById("here").textContent = location.host;
 addEventListener("hashchange", show);
 show();
-connect();
+follow("");

@@ -46,7 +46,7 @@ def test_a_kill_in_the_middle_loses_nothing_acknowledged(
     to_all = trigger(
         "all",
         subscriber=f"{subscriber.url}/all",
-        delivery="{retry: 20, backoffPolicy: linear, backoffDelay: PT0.05S}",
+        delivery="{retry: 20, backoffPolicy: linear, backoffDelay: PT0.1S}",
     )
     subscriber.scripts["/all"] = (Answer(status=503), Answer())
     port = free_port()

@@ -18,11 +18,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 
 from local.broker.activity import Activity
 from local.broker.dispatch import Dispatcher
-from local.broker.filters import LegacyFilter
+from local.broker.filters import AttributesFilter
 from local.broker.ingress import Ingress
 from local.broker.routing import Route, Routing
-from local.broker.store import Store
-from local.manifests import DeliverySpec
+from local.broker.store import EventStore
+from local.manifests import DeliverySpec, Destination, TriggerSpec
 from tests.local.broker.harness import REQUIRED
 
 T = TypeVar("T")
@@ -117,7 +117,11 @@ class BrokerModel(RuleBasedStateMachine):
                 name=f"default/{each}",
                 namespace="default",
                 broker="default/default",
-                filter=LegacyFilter(expected={"type": each}),
+                spec=TriggerSpec(
+                    broker="default",
+                    subscriber=Destination(uri=f"{url}/{each}"),
+                    filter=AttributesFilter(attributes={"type": each}),
+                ),
                 delivery=spec,
                 subscriber_url=f"{url}/{each}",
                 dead_letter_url=f"{url}/dead-letters",
@@ -133,7 +137,7 @@ class BrokerModel(RuleBasedStateMachine):
 
     async def open(self) -> None:
         """Begin a life of the Broker with the files that the last one left."""
-        self.store = Store(self.folder / str(self.life))
+        self.store = EventStore(self.folder / str(self.life))
         activity = Activity()
         self.dispatcher = Dispatcher(self.routing, self.store, activity)
         ingress = Ingress(self.routing, self.store, self.dispatcher, activity, max_event_bytes=1000)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from local.broker.database import StoreError
-from local.broker.event import Event
-from local.broker.store import Publication, Store
+from local.broker.store import EventStore, Publication
+from relay.events import Event
 
 PUBLICATION = Publication(
     event=Event(attributes={"id": "1", "source": "/s", "type": "t"}, data=b"{}"),
@@ -34,7 +34,7 @@ def test_events_that_come_together_are_committed_together(tmp_path: Path) -> Non
     """A hundred events at once are durable after one commit, not after a hundred."""
 
     async def publish() -> tuple[int, dict[str, int]]:
-        store = Store(tmp_path)
+        store = EventStore(tmp_path)
         before = commits(tmp_path)
         await asyncio.gather(*(store.add(PUBLICATION) for _ in range(100)))
         result = commits(tmp_path) - before, store.count_pending()
@@ -48,7 +48,7 @@ def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
     """While the disk is busy, events beyond the bound are refused at once; the others are kept."""
 
     async def publish() -> tuple[list[str], dict[str, int]]:
-        store = Store(tmp_path)
+        store = EventStore(tmp_path)
         with closing(sqlite3.connect(tmp_path / "broker.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
             adding = [asyncio.create_task(store.add(PUBLICATION)) for _ in range(515)]
@@ -69,15 +69,15 @@ def test_a_store_has_one_broker(tmp_path: Path) -> None:
     """A second Broker on the same folder would deliver everything twice: it does not start."""
 
     async def open_twice() -> None:
-        store = Store(tmp_path)
+        store = EventStore(tmp_path)
         try:
             with pytest.raises(StoreError) as caught:
-                Store(tmp_path)
+                EventStore(tmp_path)
         finally:
             await store.close()
 
         assert str(caught.value) == f"another Broker uses the database in {tmp_path}"
-        await Store(tmp_path).close()
+        await EventStore(tmp_path).close()
 
     asyncio.run(open_twice())
 
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     taken.touch()
 
     with pytest.raises(StoreError) as caught:
-        Store(taken)
+        EventStore(taken)
 
     assert str(caught.value) == f"cannot use the folder {taken}: [Errno 17] File exists: '{taken}'"
 
@@ -98,7 +98,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "broker.sqlite3").write_bytes(b"no database" * 100)
 
     with pytest.raises(StoreError) as caught:
-        Store(tmp_path)
+        EventStore(tmp_path)
 
     assert str(caught.value) == f"cannot open the database in {tmp_path}: file is not a database"
     assert (tmp_path / "broker.sqlite3").read_bytes() == b"no database" * 100

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+import msgspec
 import pytest
 
-from local.broker.activity import Accepted, Attempted
-from tests.support.peers import serving, until_gone
+from local.broker.activity import Batch, Fact
+from tests.support.peers import answer_of, serving
 from tests.support.processes import free_port, python, running
-
-Fact = Accepted | Attempted
 
 
 class Displaying(Protocol):
@@ -24,9 +23,6 @@ class Displaying(Protocol):
     ) -> AbstractContextManager[str]: ...
 
 
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-
-
 @pytest.fixture(scope="session")
 def displaying() -> Displaying:
     return _displaying
@@ -34,20 +30,18 @@ def displaying() -> Displaying:
 
 @contextmanager
 def _displaying(facts: Iterable[Fact], port: int | None = None) -> Iterator[str]:
-    lines = [
-        f"id: run-{number}\nevent: {type(fact).__name__.lower()}\ndata: {fact.to_json()}\n\n"
-        for number, fact in enumerate(facts, start=1)
-    ]
+    told = list(facts)
 
     def tell(connection: socket.socket) -> None:
-        connection.sendall(_HEAD + "".join(lines).encode())
-        until_gone(connection)
+        known = len(told) if broker.requests[-1].target.endswith(f"=run-{len(told)}") else 0
+        batch = Batch(run="run", first=known + 1, facts=told[known:])
+        connection.sendall(answer_of(200, msgspec.json.encode(batch), ("Connection", "close")))
 
     port = port or free_port()
     with serving() as broker:
         broker.on("/activity", tell)
         command = python("-m", "local.display", "--port", str(port), "--broker", broker.url)
-        # No gateway is there: what the buttons ask for is answered with a problem.
-        command += ["--gateway", f"http://127.0.0.1:{free_port()}", "--send-host", "send"]
+        # No Send is there: what the buttons ask for is answered with a problem.
+        command += ["--send", f"http://127.0.0.1:{free_port()}"]
         with running(command, ready_output=f"event display on http://127.0.0.1:{port}"):
             yield f"http://127.0.0.1:{port}"

@@ -12,7 +12,7 @@ from local.broker.activity import (
     Accepted,
     Attempted,
 )
-from local.broker.event import Event
+from relay.events import Event
 
 TYPE = "dev.knative.samples.t2"
 SOURCE = "dev.knative.samples/t2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -61,7 +62,7 @@ def opened(browser: Browser, url: str, **options: object) -> Iterator[Page]:
 @pytest.fixture
 def page(browser: Browser, relay: Relay) -> Iterator[Page]:
     """Open the page of the running relay, as a user would."""
-    with opened(browser, f"http://localhost:{relay.ports['GATEWAY']}/") as page:
+    with opened(browser, f"http://localhost:{relay.ports['DISPLAY']}/") as page:
         expect(page.locator("#link")).to_have_text("Live")
         yield page
 
@@ -124,7 +125,7 @@ def test_a_failing_target_dies_and_is_retried(page: Page, relay: Relay) -> None:
     failed = page.locator("#timeline li", has_text="Delivery by Trigger receive failed")
     expect(failed).to_have_count(6)
     expect(failed.first).to_contain_text("503 · the target answered 503 · attempt 1 · ")
-    expect(failed.first).to_contain_text("next attempt after 0.02 s")
+    expect(failed.first).to_contain_text("next attempt after 0 s")
     expect(failed.last).to_contain_text("failed for good")
     expect(timeline_of(page).last).to_have_text("Dead letter of Trigger receive delivered")
     expect(page.locator("#facts")).to_contain_text("Attempts6Last status503")
@@ -184,7 +185,7 @@ def test_injected_script_would_not_run(browser: Browser, relay: Relay) -> None:
     """Should markup get in all the same, the browser refuses to run it."""
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"http://localhost:{relay.ports['GATEWAY']}/")
+    page.goto(f"http://localhost:{relay.ports['DISPLAY']}/")
     with page.expect_console_message(lambda message: "Content Security Policy" in message.text):
         page.evaluate("html => { document.body.innerHTML = html }", HOSTILE)
 
@@ -289,7 +290,7 @@ def test_by_keyboard_alone(page: Page, relay: Relay) -> None:
 
 def test_a_link_opens_its_request(browser: Browser, relay: Relay) -> None:
     """The address names the request by its id, also one that is still to come."""
-    url = f"http://localhost:{relay.ports['GATEWAY']}/#linked%3Aone"
+    url = f"http://localhost:{relay.ports['DISPLAY']}/#linked%3Aone"
     with opened(browser, url) as page:
         expect(page.locator("#details-title")).to_have_text("linked:one")
         expect(page.locator("#gone")).to_be_visible()
@@ -418,14 +419,16 @@ def test_an_empty_list_says_what_to_do(browser: Browser, displaying: Displaying)
     """Where there is nothing to be seen, the first steps are."""
     with displaying([]) as url, opened(browser, url) as page:
         expect(page.locator("#empty")).to_contain_text("No request yet. Send an example")
-        expect(page.locator("#empty pre")).to_contain_text(f"curl {url}/async")
+        expect(page.locator("#empty pre")).to_contain_text(
+            re.compile(r"curl http://127\.0\.0\.1:[0-9]+/async")
+        )
 
 
 def test_without_javascript_it_says_what_it_needs(browser: Browser, relay: Relay) -> None:
     """And where to look instead."""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"http://localhost:{relay.ports['GATEWAY']}/")
+    page.goto(f"http://localhost:{relay.ports['DISPLAY']}/")
 
     expect(page.locator("noscript p")).to_be_visible()
     context.close()

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from local.broker.event import Event
 from local.display.event_form import render
 from local.display.masking import masked, target_of
+from relay.events import Event
 from tests.local.display.facts import accepted
 
 SECRET = "c4nary"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -39,35 +36,20 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
         yield relay
 
 
-def read_live(url: str, count: int) -> list[tuple[str, object]]:
-    """Read so many server-sent events of a new page: their names and data."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
-    try:
-        connection.request("GET", "/live")
-        answer = connection.getresponse()
-        assert answer.getheader("content-type") == "text/event-stream; charset=utf-8"
-        events: list[tuple[str, object]] = []
-        fields: dict[str, str] = {}
-        while len(events) < count:
-            name, _, value = answer.readline().decode().rstrip("\n").partition(": ")
-            fields[name] = value
-            if name == "" and "data" in fields:
-                events.append((fields["event"], json.loads(fields["data"])))
-                fields = {}
-        return events
-    finally:
-        connection.close()
+def rows(url: str, after: object = "") -> dict[str, object]:
+    """Fetch the rows that have changed."""
+    return call("GET", f"{url}/rows?after={after}").json()
 
 
 @pytest.mark.parametrize(
     ("path", "content_type"),
     [
         ("/", "text/html; charset=utf-8"),
-        ("/page.js", "text/javascript; charset=utf-8"),
-        ("/list.js", "text/javascript; charset=utf-8"),
-        ("/details.js", "text/javascript; charset=utf-8"),
-        ("/page.css", "text/css; charset=utf-8"),
-        ("/icon.svg", "image/svg+xml"),
+        ("/static/page.js", "text/javascript; charset=utf-8"),
+        ("/static/list.js", "text/javascript; charset=utf-8"),
+        ("/static/details.js", "text/javascript; charset=utf-8"),
+        ("/static/page.css", "text/css; charset=utf-8"),
+        ("/static/icon.svg", "image/svg+xml"),
         ("/requests/1", "application/json"),
         ("/nowhere", "text/plain; charset=utf-8"),
     ],
@@ -102,14 +84,14 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
 
 
 def test_a_new_page_is_told_everything(display: str) -> None:
-    """First to forget what it has, then every row."""
-    (reset, limit), (rows, document) = read_live(display, 2)
+    """To forget what it has, and every row."""
+    document = rows(display)
 
-    assert (reset, limit) == ("reset", 10_000)
-    assert rows == "rows"
-    assert isinstance(document, dict)
+    listed = document["rows"]
+    assert isinstance(listed, list)
+    assert (document["is_new"], document["limit"], document["has_more"]) == (True, 10_000, False)
     assert (document["connected"], document["missed"]) == (True, 0)
-    assert document["rows"][0] == {
+    assert listed[0] == {
         "number": 1,
         "at": 1000.0,
         "id": "dead",
@@ -119,7 +101,17 @@ def test_a_new_page_is_told_everything(display: str) -> None:
         "attempts": 2,
         "status": "503",
     }
-    assert [row["state"] for row in document["rows"]] == ["dead", "completed"]
+    assert [row["state"] for row in listed] == ["dead", "completed"]
+
+
+def test_a_page_is_told_what_has_changed_since(display: str) -> None:
+    """Nothing comes twice; to a page of another display everything is new."""
+    after = rows(display)["after"]
+
+    again, other = rows(display, after), rows(display, f"x{after}")
+
+    assert (again["is_new"], again["rows"], again["after"]) == (False, [], after)
+    assert (other["is_new"], other["after"]) == (True, after)
 
 
 def test_the_details_of_a_request(display: str) -> None:
@@ -140,7 +132,7 @@ def test_an_unknown_request_is_404(display: str, method_and_path: str) -> None:
     answer = call(method, display + path)
 
     assert answer.status == 404
-    assert answer.json()["detail"] == "the request is too long ago, or never was"
+    assert answer.json()["detail"] == "no such request, or it is no longer kept"
 
 
 def test_an_unknown_example_is_404(display: str) -> None:
@@ -150,16 +142,18 @@ def test_an_unknown_example_is_404(display: str) -> None:
     assert answer.status == 404
 
 
-def test_says_that_the_gateway_is_away(display: str) -> None:
+def test_says_that_send_is_away(display: str) -> None:
     """A button that cannot do its work says why."""
     answer = call("POST", f"{display}/examples/event")
 
     assert answer.status == 502
-    assert answer.json()["detail"] == "the gateway does not answer: All connection attempts failed"
+    assert str(answer.json()["detail"]).startswith("Send does not answer: Cannot connect to host ")
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/live", "/requests/1", "/page.js"], ids=["page", "live", "details", "script"]
+    "path",
+    ["/", "/rows", "/requests/1", "/static/page.js"],
+    ids=["page", "rows", "details", "script"],
 )
 def test_a_name_that_was_bound_anew_is_refused(display: str, path: str) -> None:
     """Somebody else's name that leads here by DNS gets nothing, whatever it asks for."""
@@ -199,13 +193,15 @@ def test_its_own_page_can(display: str) -> None:
     assert call("POST", f"{display}/examples/event", b"", headers).status == 502
 
 
-def test_localhost_at_the_gateway_is_the_page(relay: Relay) -> None:
-    """The page, its rows and its buttons are at the gateway; other hosts are not known."""
-    url = f"http://localhost:{relay.ports['GATEWAY']}"
+def test_the_page_has_a_port_of_its_own(relay: Relay) -> None:
+    """At the port of callers Send answers, whatever the Host."""
+    page, send = (f"http://localhost:{relay.ports[name]}" for name in ("DISPLAY", "GATEWAY"))
 
-    assert b"<title>Requests" in call("GET", url).body
-    assert read_live(url, 1) == [("reset", 10_000)]
-    assert call("GET", url, headers={"Host": "elsewhere.example.com"}).status == 404
+    assert b"<title>Requests" in call("GET", page).body
+    assert rows(page)["is_new"] is True
+    for host in ("localhost", "send-serving.default.example.com", "10.0.0.1:8080"):
+        answer = call("GET", f"{send}/async/none", headers={"Host": host})
+        assert (answer.status, answer.json()["title"]) == (401, "Unauthorized")
 
 
 @pytest.mark.parametrize(
@@ -220,25 +216,9 @@ def test_localhost_at_the_gateway_is_the_page(relay: Relay) -> None:
 )
 def test_sends_the_examples(relay: Relay, name: str, status: int, is_listed: bool) -> None:
     """Each as its curl line would, with the token of the stack; the target is the sample API."""
-    url = f"http://127.0.0.1:{relay.ports['GATEWAY']}"
+    url = f"http://127.0.0.1:{relay.ports['DISPLAY']}"
 
     sent = call("POST", f"{url}/examples/{name}").json()
 
-    assert (sent["status"], sent["detail"]) == (status, "")
-    assert bool(sent["id"]) == is_listed
-
-
-def test_stops_while_pages_are_open(tmp_path: Path) -> None:
-    """An open page does not hold up the end of the stack."""
-    with started(tmp_path) as relay:
-        connection = http.client.HTTPConnection("127.0.0.1", relay.ports["GATEWAY"], timeout=20)
-        connection.request("GET", "/live")
-        answer = connection.getresponse()
-        answer.readline()
-        exit_code = relay.process.stop()
-        connection.close()
-
-    assert exit_code == 0
-    assert "Traceback" not in relay.process.output
-    # What uvicorn says when its patience ends: neither page nor Broker's feed may wait for that.
-    assert "graceful shutdown exceeded" not in relay.process.output
+    assert (sent["status"], "detail" in sent) == (status, False)
+    assert ("id" in sent) == is_listed

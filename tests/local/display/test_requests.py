@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from local.broker.activity import DROPPED, RETRY, TO_DEAD_LETTER_SINK, Accepted, Attempted
-from local.display.requests import MAX_REQUESTS, Request, Requests
+from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
 from tests.local.display.facts import TYPE, accepted, attempted, dies, result
 
 DISPLAY = "default/event-display"
@@ -24,13 +24,13 @@ def told(*facts: Accepted | Attempted) -> Requests:
     return requests
 
 
-def only(requests: Requests) -> Request:
+def only(requests: Requests) -> TrackedRequest:
     """Return the one request that there is."""
     (request,) = requests.changed_since(0, 10)
     return request
 
 
-def titles(request: Request) -> list[str]:
+def titles(request: TrackedRequest) -> list[str]:
     return [entry.title for entry in request.entries]
 
 
@@ -129,7 +129,7 @@ def test_the_timeline_tells_it_all() -> None:
     [
         ("1970-01-01T00:16:39Z", 999.0),
         ("1970-01-01t00:16:39.25z", 999.25),
-        ("1970-01-01T00:16:39.123456789Z", 999.123456),
+        ("1970-01-01T00:16:39.123456789Z", 999.123457),
         ("1970-01-01T02:16:39.500+02:00", 999.5),
         ("1970-01-01T00:16:60Z", 0.0),
     ],

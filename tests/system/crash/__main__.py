@@ -19,9 +19,10 @@ from tests.system.crash.report import table
 from tests.system.crash.run import run
 
 _EVENTS = 7000
-_KILLS = 24
+_KILLS = 25
 _QUICK_EVENTS = 1200
-_QUICK_KILLS = 4
+_QUICK_KILLS = 5
+_STATES = ("sqlite", "redis", "memory")
 _SHOW_INTERVAL_S = 5.0
 
 
@@ -32,14 +33,17 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=_EVENTS, help="of each run")
     parser.add_argument("--kills", type=int, default=_KILLS, help="of each run with kills")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--state", choices=_STATES, help="of a quick run", default=_STATES[0])
     arguments = parser.parse_args()
     if arguments.quick:
-        plans = [(Plan(seed=1, events=_QUICK_EVENTS), _QUICK_KILLS)]
+        plans = [(Plan(seed=1, events=_QUICK_EVENTS, state=arguments.state), _QUICK_KILLS)]
     else:
         plans = [
-            (Plan(seed=seed, events=arguments.events), kills)
+            (Plan(seed=seed, events=arguments.events, state=state), kills)
             for kills in (0, arguments.kills)
-            for seed in arguments.seeds
+            for state in _STATES
+            # Without a state to share a run is for comparison, and one is enough.
+            for seed in (arguments.seeds if kills and state != "memory" else arguments.seeds[:1])
         ]
     reports = []
     broken = []

@@ -11,6 +11,7 @@ RETRY = 20
 
 _FAILING = 0.2
 _EVERY = 200
+_CALLBACK_EVERY = 5
 
 
 class Fate(enum.Enum):
@@ -44,10 +45,13 @@ class Plan:
     Attributes:
         seed: decides everything that is random.
         events: how many there are.
+        state: where Send and Receive keep what becomes of requests: `sqlite` or `redis`, which they
+            share, or `memory`, which ends with each of them.
     """
 
     seed: int
     events: int
+    state: str = "sqlite"
 
     def event_ids(self) -> list[str]:
         """Return the ids of all events, in the order of their publication."""
@@ -71,6 +75,11 @@ class Plan:
         return is_poison(event_id) or not any(
             self.fate(event_id, call).is_final for call in range(1, RETRY + 2)
         )
+
+    def asks_for_callback(self, event_id: str) -> bool:
+        """Tell whether its caller is to be told of the outcome; among the hopeless all are."""
+        number = int(event_id.rpartition("-")[2])
+        return is_hopeless(event_id) or (not is_poison(event_id) and number % _CALLBACK_EVERY == 0)
 
     def _kind(self, number: int) -> str:
         return {0: "hopeless", 1: "poison"}.get(number % _EVERY, "event")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# Without a state that outlives the processes, and with one.
 MAX_DUPLICATES = 0.01
 MAX_DUPLICATES_KILLED = 0.05
+MAX_DUPLICATES_SHARED = 0.0
+MAX_DUPLICATES_SHARED_KILLED = 0.003
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,6 +17,7 @@ class Report:
     """The counts of one run; events are counted unless it says otherwise.
 
     Attributes:
+        state: where what becomes of requests was kept.
         kills: processes that were killed.
         published: what the run set out to publish.
         accepted: answered with 202.
@@ -24,6 +28,7 @@ class Report:
         wrongly_dead: dead-lettered although an attempt that the Triggers allow would have been
             answered finally, or for another reason than the one planned.
         duplicates: final answers after the first one for an event; answers are counted.
+        untold: callers who asked for a callback, whose request ended, and who were not called.
         wrong_keys: calls whose Idempotency-Key was not the event's id.
         poison_retried: poison events that Receive refused more often than they were published.
         calls: of the target.
@@ -32,6 +37,7 @@ class Report:
     """
 
     seed: int
+    state: str
     kills: int
     published: int
     accepted: int
@@ -41,6 +47,7 @@ class Report:
     unseen: int
     wrongly_dead: int
     duplicates: int
+    untold: int
     wrong_keys: int
     poison_retried: int
     calls: int
@@ -56,20 +63,25 @@ class Report:
             "wrongly dead-lettered": (self.wrongly_dead, 0),
             "with another Idempotency-Key": (self.wrong_keys, 0),
             "poison retried": (self.poison_retried, 0),
-            "duplicates": (
-                self.duplicates,
-                int(self.accepted * (MAX_DUPLICATES_KILLED if self.kills else MAX_DUPLICATES)),
-            ),
+            "callbacks not delivered": (self.untold, 0),
+            "duplicates": (self.duplicates, int(self.accepted * self._max_duplicates())),
         }
         return [
-            f"seed {self.seed}, {self.kills} kills: {count} {name}, at most {most} allowed"
+            f"seed {self.seed}, {self.state}, {self.kills} kills:"
+            f" {count} {name}, at most {most} allowed"
             for name, (count, most) in bounds.items()
             if count > most
         ]
 
+    def _max_duplicates(self) -> float:
+        if self.state == "memory":
+            return MAX_DUPLICATES_KILLED if self.kills else MAX_DUPLICATES
+        return MAX_DUPLICATES_SHARED_KILLED if self.kills else MAX_DUPLICATES_SHARED
+
 
 _HEADINGS = (
     "seed",
+    "state",
     "kills",
     "accepted",
     "delivered",
@@ -78,6 +90,7 @@ _HEADINGS = (
     "unseen",
     "wrongly dead-lettered",
     "duplicates",
+    "callbacks not delivered",
     "other key",
     "poison retried",
     "calls",
@@ -94,6 +107,7 @@ def table(reports: Iterable[Report]) -> str:
         *(
             (
                 str(each.seed),
+                each.state,
                 str(each.kills),
                 str(each.accepted),
                 str(each.delivered),
@@ -102,6 +116,7 @@ def table(reports: Iterable[Report]) -> str:
                 str(each.unseen),
                 str(each.wrongly_dead),
                 f"{each.duplicates} ({each.duplicates / max(each.accepted, 1):.2%})",
+                str(each.untold),
                 str(each.wrong_keys),
                 str(each.poison_retried),
                 str(each.calls),

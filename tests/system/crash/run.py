@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.system.crash.plan import Plan, is_poison
 from tests.system.crash.report import Report
 from tests.system.crash.system import REQUEST_TYPE, VICTIMS, System
-from tests.system.crash.target import CALLS, Target
+from tests.system.crash.target import CALLBACKS, CALLS, Target
 
 _PUBLISHERS = 16
 _PUBLISH_TIMEOUT_S = 60.0
@@ -30,8 +30,8 @@ _REFUSED = re.compile(
     r'"id": "(poison-[^"]*)", "type": "[^"]*", "attempt": \d+, "to": "subscriber", "result": "400"'
 )
 # What dead letters must say: that Receive refused poison, and that the last attempt for a hopeless
-# event failed, be it at the target or because Receive was down.
-_CODES = {True: {"400"}, False: {"503", "500"}}
+# event failed, be it at the target or because Receive was down; a copy of what is dead is refused.
+_CODES = {True: {"400"}, False: {"503", "500", "410"}}
 
 
 def run(plan: Plan, kills: int, folder: Path, show: Callable[[str], None]) -> Report:
@@ -43,7 +43,7 @@ def run(plan: Plan, kills: int, folder: Path, show: Callable[[str], None]) -> Re
         show: is told how far it is, several times a second.
     """
     victims = _victims(plan, kills)
-    with Target(plan) as target, System(folder, target.authority) as system:
+    with Target(plan) as target, System(folder, target, plan.state) as system:
         started_s = changed_s = time.monotonic()
         with closing(_Publisher(plan, system, target)) as publisher:
             killed = 0
@@ -73,7 +73,8 @@ def run(plan: Plan, kills: int, folder: Path, show: Callable[[str], None]) -> Re
 def _victims(plan: Plan, kills: int) -> list[tuple[int, str]]:
     """Choose when to kill whom: by the number of settled events, each victim as often."""
     draw = random.Random(plan.seed)
-    victims = [VICTIMS[number % len(VICTIMS)] for number in range(kills)]
+    kinds = [each for each in VICTIMS if each != "state" or plan.state != "memory"]
+    victims = [kinds[number % len(kinds)] for number in range(kills)]
     draw.shuffle(victims)
     moments = sorted(draw.sample(range(plan.events * 19 // 20), kills))
     return list(zip(moments, victims, strict=True))
@@ -85,6 +86,7 @@ class _Publisher:
     def __init__(self, plan: Plan, system: System, target: Target) -> None:
         self.accepted: list[str] = []
         self.posts: Counter[str] = Counter()
+        self._plan = plan
         self._system = system
         self._target = target
         self._ids = iter(plan.event_ids())
@@ -135,11 +137,14 @@ class _Publisher:
             yield event_id
 
     def _publish(self, send: http.client.HTTPConnection, event_id: str) -> int:
-        envelope = {
+        envelope: dict[str, object] = {
             "targetURL": f"http://{self._target.authority}",
             "targetAPI": f"{CALLS}{event_id}",
             "body": {"event": event_id},
         }
+        if self._plan.asks_for_callback(event_id):
+            url = f"http://{self._target.authority}{CALLBACKS}{event_id}"
+            envelope["callback"] = {"url": url}
         headers = {"Content-Type": "application/json", "Idempotency-Key": event_id}
         return _post(send, "/async", headers, json.dumps(envelope).encode())
 
@@ -186,6 +191,7 @@ def _count(
     refused = Counter(_REFUSED.findall(broker_log))
     return Report(
         seed=plan.seed,
+        state=plan.state,
         kills=kills,
         published=plan.events,
         accepted=len(accepted),
@@ -195,6 +201,10 @@ def _count(
         unseen=sum(not is_poison(each) for each in accepted - target.calls.keys()),
         wrongly_dead=len(dead - rightly_dead),
         duplicates=sum(times - 1 for times in target.finished.values()),
+        untold=sum(
+            plan.asks_for_callback(each) and not target.callbacks[each]
+            for each in accepted & (delivered | dead)
+        ),
         wrong_keys=target.wrong_keys,
         poison_retried=sum(times > publisher.posts[each] for each, times in refused.items()),
         calls=target.calls.total(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import signal
@@ -10,18 +9,20 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from local import manifests
-from local.functions import Function, clean_environment, function_environment
-from local.serving import HOST
-from tests.support.processes import REPOSITORY, free_port, wait_until
+from local.functions import Function, function_environment
+from local.ports import HOST, free_port
+from local.process import REPOSITORY, Process, ProcessError, clean_environment
 from tests.system.crash.plan import RETRY
-from tests.system.crash.target import DEAD_LETTERS, RESULTS
+from tests.system.crash.target import DEAD_LETTERS, RESULTS, Target
 
-VICTIMS = ("receive worker", "receive master", "send", "broker")
+VICTIMS = ("receive worker", "receive master", "send", "broker", "state")
 
 _READY = {
     "broker": "/healthz",
@@ -31,8 +32,20 @@ _READY = {
 _SERVICES = {"send": "send-serving", "receive": "receive-cloudevent-service"}
 _RESTART_POLL_S = 0.05
 _START_TIMEOUT_S = 30.0
-_STOP_TIMEOUT_S = 15.0
 _TARGET_TIMEOUT_S = "1"
+# Whoever repeats what a Send that was killed had begun to publish waits so long.
+_PUBLISH_TIMEOUT_S = "2"
+# A process that is killed while it writes to the database.
+_WRITER = """
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA busy_timeout = 10000")
+db.execute("BEGIN IMMEDIATE")
+db.execute("DELETE FROM requests")
+print("writing", flush=True)
+time.sleep(60)
+"""
+_WRITES_S = 0.3
 REQUEST_TYPE = "dev.knative.samples.t2"
 
 # As in knative/, but for the patience. Attempts that meet a Receive that is down spend the retries
@@ -76,83 +89,55 @@ spec:
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """One process, the leader of its own group; its output goes to a file."""
+    """What is started, and again whenever it ends."""
 
-    def __init__(
-        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path
-    ) -> None:
-        self.log = log
-        self._command = command
-        self._cwd = cwd
-        self._env = env
+    name: str
+    command: Sequence[str]
+    cwd: Path
+    env: Mapping[str, str]
+    log: Path
 
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command,
-                cwd=self._cwd,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def kill_worker(self) -> None:
-        """Kill the process that serves, which its master starts again."""
-        pids = re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())
-        with suppress(ProcessLookupError):  # killed already, and not started again yet
-            os.kill(int(pids[-1]), signal.SIGKILL)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(_STOP_TIMEOUT_S)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+    def start(self) -> Process:
+        return Process(self.name, self.command, cwd=self.cwd, env=self.env, log=self.log)
 
 
 class System:
     """The relay as `./dev up` runs it, on free ports, while the `with` block runs.
 
     Args:
-        folder: for the manifests, the Broker's data and the logs.
-        target: `host:port` of the target, which is the observer of results and dead letters too.
+        folder: for the manifests, the Broker's and the functions' data and the logs.
+        target: it is the observer of results and dead letters too.
+        state: as in `Plan`.
     """
 
-    def __init__(self, folder: Path, target: str) -> None:
+    def __init__(self, folder: Path, target: Target, state: str) -> None:
         self._folder = folder
-        self._target = target
+        self._target = target.authority
         self._authorities = {name: f"{HOST}:{free_port()}" for name in _READY}
+        target.send = self._authorities["send"]
+        self._database = folder / "state.sqlite3"
+        self._state_url = {"memory": "memory://", "sqlite": f"sqlite://{self._database}"}.get(state)
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise)
-        self._watchdog: subprocess.Popen[bytes]
-        self._parts = {
-            "broker": self._broker(),
-            **{name: self._function(name) for name in _SERVICES},
-        }
+        self._parts = [self._redis()] if self._state_url is None else []
+        self._parts += [self._broker(), *(self._function(name) for name in _SERVICES)]
+        self._processes: dict[str, Process] = {}
+        self._ended: list[Process] = []
 
     def authority(self, part: str) -> str:
         """Return the `host:port` of `broker`, `send` or `receive`."""
         return self._authorities[part]
 
     def __enter__(self) -> System:
-        # Ends the parts should this process be killed itself.
-        self._watchdog = subprocess.Popen(
-            [sys.executable, "-m", "local.watchdog"],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-        for part in self._parts.values():
-            self._start(part)
+        self._processes = {part.name: part.start() for part in self._parts}
         self._supervisor.start()
         try:
-            for name, part in self._parts.items():
-                what = f"{name}, whose log is {part.log}"
-                wait_until(lambda: self._is_ready(name), _START_TIMEOUT_S, what)  # noqa: B023
+            for name in _READY:
+                self._processes[name].wait_until_ready(
+                    f"http://{self._authorities[name]}{_READY[name]}", _START_TIMEOUT_S
+                )
         except BaseException:
             self.__exit__()
             raise
@@ -161,17 +146,31 @@ class System:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._supervisor.join()
-        for part in self._parts.values():
-            part.stop()
-        self._watchdog.kill()
-        self._watchdog.communicate()
+        for process in self._processes.values():
+            with suppress(ProcessError):
+                process.stop()
+        for process in (*self._processes.values(), *self._ended):
+            process.kill()
 
     def kill(self, victim: str) -> None:
         """Kill one of `VICTIMS` with SIGKILL; it is started again at once."""
-        if victim == "receive worker":
-            self._parts["receive"].kill_worker()
+        if victim == "receive worker":  # its master starts it again
+            pids = re.findall(r"Booting worker with pid: (\d+)", self._processes["receive"].output)
+            with suppress(ProcessLookupError):  # killed already, and not started again yet
+                os.kill(int(pids[-1]), signal.SIGKILL)
+        elif victim not in self._processes and victim == "state":
+            self._kill_writer()
         else:
-            self._parts[victim.partition(" ")[0]].process.kill()
+            self._processes[victim.partition(" ")[0]].send_signal(signal.SIGKILL)
+
+    def _kill_writer(self) -> None:
+        """Kill a process in the middle of its transaction, which has held up all others."""
+        command = [sys.executable, "-c", _WRITER, str(self._database)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(_WRITES_S)
+            writer.kill()
 
     def pending(self) -> int:
         """Count what the Broker still has to deliver."""
@@ -181,7 +180,24 @@ class System:
 
     def broker_log(self) -> str:
         """Return what the Broker has logged, in all its lives."""
-        return self._parts["broker"].log.read_text(encoding="utf-8")
+        return self._processes["broker"].output
+
+    def _redis(self) -> _Part:
+        """Run Redis as knative/ does."""
+        port = free_port()
+        self._state_url = f"redis://{HOST}:{port}"
+        command = [
+            *("redis-server", "--port", str(port), "--bind", HOST, "--dir", str(self._folder)),
+            *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
+            *("--maxmemory-policy", "noeviction"),
+        ]
+        return _Part(
+            name="state",
+            command=command,
+            cwd=self._folder,
+            env=clean_environment(os.environ),
+            log=self._folder / "state.log",
+        )
 
     def _broker(self) -> _Part:
         folder = self._folder / "manifests"
@@ -202,42 +218,45 @@ class System:
         for part, service in _SERVICES.items():
             command += ["--service", f"{service}=http://{self._authorities[part]}"]
         env = clean_environment(os.environ)
-        return _Part(command, REPOSITORY, env, self._folder / "broker.log")
+        return _Part(
+            name="broker",
+            command=command,
+            cwd=REPOSITORY,
+            env=env,
+            log=self._folder / "broker.log",
+        )
 
     def _function(self, name: str) -> _Part:
-        function = Function.load(REPOSITORY / "functions" / name)
-        settings = {"TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S, "LOG_LEVEL": "WARNING"}
+        function = Function(REPOSITORY / "functions" / name)
+        settings = {
+            "TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S,
+            "PUBLISH_TIMEOUT_S": _PUBLISH_TIMEOUT_S,
+            "LOG_LEVEL": "WARNING",
+        }
+        assert self._state_url is not None
         env = function_environment(
             function,
             {**clean_environment(os.environ), **settings},
             manifests.load(REPOSITORY / "knative"),
             broker_url=f"http://{self._authorities['broker']}",
             sample_api=self._target,
+            state_url=self._state_url,
         )
         # The log then tells the workers' pids.
         env["GUNICORN_LOG_LEVEL"] = "info"
         port = int(self._authorities[name].rpartition(":")[2])
         command = function.command(sys.executable, HOST, port)
-        return _Part(command, function.source_folder, env, self._folder / f"{name}.log")
-
-    def _start(self, part: _Part) -> None:
-        part.start()
-        assert self._watchdog.stdin is not None
-        self._watchdog.stdin.write(f"{part.process.pid}\n".encode())
-        self._watchdog.stdin.flush()
+        return _Part(
+            name=name,
+            command=command,
+            cwd=function.source_folder,
+            env=env,
+            log=self._folder / f"{name}.log",
+        )
 
     def _supervise(self) -> None:
         while not self._stopping.wait(_RESTART_POLL_S):
-            for part in self._parts.values():
-                if part.process.poll() is not None:
-                    self._start(part)
-
-    def _is_ready(self, name: str) -> bool:
-        connection = http.client.HTTPConnection(self._authorities[name], timeout=5)
-        try:
-            connection.request("GET", _READY[name])
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+            for part in self._parts:
+                if self._processes[part.name].exit_code is not None:
+                    self._ended.append(self._processes[part.name])
+                    self._processes[part.name] = part.start()

@@ -1,5 +1,7 @@
 """The target that misbehaves as planned, and the subscriber that sees results and dead letters.
 
+Dead letters it hands on to Send, and answers as Send does.
+
 It lives in the process of the run, which is never killed: what it remembers is the truth that
 the run is judged by.
 """
@@ -20,6 +22,7 @@ from tests.system.crash.plan import Fate, Plan
 CALLS = "/calls/"
 RESULTS = "/results"
 DEAD_LETTERS = "/dead-letters"
+CALLBACKS = "/callbacks/"
 
 _DRIP_BYTES = 100
 _DRIP_INTERVAL_S = 0.2
@@ -32,12 +35,15 @@ _ANSWERS = {
     ),
 }
 _TAKEN = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
+_REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+_HAND_ON_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Request:
     path: str
     headers: Mapping[str, str]
+    body: bytes
 
 
 class Target:
@@ -50,7 +56,11 @@ class Target:
         wrong_keys: calls whose Idempotency-Key was not the event's id.
         results: how often a result event arrived, by the event it is about.
         dead_letters: every `knativeerrorcode` that dead letters came with, by event.
+        callbacks: how often the caller of an event was called back.
+        send: `host:port` of Send, to which dead letters go.
     """
+
+    send: str
 
     def __init__(self, plan: Plan) -> None:
         """Take a free port; connections wait until the block begins."""
@@ -60,6 +70,7 @@ class Target:
         self.wrong_keys = 0
         self.results: Counter[str] = Counter()
         self.dead_letters: dict[str, set[str]] = {}
+        self.callbacks: Counter[str] = Counter()
         self._plan = plan
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -107,14 +118,37 @@ class Target:
         """Answer one request; tell whether the connection goes on."""
         if request.path.startswith(CALLS):
             return await self._call(request, reader, writer)
+        answer = _TAKEN
         if request.path == RESULTS:
             self.results[request.headers["ce-subject"]] += 1
+        elif request.path.startswith(CALLBACKS):
+            self.callbacks[request.path.removeprefix(CALLBACKS)] += 1
         else:
-            code = request.headers.get("ce-knativeerrorcode", "none")
-            self.dead_letters.setdefault(request.headers["ce-id"], set()).add(code)
-        writer.write(_TAKEN)
+            # Also what follows from a request may die here: its result, or its caller's callback.
+            if request.headers["ce-id"] in self.calls or "poison" in request.headers["ce-id"]:
+                code = request.headers.get("ce-knativeerrorcode", "none")
+                self.dead_letters.setdefault(request.headers["ce-id"], set()).add(code)
+            answer = _TAKEN if await self._hand_on(request) else _REFUSED
+        writer.write(answer)
         await writer.drain()
         return True
+
+    async def _hand_on(self, request: _Request) -> bool:
+        """Bring a dead letter to Send; tell whether it has taken it."""
+        host, _, port = self.send.partition(":")
+        headers = {**request.headers, "host": self.send, "connection": "close"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        try:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(f"POST /event/dead-letter HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
+                writer.write(request.body)
+                answer = await asyncio.wait_for(reader.readline(), _HAND_ON_TIMEOUT_S)
+            finally:
+                writer.close()
+        except (OSError, asyncio.TimeoutError):
+            return False
+        return answer.split()[1:2] == [b"202"]
 
     async def _call(
         self, request: _Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -150,5 +184,5 @@ async def _read(reader: asyncio.StreamReader) -> _Request:
     request_line, *lines = head.rstrip().split("\r\n")
     pairs = (line.partition(":") for line in lines)
     headers = {name.lower(): value.strip() for name, _, value in pairs}
-    await reader.readexactly(int(headers.get("content-length", "0")))
-    return _Request(path=request_line.split(" ")[1], headers=headers)
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return _Request(path=request_line.split(" ")[1], headers=headers, body=body)

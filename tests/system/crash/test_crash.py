@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.system.crash.report import Report, table
 
 KEPT = Report(
     seed=7,
+    state="memory",
     kills=4,
     published=100,
     accepted=100,
@@ -21,6 +24,7 @@ KEPT = Report(
     unseen=0,
     wrongly_dead=0,
     duplicates=4,
+    untold=0,
     wrong_keys=0,
     poison_retried=0,
     calls=125,
@@ -29,9 +33,12 @@ KEPT = Report(
 )
 
 
-def test_the_short_form_keeps_every_bound() -> None:
-    """Each of Send, the Broker and Receive's two processes is killed once; all bounds hold."""
-    with running(python("-m", "tests.system.crash", "--quick")) as process:
+@pytest.mark.parametrize("state", ["sqlite", "redis"])
+def test_the_short_form_keeps_every_bound(state: str) -> None:
+    """Send, the Broker, Receive's two processes and the state are killed once; all bounds hold."""
+    if state == "redis" and shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server: apt-get install redis-server")
+    with running(python("-m", "tests.system.crash", "--quick", "--state", state)) as process:
         exit_code = process.wait(110)
 
     assert exit_code == 0, process.output
@@ -47,13 +54,14 @@ def test_the_short_form_keeps_every_bound() -> None:
         ({"wrongly_dead": 1}, "1 wrongly dead-lettered, at most 0 allowed"),
         ({"wrong_keys": 1}, "1 with another Idempotency-Key, at most 0 allowed"),
         ({"poison_retried": 1}, "1 poison retried, at most 0 allowed"),
+        ({"untold": 1}, "1 callbacks not delivered, at most 0 allowed"),
         ({"duplicates": 6}, "6 duplicates, at most 5 allowed"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_broken_bound_is_told(change: dict[str, int], problem: str) -> None:
+def test_a_broken_bound_is_told(change: dict[str, Any], problem: str) -> None:
     """Each promise has its own line; the exit code of the run follows from these."""
-    assert replace(KEPT, **change).broken_bounds() == [f"seed 7, 4 kills: {problem}"]
+    assert replace(KEPT, **change).broken_bounds() == [f"seed 7, memory, 4 kills: {problem}"]
 
 
 def test_without_kills_one_event_in_a_hundred_may_be_delivered_twice() -> None:
@@ -61,7 +69,16 @@ def test_without_kills_one_event_in_a_hundred_may_be_delivered_twice() -> None:
     report = replace(KEPT, kills=0, duplicates=2)
 
     assert KEPT.broken_bounds() == []
-    assert report.broken_bounds() == ["seed 7, 0 kills: 2 duplicates, at most 1 allowed"]
+    assert report.broken_bounds() == ["seed 7, memory, 0 kills: 2 duplicates, at most 1 allowed"]
+
+
+def test_with_a_shared_state_next_to_nothing_is_done_twice() -> None:
+    """Nothing at all without kills, and three in a thousand with them."""
+    report = replace(KEPT, state="redis", accepted=1000, published=1000, duplicates=3)
+
+    assert report.broken_bounds() == []
+    assert len(replace(report, duplicates=4).broken_bounds()) == 1
+    assert len(replace(report, kills=0, duplicates=1).broken_bounds()) == 1
 
 
 def test_the_table_has_one_row_a_run() -> None:
@@ -70,7 +87,8 @@ def test_the_table_has_one_row_a_run() -> None:
 
     assert heading.count("|") == rule.count("|") == row.count("|")
     assert row == (
-        "| 7 | 4 | 100 | 98 | 2 | 0 | 0 | 0 | 4 (4.00%) | 0 | 0 | 125 | 25 (20.0%) | 10 |"
+        "| 7 | memory | 4 | 100 | 98 | 2 | 0 | 0 | 0 | 4 (4.00%) | 0 | 0 | 0"
+        " | 125 | 25 (20.0%) | 10 |"
     )
 
 

@@ -25,7 +25,6 @@ from relay.send import Send
 from relay.settings import Settings
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving
-from tests.support.processes import REPOSITORY
 from tests.system.egress.network import DNS, Network, Server, join, network
 
 SYNC, ASYNC, RECEIVE = "/sync", "/async", "/"
@@ -102,7 +101,7 @@ class InProcess(End):
                 stream=io.BytesIO(body),
                 content_length=len(body),
             )
-            return Send(settings, schemas=REPOSITORY / "schemas").handle(request)
+            return Send(settings).handle(request)
         function = Receive(settings)
         try:
             delivery = function.read(headers | _EVENT, body)

@@ -33,6 +33,8 @@ DNS: Mapping[str, Sequence[str]] = {
     "svc.default.svc.cluster.local": ["10.96.1.2"],
     "send.default.svc.cluster.local": ["10.96.1.3"],
     "send.default": ["10.96.1.3"],
+    "broker-ingress.knative-eventing.svc.cluster.local": ["10.96.9.8"],
+    "evil-svc.cluster.local.evil.test": ["10.96.1.2"],
     "metadata.google.internal": ["169.254.169.254"],
     "private.test": ["10.0.0.1"],
     "loopback.test": ["127.0.0.1", "::1"],
@@ -55,11 +57,15 @@ BAD_URLS = [
     "data:text/plain,x",
     "javascript:alert(1)",
     "http+unix://%2fvar%2frun%2fdocker.sock",
+    "unix:///var/run/docker.sock",
     "jar:http://pub.test!/",
+    "blob:http://pub.test/x",
+    "url:http://127.0.0.1",
     "view-source:http://pub.test",
     "//pub.test",
     "pub.test",
     "http:pub.test",
+    "http:127.0.0.1",
     "http:/pub.test",
     "http:///127.0.0.1",
     "https:\\\\pub.test",
@@ -72,12 +78,16 @@ BAD_URLS = [
     "http://pub.test?@127.0.0.1",
     "http://pub.test\\@127.0.0.1",
     "http://pub.test%40127.0.0.1",
+    "http://pub.test\\.evil.test",
     "http://pub.test&@127.0.0.1",
     # numbers
     "http://2130706433",
     "http://017700000001",
     "http://0x7f000001",
     "http://0x7f.1",
+    "http://0x7f.0x0.0x0.0x1",
+    "http://2852039166",
+    "http://00000000177.0.0.1",
     "http://127.1",
     "http://127.0.1",
     "http://0177.0.0.1",
@@ -111,7 +121,7 @@ BAD_URLS = [
     "http://127.0.0.%31",
     "http://%6cocalhost",
     f"http://{'a' * 64}.test",
-    f"http://{'a.' * 126}test",
+    f"http://{'a.' * 125}test",
     # characters
     "http://ⓛocalhost",
     "http://\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54",
@@ -125,6 +135,8 @@ BAD_URLS = [
     "http://pub\ufeff.test",
     "http://pub\t.test",
     "http://pub\r\n.test",
+    "http://pub\r.test",
+    "http://pub\u3000.test",
     "http://pub\0.test",
     "http://pub .test",
     "http://pub\x7f.test",
@@ -136,6 +148,7 @@ BAD_URLS = [
     "http://pub.test:",
     "http://pub.test:0",
     "http://pub.test:00080",
+    "http://pub.test:000000000080",
     "http://pub.test:65536",
     "http://pub.test:-80",
     "http://pub.test:+80",
@@ -157,6 +170,7 @@ BAD_APIS = [
     "\\\\evil.test",
     "/\\evil.test",
     "/..",
+    "/../x",
     "../x",
     "/a/../../x",
     "/./x",
@@ -165,6 +179,7 @@ BAD_APIS = [
     "/..%2fx",
     "/..%5cx",
     "/%2e%2e%2f%2e%2e%2fx",
+    "/%2E%2E%2Fx",
     "/..;/x",
     "/..;a=b/x",
     "/..%3b/x",
@@ -173,8 +188,10 @@ BAD_APIS = [
     "/a\r\nHost: evil.test",
     "/a HTTP/1.1\r\n\r\nGET /b",
     "/a%0d%0aX:1",
+    "/a\nb",
     "/a%00.png",
     "/a\0",
+    "/a\ud800b",
     "/a\u0085b",
     "/a\u00a0b",
     "/a\u2028b",
@@ -200,11 +217,13 @@ BAD_HEADERS: list[object] = [
     {"TE": "trailers"},
     {"Trailer": "X-A"},
     {"Transfer-Encoding": "chunked"},
+    {"Transfer-Encoding": "x chunked"},
     {"transfer-encoding": "identity"},
     {"Transfer-Encoding ": "chunked"},
     {"Transfer\u2011Encoding": "chunked"},
     {"Transfer_Encoding": "chunked"},
     {"Content-Length": "0"},
+    {"Content-Length": "5"},
     {"content_length": "0"},
     {"Upgrade": "h2c"},
     {"Expect": "100-continue"},
@@ -217,6 +236,7 @@ BAD_HEADERS: list[object] = [
     {":authority": "evil.test"},
     {"X A": "1"},
     {"X-A:": "1"},
+    {"X:A": "1"},
     {"X-A\r\nX-B": "1"},
     {"X\0A": "1"},
     {"X-é": "1"},
@@ -225,6 +245,7 @@ BAD_HEADERS: list[object] = [
     {"X-A": "1\rX-B: 1"},
     {"X-A": "1\r\n 2"},
     {"X-A": "\0"},
+    {"X-A": "a\0b"},
     {"X-A": "\x1b[0m"},
     {"X-A": "€"},
     {"X-A": "\ud800"},
@@ -237,22 +258,24 @@ BAD_HEADERS: list[object] = [
     {f"X-{n}": "1" for n in range(65)},
     {"X-A": "a" * 16_384},
 ]
-BAD_ENVELOPES = [
+BAD_ENVELOPES: list[object] = [
+    None,
+    {"targetAPI": "/x"},
+    {"targetURL": 2130706433},
+    {"targetURL": "http://pub.test", "targetAPI": 1},
     *({"targetURL": url} for url in BAD_URLS),
     *({"targetURL": "http://pub.test/v1", "targetAPI": api} for api in BAD_APIS),
     *({"targetURL": "http://pub.test", "headers": headers} for headers in BAD_HEADERS),
 ]
 
 
-def label(envelope: dict[str, object]) -> str:
-    return json.dumps(list(envelope.values())[-1])[:70]
+def label(envelope: object) -> str:
+    return json.dumps(list(envelope.values())[-1] if isinstance(envelope, dict) else envelope)[:70]
 
 
 @pytest.mark.parametrize("envelope", BAD_ENVELOPES, ids=label)
 @pytest.mark.parametrize("end", ENDS, ids=name_of, indirect=True)
-def test_wrong_envelopes_are_refused_before_a_look_up(
-    end: End, envelope: dict[str, object]
-) -> None:
+def test_wrong_envelopes_are_refused_before_a_look_up(end: End, envelope: object) -> None:
     """What has no one reading is a 400: nothing is looked up, nothing connected to."""
     outcome = end.ask(envelope, dns=DNS, env=ENV)
 
@@ -276,16 +299,41 @@ REFUSED = [
         Refused(f"http://{host}:8080")
         for host in (
             *("0.0.0.0", "10.0.0.1", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.9.9.9"),
-            *("168.63.129.16", "169.254.0.1", "169.254.169.254", "169.254.170.2", "172.16.0.1"),
+            *(
+                "168.63.129.16",
+                "169.254.0.1",
+                "169.254.169.254",
+                "169.254.170.2",
+                "169.254.170.23",
+                "172.16.0.1",
+            ),
             *("172.31.255.255", "192.0.0.1", "192.0.0.192", "192.0.2.1", "192.88.99.1"),
             *("192.168.0.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1"),
             *("240.0.0.1", "255.255.255.255", "127.0.0.1."),
             *("[::]", "[::1]", "[::2]", "[::7f00:1]", "[::127.0.0.1]", "[::ffff:127.0.0.1]"),
-            *("[::ffff:7f00:1]", "[0:0:0:0:0:FFFF:A9FE:A9FE]", "[64:ff9b::7f00:1]"),
+            *(
+                "[::ffff:7f00:1]",
+                "[::ffff:a9fe:a9fe]",
+                "[0:0:0:0:0:FFFF:A9FE:A9FE]",
+                "[64:ff9b::7f00:1]",
+            ),
             *("[64:ff9b::169.254.169.254]", "[64:ff9b:1::a00:1]", "[100::1]", "[100:0:0:1::1]"),
             *("[2001::1]", "[2001:0:7f00:1::]", "[2001:2::1]", "[2001:20::1]", "[2001:db8::1]"),
-            *("[2002:7f00:1::1]", "[2002:5db8:d822::1]", "[2620:4f:8000::1]", "[3fff::1]"),
-            *("[4000::1]", "[5f00::1]", "[fc00::1]", "[fd00:ec2::254]", "[fd20:ce::254]"),
+            *(
+                "[2002:7f00:1::1]",
+                "[2002:a00:1::1]",
+                "[2002:5db8:d822::1]",
+                "[2620:4f:8000::1]",
+                "[3fff::1]",
+            ),
+            *(
+                "[4000::1]",
+                "[5f00::1]",
+                "[fc00::1]",
+                "[fd00:ec2::254]",
+                "[fd12:3456::1]",
+                "[fd20:ce::254]",
+            ),
             *("[fe80::1]", "[fe80::5efe:a00:1]", "[2a00::5efe:a00:1]", "[fec0::1]", "[ff02::1]"),
         )
     ),
@@ -293,6 +341,7 @@ REFUSED = [
         Refused(f"http://{host}")
         for host in (
             *("localhost", "LOCALHOST.", "svc.default.svc.cluster.local", "private.test"),
+            *("broker-ingress.knative-eventing.svc.cluster.local",),
             *("metadata.google.internal", "loopback.test", "mapped.test", "nat64.test"),
             *("6to4.test", "zero.test", "allhosts.test"),
         )
@@ -300,10 +349,11 @@ REFUSED = [
     Refused("http://localhost:81", "localhost:80"),
     Refused("http://private.test", "*.private.test,private.test:443,test,vate.test,10.0.0.2"),
     Refused("http://private.test", "::/0,::fffe:0:0/95"),
+    Refused("http://evil-svc.cluster.local.evil.test", "*.svc.cluster.local"),
     Refused("http://metadata.google.internal", "metadata.google.internal,*.internal,0.0.0.0/0"),
     Refused("http://169.254.169.254", "169.254.0.0/16,169.254.169.254:81,0.0.0.0/0"),
     Refused("http://[fd00:ec2::254]", "::/0,fd00::/8"),
-    Refused("http://[::ffff:169.254.169.254]", "::/0,0.0.0.0/0,::ffff:0:0/96"),
+    Refused("http://[::ffff:169.254.169.254]", "::/0,0.0.0.0/0"),
     Refused("http://[2002:a9fe:a9fe::1]", "::/0,2002::/16,169.254.169.254"),
     Refused("http://zero.test", "zero.test"),
     Refused("http://send.default.svc.cluster.local", "*.svc.cluster.local,10.0.0.0/8"),
@@ -381,6 +431,22 @@ SENT = [
     Sent("http://private.test", "/x", ("10.0.0.1", 80), "/x", "private.test", "private.test"),
     Sent("http://private.test", "/x", ("10.0.0.1", 80), "/x", "private.test", "10.0.0.0/8:80"),
     Sent("http://mapped.test", "/x", ("::ffff:10.0.0.1", 80), "/x", "mapped.test", "10.0.0.0/8"),
+    Sent(
+        "http://svc.default.svc.cluster.local",
+        "/x",
+        ("10.96.1.2", 80),
+        "/x",
+        "svc.default.svc.cluster.local",
+        "*.svc.cluster.local",
+    ),
+    Sent(
+        "http://[::ffff:10.96.1.2]",
+        "/x",
+        ("::ffff:10.96.1.2", 80),
+        "/x",
+        "[::ffff:a60:102]",
+        "10.96.0.0/12",
+    ),
     Sent(
         "http://localhost:3000", "/x", ("127.0.0.1", 3000), "/x", "localhost:3000", "localhost:3000"
     ),
@@ -476,3 +542,22 @@ def test_host_header_is_sent_where_it_is_listed(end: End, server: Server) -> Non
 
     hosts = [line for line in server.requests[0].split(b"\r\n") if line.lower()[:5] == b"host:"]
     assert hosts == [b"Host: internal.test"]
+
+
+@pytest.mark.parametrize("end", CALLING_ENDS, ids=name_of, indirect=True)
+def test_a_name_that_is_not_there_is_the_targets_failure(end: End) -> None:
+    """It may be there later: the caller of /sync gets a 502, the Broker tries again."""
+    outcome = end.ask({"targetURL": "http://nx.test"}, dns=DNS, env=ENV)
+
+    assert outcome.answer.status == (502 if end.path == SYNC else 503)
+    assert outcome.connections == []
+
+
+@pytest.mark.parametrize("found", [["10.0.0.1", PUBLIC], [PUBLIC, "10.0.0.1"]], ids=str)
+@pytest.mark.parametrize("end", CALLING_ENDS, ids=name_of, indirect=True)
+def test_of_several_addresses_the_public_one_is_called(end: End, found: list[str]) -> None:
+    """One that leads inside is passed over, wherever it stands in the answer."""
+    outcome = end.ask({"targetURL": "http://mixed.test:8080"}, dns={"mixed.test": found}, env=ENV)
+
+    assert outcome.answer.status == 200
+    assert outcome.connections == [(PUBLIC, 8080)]

@@ -1,0 +1,355 @@
+"""The life of a request, step by step: what each event makes of its record, without side effects.
+
+    (none) ──► publishing ──► open ──► completed, failed
+                   ▲            │
+                   └── dead ◄───┘
+
+A result outweighs a dead letter: whatever a second delivery of the same event ran into, the target
+has answered. A request is `unknown` when it may never have been published, or nothing was heard of
+it for longer than its retries can take; then, and when it is dead, it may be published again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+from relay.events import COMPLETED, DEAD, FAILED, RESULTS
+from relay.problems import Conflict, KeyReused
+from relay.store import OPEN, PUBLISHING, Record
+
+ACCEPTED: Final = "accepted"
+UNKNOWN: Final = "unknown"
+
+# A caller's claim on its request ends so long after it was last renewed. Short, since the Broker's
+# retries meanwhile are in vain: whoever dies in a call must not take all of them along.
+LEASE_MS: Final = 6_000
+# How soon whoever finds a request in the middle of its publication is to come again.
+_PUBLISHED_SOON_S: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Times:
+    """How long things take, in milliseconds.
+
+    Args:
+        now_ms: since 1970.
+        ttl_ms: for how long a request is remembered after it was last heard of.
+        publishing_ms: the longest that publishing may take.
+        quiet_ms: longer than there can be nothing to be heard of a request that is on its way.
+    """
+
+    now_ms: int
+    ttl_ms: int
+    publishing_ms: int
+    quiet_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """A call that may be made now.
+
+    Args:
+        caller: the claim's name; None when there is no claim, and nothing is noted.
+        number: which call it is for the request; 0 when nobody counts.
+        of_round: which it is since the request was last begun.
+    """
+
+    caller: str | None = None
+    number: int = 0
+    of_round: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Busy:
+    """Somebody else is making the call."""
+
+    retry_after_s: int
+
+
+def status_of(record: Record, times: Times) -> str:
+    """Return what a caller is told: accepted, completed, failed, dead or unknown."""
+    if record.state in (COMPLETED, FAILED, DEAD):
+        return record.state
+    if record.state == PUBLISHING:
+        return ACCEPTED if times.now_ms < record.publishing_until_ms else UNKNOWN
+    heard_ms = max(record.heard_ms, record.calling_until_ms, record.next_attempt_ms or 0)
+    return ACCEPTED if times.now_ms < heard_ms + times.quiet_ms else UNKNOWN
+
+
+def accept(
+    record: Record | None,
+    times: Times,
+    *,
+    request_id: str,
+    fingerprint: str,
+    target: str,
+    publisher: str,
+    may_repeat: bool = True,
+) -> tuple[Record, Record]:
+    """Take a request that a caller hands over.
+
+    Args:
+        may_repeat: its caller chose the key. Nobody else knows the key before the Broker has the
+            request, so that it need not be told from one that is being published.
+
+    Returns:
+        the record, twice. `publisher` is its publisher if it is to be published now; otherwise it
+        is on its way already, or done.
+
+    Raises:
+        KeyReused: the key is that of another request.
+        Conflict: somebody is publishing it at this moment.
+    """
+    # Without a fingerprint nobody can tell that it is the same request.
+    if record is None or record.fingerprint is None:
+        record = Record(
+            id=request_id,
+            state=PUBLISHING if may_repeat else OPEN,
+            expires_ms=times.now_ms + times.ttl_ms,
+            heard_ms=times.now_ms,
+            fingerprint=fingerprint,
+            target=target,
+            accepted_ms=times.now_ms,
+            publisher=publisher,
+            publishing_until_ms=times.now_ms + times.publishing_ms,
+        )
+        return record, record
+    if record.publisher == publisher:
+        return record, record
+    if record.fingerprint != fingerprint:
+        raise KeyReused(
+            f"Idempotency-Key {request_id} is that of a request with another envelope or method;"
+            " a new request needs a new key"
+        )
+    status = status_of(record, times)
+    if status == ACCEPTED and record.state == PUBLISHING:
+        raise Conflict(
+            f"{request_id} is being published at this moment; send it again to hear how that ended",
+            headers=(("Retry-After", str(_PUBLISHED_SOON_S)),),
+        )
+    if status in (DEAD, UNKNOWN):
+        record = publish_again(record, times, publisher=publisher)
+    return record, record
+
+
+def publish_again(record: Record, times: Times, *, publisher: str) -> Record:
+    """Begin to publish a request that is dead, which begins a new round, or unknown."""
+    is_dead = record.state == DEAD
+    return _heard(
+        record,
+        times,
+        state=PUBLISHING,
+        accepted_ms=record.accepted_ms or times.now_ms,
+        publisher=publisher,
+        publishing_until_ms=times.now_ms + times.publishing_ms,
+        before=DEAD if is_dead else UNKNOWN,
+        round=record.round + is_dead,
+        earlier_attempts=record.attempts if is_dead else record.earlier_attempts,
+        error=None,
+        next_attempt_ms=None,
+    )
+
+
+def published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
+    """Note that the Broker has the request, unless more is known by now."""
+    if record is None or record.state != PUBLISHING or record.publisher != publisher:
+        return record
+    return _heard(record, times, state=OPEN)
+
+
+def not_published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
+    """Take back what this publisher began, and nothing else."""
+    if record is None or record.publisher != publisher or not _is_unseen(record):
+        return record
+    if record.before is None:
+        return None
+    if record.before == DEAD:
+        return replace(record, state=DEAD, publisher=None, round=record.round - 1)
+    return maybe_published(record, times, publisher=publisher)
+
+
+def maybe_published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
+    """Note that nobody knows whether the Broker has the request: it may be published again."""
+    if record is None or record.publisher != publisher or not _is_unseen(record):
+        return record
+    return replace(record, state=PUBLISHING, publishing_until_ms=times.now_ms)
+
+
+def _is_unseen(record: Record) -> bool:
+    """Tell whether nobody has seen the event that is being published."""
+    is_called = record.attempts > record.earlier_attempts
+    return record.state == PUBLISHING or (record.state == OPEN and not is_called)
+
+
+def claim(
+    record: Record | None,
+    times: Times,
+    *,
+    request_id: str,
+    fingerprint: str,
+    target: str,
+    caller: str,
+    round: int,
+) -> tuple[Record | None, Attempt | Busy | None]:
+    """Claim the next call for a request.
+
+    Args:
+        round: that of the event that was delivered.
+
+    Returns:
+        the record and what may be done; None when the request is done, or dead.
+    """
+    if record is None:
+        record = Record(
+            id=request_id,
+            state=OPEN,
+            expires_ms=0,
+            heard_ms=0,
+            fingerprint=fingerprint,
+            target=target,
+            round=round,
+        )
+    if record.fingerprint not in (None, fingerprint):
+        # Somebody else's event with the same id; it must not be taken for a copy.
+        return record, Attempt()
+    if record.state in RESULTS or (record.state == DEAD and round <= record.round):
+        return record, None
+    is_mine = record.caller == caller
+    if record.caller is not None and not is_mine and times.now_ms < record.calling_until_ms:
+        wait_ms = record.calling_until_ms - times.now_ms
+        return record, Busy(retry_after_s=math.ceil(wait_ms / 1000))
+    if not is_mine:
+        record = _heard(
+            record,
+            times,
+            state=OPEN,
+            round=max(round, record.round),
+            attempts=record.attempts + 1,
+            caller=caller,
+            calling_until_ms=times.now_ms + LEASE_MS,
+            next_attempt_ms=None,
+        )
+    of_round = record.attempts - record.earlier_attempts
+    return record, Attempt(caller=caller, number=record.attempts, of_round=of_round)
+
+
+def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
+    """Keep a claim for longer, while the call goes on."""
+    if record is None or record.caller != caller:
+        return record
+    return _heard(record, times, calling_until_ms=times.now_ms + LEASE_MS)
+
+
+def attempt_failed(
+    record: Record | None, times: Times, *, caller: str, error: str, next_attempt_ms: int | None
+) -> Record | None:
+    """Give a claim back after a call that is to be tried again."""
+    if record is None or record.caller != caller:
+        return record
+    return _heard(
+        record,
+        times,
+        caller=None,
+        calling_until_ms=0,
+        error=error,
+        next_attempt_ms=next_attempt_ms,
+    )
+
+
+def finish(
+    record: Record | None,
+    times: Times,
+    *,
+    request_id: str,
+    ending: str,
+    answer_status: int,
+    attempts: int,
+    fingerprint: str | None = None,
+) -> Record:
+    """Note the target's answer; the first one counts.
+
+    Args:
+        ending: `completed` or `failed`.
+        attempts: how many calls it took, as the result says.
+    """
+    if record is None:
+        record = Record(
+            id=request_id, state=OPEN, expires_ms=0, heard_ms=0, fingerprint=fingerprint
+        )
+    if record.state in RESULTS:
+        return record
+    return _heard(
+        record,
+        times,
+        state=ending,
+        finished_ms=times.now_ms,
+        attempts=max(attempts, record.attempts),
+        answer_status=answer_status,
+        reason=None,
+        **_NOT_OPEN,
+    )
+
+
+def die(
+    record: Record | None,
+    times: Times,
+    *,
+    request_id: str,
+    fingerprint: str,
+    target: str | None,
+    reason: str,
+    attempts: int,
+    round: int,
+) -> tuple[Record, bool]:
+    """Note a dead letter.
+
+    Args:
+        round: that of the event that died; an earlier one's copy says nothing of this one.
+
+    Returns:
+        the record, and whether the request is dead now, of that death.
+    """
+    if record is None:
+        record = Record(
+            id=request_id,
+            state=OPEN,
+            expires_ms=0,
+            heard_ms=0,
+            fingerprint=fingerprint,
+            target=target,
+            round=round,
+        )
+    if record.state in RESULTS or round < record.round:
+        return record, False
+    if record.state == DEAD and round == record.round:
+        return record, True
+    record = _heard(
+        record,
+        times,
+        state=DEAD,
+        finished_ms=times.now_ms,
+        fingerprint=record.fingerprint or fingerprint,
+        attempts=max(attempts, record.attempts),
+        round=round,
+        reason=reason,
+        **_NOT_OPEN,
+    )
+    return record, True
+
+
+_NOT_OPEN: Final = {
+    "publisher": None,
+    "before": None,
+    "caller": None,
+    "calling_until_ms": 0,
+    "error": None,
+    "next_attempt_ms": None,
+}
+
+
+def _heard(record: Record, times: Times, **changes: object) -> Record:
+    """Change a record and remember it for longer."""
+    expires_ms = times.now_ms + times.ttl_ms
+    return replace(record, heard_ms=times.now_ms, expires_ms=expires_ms, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,281 @@
+"""Where what is known about requests is kept: one small interface, over SQLite or Redis.
+
+The store speaks of requests. Each has a record, which is read, changed by a step and written back
+if nobody else has changed it meanwhile, and three things beside it that may be large:
+
+    answer      what the target answered; the first to go when the store is full
+    event       the event of a dead request, whole, to be published again
+    callbacks   what the target called back with
+
+A step is a function without side effects: it may run more than once.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import os
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Final, TypeVar
+
+from relay.problems import StateUnavailable
+
+PUBLISHING: Final = "publishing"
+OPEN: Final = "open"
+
+# More than could ever change one request at the same time.
+_TRIES: Final = 200
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What the store keeps of one request; times are milliseconds since 1970.
+
+    Args:
+        id: of the request, and of its event.
+        state: `publishing`, `open`, `completed`, `failed` or `dead`.
+        expires_ms: when it may be forgotten.
+        heard_ms: when something was last heard of it.
+        fingerprint: of the envelope; None when nobody here has seen that.
+        target: its authority, `host:port`.
+        accepted_ms: when Send first had it; None when it came past Send.
+        finished_ms: when its outcome came.
+        publisher: who is publishing it, or was.
+        publishing_until_ms: when that must be over.
+        before: its status before somebody began to publish it; None when it was not known.
+        round: how often it was begun: 1, and one more for each retry after it was dead.
+        attempts: how often its target was called.
+        earlier_attempts: of these, the ones before this round.
+        caller: who is calling the target.
+        calling_until_ms: when that claim ends.
+        error: why the last attempt failed.
+        next_attempt_ms: about when it is tried again.
+        answer_status: the status of the target's answer.
+        reason: why it is dead, as JSON.
+    """
+
+    id: str
+    state: str
+    expires_ms: int
+    heard_ms: int
+    fingerprint: str | None = None
+    target: str | None = None
+    accepted_ms: int | None = None
+    finished_ms: int | None = None
+    publisher: str | None = None
+    publishing_until_ms: int = 0
+    before: str | None = None
+    round: int = 1
+    attempts: int = 0
+    earlier_attempts: int = 0
+    caller: str | None = None
+    calling_until_ms: int = 0
+    error: str | None = None
+    next_attempt_ms: int | None = None
+    answer_status: int | None = None
+    reason: str | None = None
+
+    def to_json(self) -> bytes:
+        values = ((field.name, field.default, getattr(self, field.name)) for field in _FIELDS)
+        known = {name: value for name, default, value in values if value != default}
+        return json.dumps(known, separators=(",", ":")).encode("ascii")
+
+    @classmethod
+    def from_json(cls, raw: bytes | str) -> Record:
+        """Read a record, also one of another version, which may know other fields."""
+        known = json.loads(raw)
+        return cls(**{field.name: known[field.name] for field in _FIELDS if field.name in known})
+
+
+_FIELDS: Final = fields(Record)
+
+Step = Callable[[Record | None], tuple[Record | None, T]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Whole:
+    """A record with what a caller is told besides.
+
+    Args:
+        answer: None when there is none, or no longer.
+        callbacks: the oldest first.
+        callbacks_left_out: how many came and are not kept.
+    """
+
+    record: Record
+    answer: bytes | None
+    callbacks: Sequence[bytes]
+    callbacks_left_out: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Write:
+    """One change, as a backend makes it.
+
+    Args:
+        id: of the request.
+        old_version: that it must have; None when there must be no record, not even an expired one.
+        new_version: that it is given.
+        record: None to delete it.
+        anew: nothing of an earlier request with this id is to be left.
+        answer, event: to be kept with it; None to leave them as they are.
+        durable: it must survive a loss of power.
+    """
+
+    id: str
+    old_version: str | None
+    new_version: str
+    record: Record | None
+    anew: bool
+    answer: bytes | None
+    event: bytes | None
+    durable: bool
+
+
+class Store(abc.ABC):
+    """The records of requests.
+
+    Every method raises `StateUnavailable` when the store cannot be reached or is full.
+
+    Args:
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+
+    def now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def change(
+        self,
+        request_id: str,
+        step: Step[T],
+        *,
+        answer: bytes | None = None,
+        event: bytes | None = None,
+        durable: bool = False,
+        likely_new: bool = False,
+    ) -> T:
+        """Change one record in one piece.
+
+        Args:
+            step: is given the record, None when there is none, and returns what it shall be, None
+                for nothing, and a result. When it returns what it was given, nothing is written.
+            answer, event: kept beside the record if it is written.
+            durable: return when the change would survive a loss of power.
+            likely_new: do not look whether there is a record before the first try.
+
+        Returns:
+            the result of the step.
+        """
+        for number in range(_TRIES):
+            is_guess = likely_new and number == 0
+            version, kept = (None, None) if is_guess else self._read(request_id)
+            old = self._unless_expired(kept)
+            new, result = step(old)
+            if new is old:
+                return result
+            write = Write(
+                id=request_id,
+                old_version=version,
+                new_version=os.urandom(8).hex(),
+                record=new,
+                anew=old is None,
+                answer=answer,
+                event=event,
+                durable=durable,
+            )
+            if self._write(write):
+                return result
+        raise StateUnavailable("too many change the same request at once; try again")
+
+    def read(self, request_id: str) -> Whole | None:
+        """Read all that a caller is told."""
+        whole = self._read_whole(request_id)
+        return None if whole is None or self._unless_expired(whole.record) is None else whole
+
+    @abc.abstractmethod
+    def event(self, request_id: str) -> bytes | None:
+        """Read the event of a request that is or was dead."""
+
+    @abc.abstractmethod
+    def newest_dead(self, limit: int) -> list[Record]:
+        """List dead requests, the newest first."""
+
+    @abc.abstractmethod
+    def add_callback(
+        self,
+        request_id: str,
+        event_id: str,
+        fact: bytes,
+        *,
+        limit: int,
+        limit_bytes: int,
+        ttl_s: int,
+    ) -> None:
+        """Keep a target's callback, unless its event is known; only count what is too much.
+
+        Args:
+            limit, limit_bytes: how many of one request are kept, and how large they are together.
+        """
+
+    @abc.abstractmethod
+    def use_once(self, key: str, user: str, ttl_s: int) -> bool:
+        """Remember a key; tell whether it was new, or remembered by the same user."""
+
+    @abc.abstractmethod
+    def unuse(self, key: str, user: str) -> None:
+        """Forget a key that this user had remembered."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what the store holds."""
+
+    @abc.abstractmethod
+    def _read(self, request_id: str) -> tuple[str | None, Record | None]:
+        """Read the version and the record of a request, maybe an expired one."""
+
+    @abc.abstractmethod
+    def _read_whole(self, request_id: str) -> Whole | None: ...
+
+    @abc.abstractmethod
+    def _write(self, write: Write) -> bool:
+        """Make a change; tell whether the version was the expected one."""
+
+    def _unless_expired(self, record: Record | None) -> Record | None:
+        return None if record is None or record.expires_ms <= self.now_ms() else record
+
+
+def open_store(
+    url: str, *, ttl_s: int, max_bytes: int, clock: Callable[[], float] = time.time
+) -> Store:
+    """Open the store that a URL names; it is connected when it is first used.
+
+    Args:
+        url: `memory://`, `sqlite:///PATH` or `redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE]`.
+        ttl_s: the longest that a record is kept after it was last written.
+        max_bytes: of the whole store in SQLite, of the answers in Redis.
+
+    Raises:
+        ValueError: the url is none of these.
+    """
+    parts = urllib.parse.urlsplit(url)
+    # Each is imported only where it is used: that takes long, and cold starts should not.
+    if parts.scheme in ("redis", "rediss") and parts.hostname:
+        from relay.store_redis import RedisStore
+
+        return RedisStore(url, ttl_s=ttl_s, max_answer_bytes=max_bytes, clock=clock)
+    if url == "memory://" or (parts.scheme == "sqlite" and parts.path and not parts.netloc):
+        from relay.store_sqlite import SQLiteStore
+
+        path = urllib.parse.unquote(parts.path) if parts.path else None
+        return SQLiteStore(path, max_bytes=max_bytes, clock=clock)
+    raise ValueError(
+        "must be memory://, sqlite:///PATH or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE]"
+    )

@@ -1,0 +1,304 @@
+"""The store in Redis, or Valkey: for all processes of a cluster.
+
+The keys, each with an expiry:
+
+    relay:request:ID      hash: version, record (JSON), answer, event
+    relay:callbacks:ID    hash: the target's callbacks by the ids of their events; under no id, how
+                          many are not kept
+    relay:used:KEY        who has used it
+    relay:dead            sorted set: the ids of dead requests, by the time of death
+    relay:answers         sorted set: SIZE:ID of each answer, by the time it came
+    relay:answers:bytes   the sum of these sizes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Unreachable
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.retry import Retry
+
+from relay.events import DEAD, RESULTS
+from relay.problems import StateUnavailable
+from relay.store import Record, Store, Whole, Write
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S: Final = 2.0
+_DEAD: Final = "relay:dead"
+_ANSWERS: Final = "relay:answers"
+_ANSWERS_BYTES: Final = "relay:answers:bytes"
+# How many answers one call may drop: a script holds up everybody.
+_BATCH: Final = 50
+# What is freed at least when Redis itself has no memory left.
+_ROOM_BYTES: Final = 1024 * 1024
+
+# When memory is short, Redis refuses a script's first write if that may need more of it, and none
+# after it. So this deletes before it counts, and the other begins with what needs the memory.
+
+# Drops the oldest answers until their sum is small enough and none is older than a record can be.
+_DROP: Final = """
+local function drop(answers, sum_key, most, oldest_ms, batch)
+    local dropped, freed = 0, 0
+    local sum = tonumber(redis.call('GET', sum_key) or '0')
+    while dropped < tonumber(batch) do
+        local oldest = redis.call('ZRANGE', answers, 0, 0, 'WITHSCORES')
+        if not oldest[1] then break end
+        local small = sum - freed <= tonumber(most)
+        if small and tonumber(oldest[2]) > tonumber(oldest_ms) then break end
+        local size, id = string.match(oldest[1], '^(%d+):(.*)$')
+        redis.call('HDEL', 'relay:request:' .. id, 'answer')
+        redis.call('ZREM', answers, oldest[1])
+        dropped, freed = dropped + 1, freed + tonumber(size)
+    end
+    if freed > 0 then redis.call('DECRBY', sum_key, freed) end
+    return dropped
+end
+"""
+
+# KEYS answers, sum; ARGV most, oldest_ms, batch.
+_MAKE_ROOM: Final = f"{_DROP}return drop(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])"
+
+# KEYS request, dead, answers, sum. ARGV, each '' where there is none:
+#    1 id              2 old version       3 new version, none to delete    4 '1' for anew
+#    5 record          6 its expiry, ms    7 the longest expiry, ms         8 now, ms
+#    9 when it died   10 '1' when it is done   11 answer   12 event
+#   13 how much the answers may be together   14 how many to drop at once
+_WRITE: Final = f"""{_DROP}
+local version = redis.call('HGET', KEYS[1], 'version') or ''
+if version == ARGV[3] and version ~= '' then return 1 end
+if version ~= ARGV[2] then return 0 end
+if ARGV[3] == '' then
+    redis.call('DEL', KEYS[1])
+    redis.call('ZREM', KEYS[2], ARGV[1])
+    return 1
+end
+redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[5])
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+redis.call('ZREM', KEYS[2], ARGV[1])
+if ARGV[4] == '1' then redis.call('HDEL', KEYS[1], 'answer', 'event') end
+if ARGV[10] == '1' then redis.call('HDEL', KEYS[1], 'event') end
+local oldest_ms = tonumber(ARGV[8]) - tonumber(ARGV[7])
+if ARGV[9] ~= '' then
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', oldest_ms)
+    redis.call('ZADD', KEYS[2], ARGV[9], ARGV[1])
+    redis.call('PEXPIRE', KEYS[2], ARGV[7])
+end
+if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'event', ARGV[12]) end
+if ARGV[11] ~= '' then
+    redis.call('HSET', KEYS[1], 'answer', ARGV[11])
+    if redis.call('ZADD', KEYS[3], ARGV[8], #ARGV[11] .. ':' .. ARGV[1]) == 1 then
+        redis.call('INCRBY', KEYS[4], #ARGV[11])
+    end
+    redis.call('PEXPIRE', KEYS[3], ARGV[7])
+    redis.call('PEXPIRE', KEYS[4], ARGV[7])
+    drop(KEYS[3], KEYS[4], ARGV[13], oldest_ms, ARGV[14])
+end
+return 1
+"""
+
+# KEYS callbacks; ARGV event id, fact, limit, limit in bytes, expiry in ms.
+_ADD_CALLBACK: Final = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 0 end
+local count, size = 0, #ARGV[2]
+for _, event in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if event ~= '' then
+        count, size = count + 1, size + redis.call('HSTRLEN', KEYS[1], event)
+    end
+end
+local fits = count < tonumber(ARGV[3]) and size <= tonumber(ARGV[4])
+if fits then
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+else
+    redis.call('HINCRBY', KEYS[1], '', 1)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+return fits and 1 or 0
+"""
+
+# KEYS used; ARGV user.
+_UNUSE: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+class RedisStore(Store):
+    """The store in Redis.
+
+    Args:
+        ttl_s: the longest that anything is kept.
+        max_answer_bytes: of all answers together; what else there may be is `maxmemory` of Redis.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ttl_s: int,
+        max_answer_bytes: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(clock=clock)
+        self._ttl_ms = ttl_s * 1000
+        self._max_answer_bytes = max_answer_bytes
+        self._redis = redis.Redis.from_url(
+            url,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            # Once, for a connection that was closed while it lay idle. Every change may be made
+            # twice: its version, its user or its event tells that it was.
+            retry=Retry(NoBackoff(), 1, supported_errors=(Unreachable,)),
+        )
+        self._write_script = self._redis.register_script(_WRITE)
+        self._make_room_script = self._redis.register_script(_MAKE_ROOM)
+        self._add_callback_script = self._redis.register_script(_ADD_CALLBACK)
+        self._unuse_script = self._redis.register_script(_UNUSE)
+
+    def event(self, request_id: str) -> bytes | None:
+        with _told():
+            return cast("bytes | None", self._redis.hget(_request(request_id), "event"))
+
+    def newest_dead(self, limit: int) -> list[Record]:
+        with _told():
+            ids = cast("list[bytes]", self._redis.zrevrange(_DEAD, 0, limit - 1))
+            pipeline = self._redis.pipeline(transaction=False)
+            for request_id in ids:
+                pipeline.hget(_request(request_id.decode()), "record")
+            found = [Record.from_json(raw) for raw in pipeline.execute() if raw is not None]
+        return [record for record in found if record.state == DEAD and self._unless_expired(record)]
+
+    def add_callback(
+        self,
+        request_id: str,
+        event_id: str,
+        fact: bytes,
+        *,
+        limit: int,
+        limit_bytes: int,
+        ttl_s: int,
+    ) -> None:
+        numbered = b"%d:%s" % (time.time_ns(), fact)
+        with _told():
+            self._or_make_room(
+                len(fact),
+                lambda: self._add_callback_script(
+                    keys=[_callbacks(request_id)],
+                    args=[event_id, numbered, limit, limit_bytes, ttl_s * 1000],
+                ),
+            )
+
+    def use_once(self, key: str, user: str, ttl_s: int) -> bool:
+        with _told():
+            name = f"relay:used:{key}"
+            if self._redis.set(name, user, nx=True, ex=ttl_s):
+                return True
+            return bool(self._redis.get(name) == user.encode())
+
+    def unuse(self, key: str, user: str) -> None:
+        with _told():
+            self._unuse_script(keys=[f"relay:used:{key}"], args=[user])
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _read(self, request_id: str) -> tuple[str | None, Record | None]:
+        with _told():
+            found = self._redis.hmget(_request(request_id), ["version", "record"])
+        version, record = cast("list[bytes | None]", found)
+        if version is None or record is None:
+            return None, None
+        return version.decode(), Record.from_json(record)
+
+    def _read_whole(self, request_id: str) -> Whole | None:
+        with _told():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hmget(_request(request_id), ["record", "answer"])
+            pipeline.hgetall(_callbacks(request_id))
+            (record, answer), callbacks = pipeline.execute()
+        if record is None:
+            return None
+        left_out = int(callbacks.pop(b"", 0))
+        numbered = (callback.split(b":", 1) for callback in callbacks.values())
+        return Whole(
+            record=Record.from_json(record),
+            answer=answer,
+            callbacks=[fact for _, fact in sorted(numbered, key=lambda each: int(each[0]))],
+            callbacks_left_out=left_out,
+        )
+
+    def _write(self, write: Write) -> bool:
+        record, now_ms = write.record, self.now_ms()
+        died = record.finished_ms if record is not None and record.state == DEAD else None
+        args: Sequence[bytes | str | int] = (
+            write.id,
+            write.old_version or "",
+            write.new_version if record is not None else "",
+            int(write.anew),
+            record.to_json() if record is not None else "",
+            max(1, record.expires_ms - now_ms) if record is not None else 0,
+            self._ttl_ms,
+            now_ms,
+            "" if died is None else died,
+            int(record is not None and record.state in RESULTS),
+            write.answer or "",
+            write.event or "",
+            self._max_answer_bytes,
+            _BATCH,
+        )
+        keys = [_request(write.id), _DEAD, _ANSWERS, _ANSWERS_BYTES]
+        size = sum(len(each) for each in args if isinstance(each, bytes))
+        with _told():
+            return bool(
+                self._or_make_room(size, lambda: self._write_script(keys=keys, args=[*args]))
+            )
+
+    def _or_make_room(self, size: int, do: Callable[[], object]) -> object:
+        """Do something; when Redis has no memory left, drop answers for it and try again."""
+        while True:
+            try:
+                return do()
+            except ResponseError as exc:
+                if not _is_full(exc):
+                    raise
+                held = int(cast("bytes | None", self._redis.get(_ANSWERS_BYTES)) or 0)
+                most = max(0, held - max(_ROOM_BYTES, 2 * size))
+                dropped = self._make_room_script(
+                    keys=[_ANSWERS, _ANSWERS_BYTES],
+                    args=[most, self.now_ms() - self._ttl_ms, _BATCH],
+                )
+                if not dropped:
+                    raise
+
+
+def _request(request_id: str) -> str:
+    return f"relay:request:{request_id}"
+
+
+def _callbacks(request_id: str) -> str:
+    return f"relay:callbacks:{request_id}"
+
+
+def _is_full(error: Exception) -> bool:
+    # A script reports it in words of its own.
+    return isinstance(error, OutOfMemoryError) or "OOM" in str(error)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turn what Redis and the network say into the relay's own error."""
+    try:
+        yield
+    except (RedisError, OSError) as exc:
+        # Not in Redis's own words: they may repeat what was sent.
+        log.debug("the state: %s", type(exc).__name__)
+        if _is_full(exc):
+            raise StateUnavailable("the state is full (STATE_URL)") from exc
+        raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

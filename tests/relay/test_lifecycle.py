@@ -1,0 +1,347 @@
+"""The life of a request: what each event makes of its record, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from relay.events import COMPLETED, DEAD, FAILED
+from relay.lifecycle import (
+    LEASE_MS,
+    Attempt,
+    Busy,
+    Times,
+    accept,
+    attempt_failed,
+    claim,
+    die,
+    finish,
+    maybe_published,
+    not_published,
+    publish_again,
+    published,
+    renew,
+    status_of,
+)
+from relay.problems import Conflict, KeyReused
+from relay.store import OPEN, PUBLISHING, Record
+
+NOW = 1_000_000
+TIMES = Times(now_ms=NOW, ttl_ms=5_000, publishing_ms=300, quiet_ms=2_000)
+NEW = Record(
+    id="r",
+    state=PUBLISHING,
+    expires_ms=NOW + 5_000,
+    heard_ms=NOW,
+    fingerprint="f",
+    target="x.test:80",
+    accepted_ms=NOW,
+    publisher="p",
+    publishing_until_ms=NOW + 300,
+)
+ON_ITS_WAY = replace(NEW, state=OPEN)
+CALLED = replace(
+    ON_ITS_WAY, attempts=1, caller="c", calling_until_ms=NOW + LEASE_MS, heard_ms=NOW - 1
+)
+DONE = replace(ON_ITS_WAY, state=COMPLETED, finished_ms=NOW - 5, answer_status=200, attempts=1)
+IS_DEAD = replace(
+    ON_ITS_WAY, state=DEAD, finished_ms=NOW - 5, reason="{}", attempts=6, publisher=None
+)
+UNHEARD = replace(ON_ITS_WAY, heard_ms=NOW - 2_000)
+
+
+def later(ms: int) -> Times:
+    return replace(TIMES, now_ms=NOW + ms)
+
+
+def accepted(
+    record: Record | None, times: Times = TIMES, *, print_: str = "f", publisher: str = "q"
+) -> Record:
+    kept, told = accept(
+        record, times, request_id="r", fingerprint=print_, target="x.test:80", publisher=publisher
+    )
+    assert kept is told
+    return kept
+
+
+def claimed(
+    record: Record | None, times: Times = TIMES, *, print_: str = "f", round: int = 1
+) -> tuple[Record | None, Attempt | Busy | None]:
+    return claim(
+        record,
+        times,
+        request_id="r",
+        fingerprint=print_,
+        target="x.test:80",
+        caller="d",
+        round=round,
+    )
+
+
+def died(record: Record | None, *, round: int = 1) -> tuple[Record, bool]:
+    return die(
+        record,
+        TIMES,
+        request_id="r",
+        fingerprint="f",
+        target="x.test:80",
+        reason='{"code":503}',
+        attempts=6,
+        round=round,
+    )
+
+
+def finished(record: Record | None, ending: str = COMPLETED, attempts: int = 0) -> Record:
+    return finish(
+        record, TIMES, request_id="r", ending=ending, answer_status=200, attempts=attempts
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "after_ms", "status"),
+    [
+        pytest.param(NEW, 299, "accepted", id="publishing"),
+        pytest.param(NEW, 300, "unknown", id="publishing-over"),
+        pytest.param(ON_ITS_WAY, 1_999, "accepted", id="open"),
+        pytest.param(ON_ITS_WAY, 2_000, "unknown", id="quiet"),
+        pytest.param(CALLED, LEASE_MS + 1_999, "accepted", id="called"),
+        pytest.param(CALLED, LEASE_MS + 2_000, "unknown", id="called-and-quiet"),
+        pytest.param(
+            replace(ON_ITS_WAY, next_attempt_ms=NOW + 60_000), 61_999, "accepted", id="waiting"
+        ),
+        pytest.param(DONE, 4_999, "completed", id="completed"),
+        pytest.param(replace(DONE, state=FAILED), 4_999, "failed", id="failed"),
+        pytest.param(IS_DEAD, 4_999, "dead", id="dead"),
+    ],
+)
+def test_the_status(record: Record, after_ms: int, status: str) -> None:
+    """Open ends in unknown, when nothing can come any more."""
+    assert status_of(record, later(after_ms)) == status
+
+
+def test_a_new_request_is_published() -> None:
+    """Its record says by whom, and until when."""
+    assert accepted(None, publisher="p") == NEW
+
+
+def test_a_request_that_nobody_can_repeat_is_open_at_once() -> None:
+    """Nobody knows its key, until the Broker has it; if that fails it is as any other."""
+    kept, _ = accept(
+        None,
+        TIMES,
+        request_id="r",
+        fingerprint="f",
+        target="x.test:80",
+        publisher="p",
+        may_repeat=False,
+    )
+
+    assert kept == replace(NEW, state=OPEN)
+    assert published(kept, TIMES, publisher="p") is kept
+    assert not_published(kept, TIMES, publisher="p") is None
+    maybe = maybe_published(kept, TIMES, publisher="p")
+    assert maybe is not None
+    assert status_of(maybe, TIMES) == "unknown"
+
+
+@pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, replace(DONE, state=FAILED)])
+def test_a_repeat_is_the_request_that_is_there(record: Record) -> None:
+    """Nothing is published again, and nothing about it changes."""
+    assert accepted(record) is record
+
+
+@pytest.mark.parametrize("record", [NEW, ON_ITS_WAY, CALLED, DONE, IS_DEAD, UNHEARD])
+def test_another_request_under_the_key_is_refused(record: Record) -> None:
+    """Whatever became of the first."""
+    with pytest.raises(KeyReused) as raised:
+        accepted(record, print_="g")
+
+    assert raised.value.detail == (
+        "Idempotency-Key r is that of a request with another envelope or method;"
+        " a new request needs a new key"
+    )
+
+
+def test_a_repeat_in_the_middle_of_publishing_is_to_come_again() -> None:
+    """It is told when; afterwards nobody knows, and it is published again."""
+    with pytest.raises(Conflict) as raised:
+        accepted(NEW, later(299))
+
+    assert raised.value.headers == (("Retry-After", "1"),)
+    again = accepted(NEW, later(300))
+    assert (again.state, again.publisher, again.before) == (PUBLISHING, "q", "unknown")
+    assert again.publishing_until_ms == NEW.publishing_until_ms + 300
+    assert again.accepted_ms == NEW.accepted_ms
+
+
+def test_the_same_publisher_may_ask_twice() -> None:
+    """A store that did it and could not say so is asked again."""
+    assert accepted(NEW, later(10), publisher="p") is NEW
+
+
+def test_after_death_a_repeat_is_a_retry() -> None:
+    """It begins a new round; the attempts go on being counted."""
+    again = accepted(IS_DEAD)
+
+    assert (again.state, again.before, again.round) == (PUBLISHING, DEAD, 2)
+    assert (again.attempts, again.earlier_attempts) == (6, 6)
+
+
+def test_without_a_fingerprint_a_request_begins_anew() -> None:
+    """Nobody can tell whether the result that came is of this request."""
+    told = finished(None)
+
+    assert accepted(told, publisher="p") == NEW
+
+
+def test_publishing_ends_in_an_open_request() -> None:
+    """Only its own publisher can say so, and only while nothing more is known."""
+    assert published(NEW, later(5), publisher="p") == replace(
+        NEW, state=OPEN, heard_ms=NOW + 5, expires_ms=NOW + 5_005
+    )
+    assert published(NEW, TIMES, publisher="q") is NEW
+    assert published(DONE, TIMES, publisher="p") is DONE
+    assert published(None, TIMES, publisher="p") is None
+
+
+def test_what_was_not_published_is_taken_back_and_nothing_else() -> None:
+    """A new request is forgotten; one that was dead or unknown is so again."""
+    dead_again = accepted(IS_DEAD)
+    unknown_again = accepted(UNHEARD)
+
+    assert not_published(NEW, TIMES, publisher="p") is None
+    assert not_published(NEW, TIMES, publisher="q") is NEW
+    assert not_published(CALLED, TIMES, publisher="p") is CALLED
+    assert not_published(DONE, TIMES, publisher="p") is DONE
+    assert not_published(None, TIMES, publisher="p") is None
+    back = not_published(dead_again, TIMES, publisher="q")
+    assert back is not None
+    assert (back.state, back.round, back.reason) == (DEAD, 1, "{}")
+    back = not_published(unknown_again, TIMES, publisher="q")
+    assert back is not None
+    assert status_of(back, TIMES) == "unknown"
+
+
+def test_what_may_have_been_published_is_unknown_at_once() -> None:
+    """Its caller need not wait to send it again."""
+    maybe = maybe_published(NEW, TIMES, publisher="p")
+
+    assert maybe is not None
+    assert status_of(maybe, TIMES) == "unknown"
+    assert accepted(maybe).publisher == "q"
+    assert maybe_published(CALLED, TIMES, publisher="p") is CALLED
+
+
+@pytest.mark.parametrize("record", [None, NEW, ON_ITS_WAY, UNHEARD])
+def test_a_call_is_claimed(record: Record | None) -> None:
+    """Whoever delivers, it has been published; the claim is for a lease's time."""
+    kept, attempt = claimed(record)
+
+    assert attempt == Attempt(caller="d", number=1, of_round=1)
+    assert kept is not None
+    assert (kept.state, kept.caller, kept.attempts) == (OPEN, "d", 1)
+    assert kept.calling_until_ms == NOW + LEASE_MS
+
+
+def test_a_copy_that_comes_meanwhile_waits() -> None:
+    """Until the claim is given back, or its lease is over."""
+    assert claimed(CALLED) == (CALLED, Busy(retry_after_s=6))
+    assert claimed(CALLED, later(LEASE_MS - 1)) == (CALLED, Busy(retry_after_s=1))
+    given_back = attempt_failed(CALLED, TIMES, caller="c", error="no", next_attempt_ms=NOW + 9)
+    assert given_back is not None
+    assert (given_back.error, given_back.next_attempt_ms) == ("no", NOW + 9)
+
+    for kept, attempt in (claimed(given_back), claimed(CALLED, later(LEASE_MS))):
+        assert kept is not None
+        assert (kept.attempts, attempt) == (2, Attempt(caller="d", number=2, of_round=2))
+
+
+def test_a_claim_is_counted_once() -> None:
+    """A store that made it and could not say so is asked again."""
+    kept, _ = claimed(ON_ITS_WAY)
+
+    again, attempt = claimed(kept, later(1))
+
+    assert again is kept
+    assert attempt == Attempt(caller="d", number=1, of_round=1)
+
+
+def test_a_claim_is_renewed_by_its_caller_alone() -> None:
+    """As long as the call goes on."""
+    kept = renew(CALLED, later(100), caller="c")
+
+    assert kept is not None
+    assert kept.calling_until_ms == NOW + LEASE_MS + 100
+    assert renew(CALLED, TIMES, caller="x") is CALLED
+    assert renew(None, TIMES, caller="x") is None
+    assert attempt_failed(CALLED, TIMES, caller="x", error="", next_attempt_ms=None) is CALLED
+
+
+@pytest.mark.parametrize("record", [DONE, replace(DONE, state=FAILED), IS_DEAD])
+def test_what_is_done_or_dead_is_not_called_again(record: Record) -> None:
+    """A copy of its event is no new attempt."""
+    assert claimed(record) == (record, None)
+
+
+def test_a_retry_of_a_dead_request_is_called() -> None:
+    """Also one that this store knows nothing of."""
+    kept, attempt = claimed(accepted(IS_DEAD), round=2)
+    assert attempt == Attempt(caller="d", number=7, of_round=1)
+    assert kept is not None
+
+    kept, attempt = claimed(IS_DEAD, round=2)
+
+    assert isinstance(attempt, Attempt)
+    assert kept is not None
+    assert (kept.state, kept.round) == (OPEN, 2)
+
+
+@pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, IS_DEAD])
+def test_another_event_with_the_same_id_is_called_without_a_claim(record: Record) -> None:
+    """Ids are unique for one source only; what is no copy must not be taken for one."""
+    assert claimed(record, print_="g") == (record, Attempt())
+
+
+@pytest.mark.parametrize("record", [None, NEW, ON_ITS_WAY, CALLED, UNHEARD, IS_DEAD])
+def test_an_answer_ends_a_request(record: Record | None) -> None:
+    """Also one that was thought dead; its time counts from here."""
+    done = finished(record, FAILED, attempts=2)
+
+    assert (done.state, done.finished_ms, done.expires_ms) == (FAILED, NOW, NOW + 5_000)
+    assert (done.caller, done.publisher, done.reason, done.error) == (None, None, None, None)
+    assert done.attempts == max(2, record.attempts if record else 0)
+
+
+def test_the_first_answer_counts() -> None:
+    """A second one changes nothing, not even the time that is left."""
+    assert finished(DONE, FAILED) is DONE
+
+
+@pytest.mark.parametrize("record", [None, NEW, ON_ITS_WAY, CALLED, UNHEARD])
+def test_a_dead_letter_ends_a_request(record: Record | None) -> None:
+    """With its reason; a copy of it changes nothing."""
+    dead, is_dead = died(record)
+
+    assert is_dead
+    assert (dead.state, dead.reason, dead.fingerprint) == (DEAD, '{"code":503}', "f")
+    assert (dead.caller, dead.next_attempt_ms) == (None, None)
+    assert died(dead) == (dead, True)
+
+
+def test_a_dead_letter_changes_no_answer_and_no_later_round() -> None:
+    """A copy that comes late says nothing of the retry that is on its way."""
+    retried = accepted(IS_DEAD)
+
+    assert died(DONE) == (DONE, False)
+    assert died(retried) == (retried, False)
+    assert died(retried, round=2)[0].state == DEAD
+
+
+def test_a_retry_forgets_the_last_error() -> None:
+    """What the last round met is not what this one waits for."""
+    record = replace(UNHEARD, error="no", next_attempt_ms=NOW - 3_000)
+
+    again = publish_again(record, TIMES, publisher="q")
+
+    assert (again.error, again.next_attempt_ms, again.round) == (None, None, 1)

@@ -1,0 +1,447 @@
+"""The store: one set of promises, kept in memory, in a file and in Redis alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from relay.events import COMPLETED, DEAD
+from relay.problems import StateUnavailable
+from relay.store import OPEN, Record, Store, open_store
+from relay.store_sqlite import SQLiteStore
+from tests.support.processes import free_port, wait_until
+from tests.support.redis import redis_server
+from tests.support.stores import KINDS, SHARED_KINDS, Clock, opened, store_url
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with store_url(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def store(url: str, clock: Clock) -> Iterator[Store]:
+    with opened(url, clock=clock) as store:
+        yield store
+
+
+def put(
+    store: Store,
+    request_id: str,
+    *,
+    state: str = OPEN,
+    answer: bytes | None = None,
+    event: bytes | None = None,
+    durable: bool = False,
+    **changes: object,
+) -> None:
+    """Write a record over whatever there is."""
+    now_ms = store.now_ms()
+
+    def step(record: Record | None) -> tuple[Record, None]:
+        base = record or Record(id=request_id, state=state, expires_ms=0, heard_ms=now_ms)
+        finished_ms = None if state == OPEN else now_ms
+        new = replace(base, state=state, expires_ms=now_ms + HOUR_MS, finished_ms=finished_ms)
+        return replace(new, **changes), None  # type: ignore[arg-type]
+
+    store.change(request_id, step, answer=answer, event=event, durable=durable)
+
+
+def inspector(url: str) -> Any:
+    """Connect past the store; redis-py's types leave open whether an answer is to be awaited."""
+    return redis.Redis.from_url(url)
+
+
+def delete(store: Store, request_id: str) -> None:
+    store.change(request_id, lambda record: (None, None))
+
+
+def fill(store: Store, event_bytes: int) -> None:
+    for number in range(100):
+        put(store, f"d{number}", state=DEAD, event=b"e" * event_bytes, durable=True)
+
+
+def test_a_record_is_kept(store: Store) -> None:
+    """What was written is read again, whatever its fields hold."""
+    put(store, "a", fingerprint="f", target="x.test:80", attempts=3, error="ü\n", round=2)
+
+    whole = store.read("a")
+
+    assert whole is not None
+    assert whole.record == Record(
+        id="a",
+        state=OPEN,
+        expires_ms=store.now_ms() + HOUR_MS,
+        heard_ms=store.now_ms(),
+        fingerprint="f",
+        target="x.test:80",
+        attempts=3,
+        error="ü\n",
+        round=2,
+    )
+    assert (whole.answer, list(whole.callbacks)) == (None, [])
+    assert store.read("b") is None
+
+
+def test_an_answer_and_an_event_stay_beside_their_record(store: Store) -> None:
+    """They are kept as they are, until the request is done or forgotten."""
+    event = bytes(range(256)) * 100
+    put(store, "a", state=DEAD, event=event)
+    put(store, "a", state=OPEN)
+
+    assert store.event("a") == event
+    put(store, "a", state=COMPLETED, answer=b"\x00answer")
+
+    whole = store.read("a")
+    assert whole is not None
+    assert whole.answer == b"\x00answer"
+    assert store.event("a") is None
+    delete(store, "a")
+    assert store.read("a") is None
+
+
+def test_a_step_that_changes_nothing_writes_nothing(store: Store) -> None:
+    """Its result comes back, and what was to be kept beside the record is not."""
+    put(store, "a")
+
+    result = store.change("a", lambda record: (record, "seen"), answer=b"no")
+
+    whole = store.read("a")
+    assert result == "seen"
+    assert whole is not None
+    assert whole.answer is None
+    assert store.change("b", lambda record: (record, record), event=b"no") is None
+    assert store.event("b") is None
+
+
+def test_changes_from_many_threads_all_count(store: Store) -> None:
+    """A step sees what every earlier one wrote."""
+
+    def count(record: Record | None) -> tuple[Record, int]:
+        record = record or Record(
+            id="a", state=OPEN, expires_ms=store.now_ms() + HOUR_MS, heard_ms=0
+        )
+        return replace(record, attempts=record.attempts + 1), record.attempts
+
+    seen: list[int] = []
+
+    def work() -> None:
+        seen.extend(store.change("a", count) for _ in range(25))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(seen) == list(range(200))
+
+
+def test_a_record_is_forgotten_after_its_time(store: Store, clock: Clock) -> None:
+    """Nothing of it is left to the next request of its id."""
+    put(store, "a", state=DEAD, event=b"secret")
+    put(store, "b", state=COMPLETED, answer=b"answer")
+    clock.now_s += 3600
+
+    assert store.read("a") is None
+    assert store.newest_dead(10) == []
+    put(store, "a")
+    put(store, "b")
+
+    whole = store.read("b")
+    assert whole is not None
+    assert whole.answer is None
+    assert store.event("a") is None
+
+
+def test_the_newest_dead_are_listed(store: Store, clock: Clock) -> None:
+    """Newest first, and only what is dead now."""
+    for number in range(12):
+        put(store, f"r{number}", state=DEAD, event=b"event")
+        clock.now_s += 1
+    put(store, "r9", state=OPEN)
+    delete(store, "r8")
+
+    assert [record.id for record in store.newest_dead(3)] == ["r11", "r10", "r7"]
+    assert len(store.newest_dead(100)) == 10
+
+
+def test_callbacks_are_kept_once_in_their_order(store: Store) -> None:
+    """The same event counts once, what is too much is counted; other requests have none of them."""
+    put(store, "a")
+    put(store, "b")
+    store.add_callback("a", "large", b"x" * 100, limit=3, limit_bytes=99, ttl_s=60)
+    for number in (2, 1, 2, 3, 4):
+        store.add_callback("a", f"e{number}", b"%d" % number, limit=3, limit_bytes=99, ttl_s=60)
+
+    whole, other = store.read("a"), store.read("b")
+
+    assert whole is not None
+    assert other is not None
+    assert list(whole.callbacks) == [b"2", b"1", b"3"]
+    assert whole.callbacks_left_out == 2
+    assert list(other.callbacks) == []
+    assert other.callbacks_left_out == 0
+
+
+def test_a_key_is_used_once(store: Store, clock: Clock) -> None:
+    """Another user is told so, until it is given back or its time is over."""
+    assert store.use_once("k", "me", 60)
+    assert store.use_once("k", "me", 60)
+    assert not store.use_once("k", "you", 60)
+
+    store.unuse("k", "you")
+    assert not store.use_once("k", "you", 60)
+    store.unuse("k", "me")
+    assert store.use_once("k", "you", 60)
+
+
+def test_a_used_key_is_forgotten_after_its_time(url: str, clock: Clock) -> None:
+    """Then anybody may use it."""
+    with opened(url, clock=clock) as store:
+        assert store.use_once("k", "me", 1)
+
+        def over() -> bool:
+            clock.now_s += 0.1
+            return store.use_once("k", "you", 1)
+
+        wait_until(over, 5, "the end of the key's time")
+
+
+def test_answers_go_first(url: str, clock: Clock) -> None:
+    """When all is too large, the oldest answers are dropped, and no record or dead request is."""
+    with opened(url, max_bytes=1_000_000, clock=clock) as store:
+        put(store, "dead", state=DEAD, event=b"e" * 50_000)
+        put(store, "open")
+        for number in range(60):
+            clock.now_s += 1
+            put(store, f"r{number}", state=COMPLETED, answer=b"a" * 50_000)
+
+        kept = [store.read(f"r{number}") for number in range(60)]
+
+        answered = [number for number, each in enumerate(kept) if each and each.answer is not None]
+        assert all(kept)
+        assert 5 <= len(answered) <= 20
+        assert answered == list(range(60 - len(answered), 60))
+        assert store.event("dead") == b"e" * 50_000
+        assert store.read("open") is not None
+
+
+def test_no_request_is_given_the_answer_of_another(url: str, clock: Clock) -> None:
+    """Not even where the answers of both have been dropped, or one of them."""
+    with opened(url, max_bytes=300_000, clock=clock) as store:
+        for number in range(30):
+            clock.now_s += 1
+            put(store, f"r{number}", state=COMPLETED, answer=b"%02d" % number * 40_000)
+
+        for number in range(30):
+            whole = store.read(f"r{number}")
+            assert whole is not None
+            assert whole.answer in (None, b"%02d" % number * 40_000)
+
+
+def test_a_later_version_reads_an_earlier_ones_records() -> None:
+    """A field that it does not know is ignored, and one that is not there has its default."""
+    raw = json.loads(Record(id="a", state=OPEN, expires_ms=1, heard_ms=2).to_json())
+
+    assert Record.from_json(json.dumps({**raw, "new": 1})).attempts == 0
+
+
+@pytest.mark.parametrize("kind", SHARED_KINDS)
+def test_two_processes_share_a_store(kind: str, tmp_path: Path, clock: Clock) -> None:
+    """What one writes, another reads; of two that begin at once neither fails."""
+    with store_url(kind, tmp_path) as url, ExitStack() as stack:
+        stores = [stack.enter_context(opened(url, clock=clock)) for _ in range(4)]
+        threads = [
+            threading.Thread(target=put, args=(store, f"r{number}"))
+            for number, store in enumerate(stores)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert all(store.read(f"r{number}") for store in stores for number in range(4))
+
+
+@pytest.mark.parametrize("kind", SHARED_KINDS)
+def test_a_store_that_is_away_is_an_error(kind: str, tmp_path: Path) -> None:
+    """It is never taken for an empty one, and a write that failed never for one that was done."""
+    (tmp_path / "file").write_text("no folder")
+    url = (
+        f"redis://127.0.0.1:{free_port()}"
+        if kind == "redis"
+        else f"sqlite://{tmp_path}/file/state.sqlite3"
+    )
+    with opened(url) as store:
+        operations: tuple[Callable[[], object], ...] = (
+            lambda: store.read("a"),
+            lambda: store.event("a"),
+            lambda: store.newest_dead(1),
+            lambda: put(store, "a"),
+            lambda: delete(store, "a"),
+            lambda: store.add_callback("a", "e", b"", limit=1, limit_bytes=1, ttl_s=1),
+            lambda: store.use_once("a", "me", 1),
+            lambda: store.unuse("a", "me"),
+        )
+        for operation in operations:
+            with pytest.raises(StateUnavailable) as raised:
+                operation()
+            assert raised.value.detail == "the state cannot be reached (STATE_URL)"
+
+
+def test_a_locked_file_is_an_error_until_it_is_free(tmp_path: Path) -> None:
+    """Another process may hold the database for long; nothing is lost by that."""
+    path = tmp_path / "state.sqlite3"
+    with opened(f"sqlite://{path}") as store:
+        put(store, "a")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+
+            assert store.read("a") is not None
+            with pytest.raises(StateUnavailable):
+                put(store, "b")
+
+        put(store, "b")
+        assert store.read("b") is not None
+
+
+def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    """Dead requests carry credentials."""
+    with opened(f"sqlite://{tmp_path}/new/state.sqlite3") as store:
+        put(store, "a")
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").iterdir()]
+
+    assert modes == [0o600, 0o600, 0o600]
+    assert stat.S_IMODE(os.stat(tmp_path / "new").st_mode) == 0o700
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_full_store_says_so(kind: str, tmp_path: Path, clock: Clock) -> None:
+    """When no answers are left to drop, nothing precious goes: what is new is refused."""
+    with store_url(kind, tmp_path) as url, opened(url, max_bytes=500_000, clock=clock) as store:
+        put(store, "done", state=COMPLETED, answer=b"a" * 50_000)
+        with pytest.raises(StateUnavailable) as raised:
+            fill(store, 50_000)
+
+        assert raised.value.detail == "the state is full (STATE_MAX_BYTES)"
+        dead = store.newest_dead(100)
+        assert len(dead) >= 5
+        assert all(store.event(record.id) for record in dead)
+        clock.now_s += 3600
+        wait_until(lambda: _sweep(store) == 0, 5, "room")
+        put(store, "new", state=DEAD, event=b"e" * 50_000)
+
+
+def _sweep(store: Store) -> int:
+    assert isinstance(store, SQLiteStore)
+    return store.sweep()
+
+
+def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -> None:
+    """Its own limit counts like the relay's: answers go, and precious things are refused."""
+    with redis_server(tmp_path) as url, opened(url, clock=clock) as store:
+        server = inspector(url)
+        put(store, "warm", state=DEAD, event=b"e")
+        used = server.info("memory")["used_memory"]
+        server.config_set("maxmemory", used + 4_000_000)
+        server.config_set("maxmemory-policy", "noeviction")
+        for number in range(100):
+            put(store, f"a{number}", state=COMPLETED, answer=b"a" * 100_000)
+        kept = [store.read(f"a{number}") for number in range(100)]
+        with pytest.raises(StateUnavailable) as raised:
+            fill(store, 100_000)
+
+        assert all(kept)
+        assert 10 < sum(each is not None and each.answer is not None for each in kept) < 50
+        assert raised.value.detail == "the state is full (STATE_URL)"
+        dead = store.newest_dead(200)
+        assert len(dead) > 20
+        assert all(store.event(record.id) for record in dead)
+        assert store.read("a99") is not None
+        server.close()
+
+
+def test_everything_in_redis_expires(tmp_path: Path, clock: Clock) -> None:
+    """Nothing is left for ever, so that no memory fills up with what nobody will ask for."""
+    with redis_server(tmp_path) as url, opened(url, clock=clock) as store:
+        put(store, "open")
+        put(store, "dead", state=DEAD, event=b"e")
+        put(store, "done", state=COMPLETED, answer=b"a")
+        store.add_callback("open", "e", b"c", limit=2, limit_bytes=99, ttl_s=60)
+        store.use_once("k", "me", 60)
+        server = inspector(url)
+
+        keys = server.keys("*")
+
+        assert len(keys) == 8
+        assert all(server.pttl(key) > 0 for key in keys)
+        server.close()
+
+
+def test_a_status_is_one_round_trip_on_redis(tmp_path: Path, clock: Clock) -> None:
+    """All that a caller is told comes with one message each way."""
+    with redis_server(tmp_path) as url, opened(url, clock=clock) as store:
+        put(store, "a", state=COMPLETED, answer=b"a")
+        server = inspector(url)
+        before = server.info("stats")["total_reads_processed"]
+        alone = server.info("stats")["total_reads_processed"] - before
+
+        before = server.info("stats")["total_reads_processed"]
+        store.read("a")
+        together = server.info("stats")["total_reads_processed"] - before
+
+        assert together - alone == 1
+        server.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_what_is_expired_is_swept_in_batches(kind: str, tmp_path: Path, clock: Clock) -> None:
+    """The space is there again, and no batch is larger than the next write can wait for."""
+    with store_url(kind, tmp_path) as url, opened(url, clock=clock) as store:
+        assert isinstance(store, SQLiteStore)
+        for number in range(250):
+            put(store, f"r{number}", state=DEAD, event=b"e" * 5_000)
+            store.add_callback(f"r{number}", "e", b"c", limit=2, limit_bytes=99, ttl_s=3600)
+        clock.now_s += 3600
+
+        swept = []
+        while count := store.sweep():
+            swept.append(count)
+
+        # The housekeeper may have taken some.
+        assert sum(swept) <= 500
+        assert max(swept) <= 200
+        assert store.newest_dead(10) == []
+        with store._reading() as db:
+            for table in ("requests", "events", "callbacks", "answers"):
+                assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "memory://x", "sqlite://", "sqlite://host/x", "file:///x", "redis://", "http://x"],
+)
+def test_another_url_is_refused(url: str) -> None:
+    """The error says what it must be."""
+    with pytest.raises(ValueError, match="must be memory://, sqlite:///PATH or redis"):
+        open_store(url, ttl_s=1, max_bytes=1)

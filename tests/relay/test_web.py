@@ -1,0 +1,74 @@
+"""What both functions answer around the relay, as functions-framework serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from tests.support.calls import Answer, call
+from tests.support.functions import Function, serving
+
+PROBES = ("/health/liveness", "/health/readiness")
+NAMES = ("send", "receive")
+
+
+@pytest.fixture(scope="module")
+def functions() -> Iterator[Mapping[str, Function]]:
+    with serving("send", {}) as send, serving("receive", {}) as receive:
+        yield {"send": send, "receive": receive}
+
+
+def problem_of(answer: Answer) -> dict[str, object]:
+    """Read a problem document, of the answer's own status."""
+    assert answer.all("Content-Type") == ["application/problem+json"]
+    problem = answer.json()
+    assert problem["status"] == answer.status
+    return problem
+
+
+@pytest.mark.parametrize("path", PROBES)
+@pytest.mark.parametrize("name", NAMES)
+def test_probes_are_answered(functions: Mapping[str, Function], name: str, path: str) -> None:
+    """The function itself would be invoked, or refuse what is not an event."""
+    url = functions[name].url + path
+
+    answers = {method: call(method, url) for method in ("GET", "HEAD")}
+
+    assert [answer.status for answer in answers.values()] == [200, 200]
+    assert [answer.body for answer in answers.values()] == [b"ok\n", b""]
+
+
+@pytest.mark.parametrize("path", PROBES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_probe_is_no_call(functions: Mapping[str, Function], name: str, path: str) -> None:
+    """Other methods do not reach the function."""
+    answer = call("POST", functions[name].url + path, "{}")
+
+    assert answer.status == 405
+    assert answer.all("Allow") == ["GET, HEAD"]
+    assert problem_of(answer)["detail"] == f"{path} does not answer POST; it answers GET, HEAD"
+
+
+def test_a_second_slash_is_no_redirect(functions: Mapping[str, Function]) -> None:
+    """Flask can redirect to the path with one; no caller of an API expects that."""
+    answer = call("POST", f"{functions['send'].url}//sync", "{}")
+
+    assert answer.status == 400
+    assert problem_of(answer)["field"] == "targetURL"
+
+
+def test_what_the_framework_refuses_is_a_problem(functions: Mapping[str, Function]) -> None:
+    """It keeps some paths for itself; its own page would be HTML."""
+    answer = call("GET", f"{functions['send'].url}/robots.txt")
+
+    assert answer.status == 404
+    assert problem_of(answer)["detail"] == "GET '/robots.txt': Not Found"
+
+
+def test_an_answer_has_the_headers_it_was_given(functions: Mapping[str, Function]) -> None:
+    """None but the server's own are added, and no type is guessed."""
+    answer = call("GET", f"{functions['send'].url}/envelope.schema.json")
+
+    names = [name for name, _ in answer.headers if name not in ("Server", "Date", "Connection")]
+    assert names == ["Content-Type", "Content-Length", "Cache-Control"]
