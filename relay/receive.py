@@ -11,6 +11,7 @@ The answer steers the Broker, so it is chosen by what the Broker does with it:
 Brokers deliver at least once, and so without a call:
 
     the request is done                              200 and its event, as at the first time
+    the request is cancelled                         202, and nothing else
     another delivery of it is calling the target     503: the Broker comes again
     the request is dead                              410: dead-lettered at once
 """
@@ -42,10 +43,10 @@ from relay.problems import (
     TargetFailed,
     TargetNotAllowed,
 )
-from relay.records import ROUND, Known, Records
+from relay.records import ROUND, Known, Records, result_id, round_of
 from relay.results import Result
 from relay.settings import Settings
-from relay.store import open_store
+from relay.store import CANCELLED, open_store
 from relay.tracing import next_hop, trace_context, trace_id
 
 log = logging.getLogger(__name__)
@@ -131,9 +132,12 @@ class Receive:
             return Attempt()
 
     def _as_before(self, event: Event, known: Known) -> Response:
-        """Answer a delivery of a request that is done, or dead."""
+        """Answer a delivery of a request that is over."""
         record = known.record
         logs.note(attempt=record.attempts or None)
+        if known.status == CANCELLED:
+            logs.explain("the request is cancelled", logging.INFO)
+            return Response.empty(HTTPStatus.ACCEPTED)
         if known.status not in RESULTS:
             reason = "the request is dead; only a retry of it is another attempt"
             return _problem(HTTPStatus.GONE, reason, record.attempts)
@@ -181,7 +185,11 @@ class Receive:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
             try:
                 data = result.to_json(self._settings.max_event_bytes)
-                self._records.finish(event.id, ending, result.status, data, attempt.number)
+                self._records.finish(
+                    *(event.id, ending, result.status, data, attempt.number),
+                    round=round_of(event),
+                    request=event,
+                )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)
         return self._result(event, ending, result, attempt.number).to_response()
@@ -208,8 +216,8 @@ class Receive:
         """Make the event that tells of an answer, with the callback that its request asks for."""
         attributes = {
             # The same for every delivery of the same event, so that whoever counts results can tell
-            # a repeated one.
-            "id": f"{event.id}.{ending}",
+            # a repeated one from that of a retry.
+            "id": result_id(event.id, ending, round_of(event)),
             "source": self._settings.event_source,
             "type": f"{self._settings.event_type}.{ending}",
             "subject": event.id,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,11 @@ from relay.broker import Broker
 from relay.client import TargetClient
 from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
+from relay.forwarded import base_url
 from relay.headers import HOPS, Headers, Preferences
 from relay.http import Request, Response, brokers_problem, problem_of, read_body
 from relay.jsons import BOM
+from relay.lists import Lists, query_of
 from relay.outcomes import Outcomes, target_callback_event
 from relay.problems import (
     InvalidRequest,
@@ -34,6 +35,7 @@ from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
 from relay.store import open_store
 from relay.tracing import hops_of, next_hop, trace_context, trace_id
+from relay.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,11 @@ _SCHEMAS: Final = Path(__file__).with_name("schemas")
 
 # Callers' routes; the others are for targets and the Broker, who bring proofs of their own, or tell
 # nothing.
-_GUARDED: Final = frozenset({"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry"})
+_GUARDED: Final = frozenset(
+    {"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry", "/async/retry"}
+)
+# Of these, the ones that have a query.
+_QUERIED: Final = frozenset({("GET", "/async"), ("POST", "/async/retry")})
 
 # What the Broker calls.
 _BROKERS: Final = frozenset({"/event/callback", "/event/dead-letter"})
@@ -67,17 +73,20 @@ class Send:
         self._records = Records(store, settings)
         self._signatures = Signatures(settings, store)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
-        self._status = Status(self._records, self._broker, self._signatures)
-        # Who waits holds a thread; most of them stay free for everybody else.
-        self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
+        self._waiting = Waiting(settings.threads)
+        self._status = Status(
+            settings, self._records, self._broker, self._signatures, self._waiting
+        )
+        self._lists = Lists(self._records, self._status.publish_again)
         self._routes: dict[str, dict[str, Handler]] = {
             "/": {"GET": self._index, "POST": self._misdirected},
             "/sync": dict.fromkeys(METHODS, self._sync),
-            "/async": {"POST": self._async, "GET": self._status.list},
+            "/async": {"POST": self._async, "GET": self._lists.list},
             "/event": {"POST": self._async},
             "/event/callback": {"GET": self._callback, "POST": self._callback},
             "/event/dead-letter": {"POST": self._dead_letter},
-            "/async/{id}": {"GET": self._status.read},
+            "/async/retry": {"POST": self._lists.retry},
+            "/async/{id}": {"GET": self._status.read, "DELETE": self._status.cancel},
             "/async/{id}/retry": {"POST": self._status.retry},
             "/openapi.yaml": {"GET": self._openapi},
             "/envelope.schema.json": {"GET": self._envelope_schema},
@@ -97,7 +106,9 @@ class Send:
             return problem_of(exc)
 
     def _handler(self, request: Request) -> Handler:
-        path = re.sub(r"^/async/[^/]+", "/async/{id}", request.path)
+        path = request.path
+        if path not in self._routes:
+            path = re.sub(r"^/async/[^/]+", "/async/{id}", path)
         handlers = self._routes.get(path)
         if handlers is None:
             raise NotFound(f"there is no {request.path[:200]!a}; GET / lists what there is")
@@ -106,6 +117,8 @@ class Send:
             raise MethodNotAllowed(request.method, request.path[:200], tuple(handlers))
         if path in _GUARDED:
             check_token(request.headers, self._settings.api_token)
+            if (request.method, path) not in _QUERIED:
+                query_of(request)
         return handlers[request.method]
 
     def _index(self, request: Request) -> Response:
@@ -167,27 +180,36 @@ class Send:
         if envelope.method is None:
             _, brace, members = data.partition(b"{")
             data = brace + b'"method":"%b",' % request.method.encode("ascii") + members
-        accepted = self._accept(request, data, self._envelope(data))
-        return accepted_answer(accepted, ("Preference-Applied", "respond-async"))
+        return self._accepted(request, data, "respond-async")
 
     def _async(self, request: Request) -> Response:
-        data = self._body(request)
+        return self._accepted(request, self._body(request))
+
+    def _accepted(self, request: Request, data: bytes, *applied: str) -> Response:
+        """Accept a request; answer with its result if its caller waits for that and it comes.
+
+        Args:
+            applied: the preferences that are followed so far.
+        """
         accepted = self._accept(request, data, self._envelope(data))
+        base = base_url(request.headers)
         wait_s = Preferences.from_header(request.headers.get("prefer")).wait_s
-        if wait_s is None or not self._waiting.acquire(blocking=False):
-            return accepted_answer(accepted)
-        applied = ("Preference-Applied", f"wait={wait_s}")
-        try:
-            known = self._records.wait(accepted.id, wait_s)
-        except StateUnavailable:
-            known = None
-        finally:
-            self._waiting.release()
+        if wait_s is None:
+            return accepted_answer(accepted, base, _applied(*applied))
+        with self._waiting.place() as has_place:
+            if not has_place:
+                told = self._waiting.told()
+                return accepted_answer(accepted, base, _applied(*applied), **told)
+            try:
+                known = self._records.wait(accepted.id, wait_s)
+            except StateUnavailable:
+                known = None
+        headers = _applied(*applied, f"wait={wait_s}")
         answer = None if known is None or known.answer is None else Result.from_json(known.answer)
         if answer is None or answer.reason is not None:
-            return accepted_answer(replace(accepted, known=known or accepted.known), applied)
+            return accepted_answer(replace(accepted, known=known or accepted.known), base, headers)
         response = answer.to_response()
-        return replace(response, headers=(*response.headers, applied))
+        return replace(response, headers=(*response.headers, *headers))
 
     def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Accepted:
         """Publish a request, unless that has been done; return when the Broker has it."""
@@ -268,6 +290,10 @@ class Send:
         attributes = {**event.attributes, **dict(trace)}
         event = self._signatures.stamp(replace(event, attributes=attributes), callback)
         self._broker.publish(event, trace=trace, is_request=is_request)
+
+
+def _applied(*preferences: str) -> Headers:
+    return (("Preference-Applied", ", ".join(preferences)),) if preferences else ()
 
 
 def _trace(request: Request) -> Headers:

@@ -101,7 +101,7 @@ def callback(event_id: str) -> Event:
 def document(records: Records, request_id: str) -> dict[str, object]:
     known = records.read(request_id)
     assert known is not None
-    value: dict[str, object] = json.loads(dumps(describe(known)))
+    value: dict[str, object] = json.loads(dumps(describe(known, "")))
     return value
 
 
