@@ -289,9 +289,7 @@ def parse_key(text: str) -> str:
     """
     key = parse_id(text, field="Idempotency-Key")
     if key in (".", "..", "retry"):
-        raise InvalidRequest(
-            "Idempotency-Key", f"must not be {key}: no path could name the request"
-        )
+        raise InvalidRequest("Idempotency-Key", f"must not be {key}, which no path can name")
     if _OWN_ENDING.search(key):
         raise InvalidRequest("Idempotency-Key", "must not end as the relay's own ids do")
     return key

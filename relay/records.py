@@ -235,7 +235,7 @@ class Records:
         answer: bytes,
         attempts: int,
         *,
-        round: int,
+        round: int = 1,
         request: Event | None = None,
     ) -> str:
         """Note the target's answer; return the ending that counts.

@@ -149,12 +149,14 @@ class Status:
 
     def cancel(self, request: Request) -> Response:
         """Answer `DELETE /async/{id}`."""
-        if not self._is_shared:
+        request_id = _id_in(request.path)
+        known = self._records.read(request_id)
+        if known is not None and not self._is_shared:
             raise Conflict(
                 "nothing can be cancelled: Receive looks into the state before it calls, and"
                 " STATE_URL=memory:// is none that it shares"
             )
-        known = self._records.cancel(_id_in(request.path))
+        known = known and self._records.cancel(request_id)
         if known is None:
             raise _no_such()
         return _answer(200, known.status, describe(known, base_url(request.headers)), ())

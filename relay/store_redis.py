@@ -106,7 +106,8 @@ elseif ARGV[12] ~= '' then
     redis.call('HSET', KEYS[1], 'event', ARGV[12])
 end
 if ARGV[11] ~= '' then
-    local before = redis.call('HSTRLEN', KEYS[1], 'answer') + redis.call('HSTRLEN', KEYS[1], 'spare')
+    local before = redis.call('HSTRLEN', KEYS[1], 'answer')
+    before = before + redis.call('HSTRLEN', KEYS[1], 'spare')
     if before > 0 and redis.call('ZREM', KEYS[2], before .. ':' .. ARGV[1]) == 1 then
         redis.call('DECRBY', KEYS[3], before)
     end

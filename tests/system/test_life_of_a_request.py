@@ -116,7 +116,7 @@ def test_dead_then_retried(relay: Relay) -> None:
     again = relay.call("POST", f"/async/{request_id}/retry")
     assert again.status == 409
     assert again.json()["detail"] == (
-        f"{request_id} is not dead; only a dead request can be sent again"
+        f"{request_id} is completed; only a dead or failed request can be sent again"
     )
 
 
