@@ -391,7 +391,7 @@ def test_it_is_too_late_to_cancel(record: Record, detail: str) -> None:
 
 
 def test_a_failed_request_is_begun_again() -> None:
-    """How it failed before says nothing of the new round, neither does its death; an answer does."""
+    """How it ended before says nothing of the new round, unless it was completed."""
     failed = finished(CALLED, FAILED, 1)
     again = publish_again(failed, TIMES, publisher="q")
 

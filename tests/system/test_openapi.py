@@ -396,7 +396,8 @@ def answers(
     call("POST", f"{fresh.url}/event/callback", json.dumps(called_back), delivered)
     ask("CompletedRequest", "GET /async/order-7")
     ask("NotOver", "POST /async/order-7/retry")
-    call("POST", f"{fresh.url}/event/callback", '{"status":404,"headers":{}}', failed_event("order-9"))
+    no = '{"status":404,"headers":{}}'
+    call("POST", f"{fresh.url}/event/callback", no, failed_event("order-9"))
     ask("EventGone", "POST /async/order-9/retry")
 
     call("POST", f"{fresh.url}/async", json.dumps(envelope), {"Idempotency-Key": "order-8"})
