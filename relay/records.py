@@ -105,7 +105,8 @@ class Records:
                 publisher=publisher,
                 may_repeat=may_repeat,
             ),
-            likely_new=True,
+            guess=(None, None),
+            version=publisher,
         )
         return self._known(record), record.publisher == publisher
 
@@ -137,7 +138,7 @@ class Records:
             record = lifecycle.publish_again(record, times, publisher=publisher)
             return record, record
 
-        record = self._store.change(request_id, step)
+        record = self._store.change(request_id, step, version=publisher)
         if record is None or kept is None:
             return None
         return self._known(record), _event_from(kept, record.round)
@@ -174,7 +175,9 @@ class Records:
         times, publisher = self._times(), record.publisher
         try:
             self._store.change(
-                record.id, lambda record: (step(record, times, publisher=publisher), None)
+                record.id,
+                lambda record: (step(record, times, publisher=publisher), None),
+                guess=(publisher, record),
             )
         except StateUnavailable as exc:
             log.warning("how the publication ended is not noted: %s", exc.detail)
@@ -198,6 +201,7 @@ class Records:
                 caller=caller,
                 round=round_of(event),
             ),
+            version=caller,
         )
         if answer is not None:
             return answer
@@ -212,10 +216,10 @@ class Records:
         )
 
     def attempt_failed(
-        self, request_id: str, caller: str, *, error: str, next_in_s: float | None
+        self, request_id: str, attempt: Attempt, *, error: str, next_in_s: float | None
     ) -> None:
-        """Note that a call failed, and in how many seconds about there is another, if any."""
-        times = self._times()
+        """Note that a claimed call failed, and in how many seconds about there is another."""
+        times, caller = self._times(), attempt.caller or ""
         next_ms = None if next_in_s is None else times.now_ms + int(next_in_s * 1000)
         self._store.change(
             request_id,
@@ -225,6 +229,7 @@ class Records:
                 ),
                 None,
             ),
+            guess=_as_claimed(attempt),
         )
 
     def finish(
@@ -237,6 +242,8 @@ class Records:
         *,
         round: int = 1,
         request: Event | None = None,
+        attempt: Attempt | None = None,
+        fingerprint: str | None = None,
     ) -> str:
         """Note the target's answer; return the ending that counts.
 
@@ -248,6 +255,8 @@ class Records:
             round: that of the event that tells the answer.
             request: the request's own event, where it is at hand; kept with the answer if that says
                 no, so that it can be sent again.
+            attempt: that brought it, if it is known.
+            fingerprint: of the request's envelope, if it is known.
         """
         times = self._times()
 
@@ -260,11 +269,13 @@ class Records:
                 answer_status=status,
                 attempts=attempts,
                 round=round,
+                fingerprint=fingerprint,
             )
             return record, record.state
 
+        guess = None if attempt is None else _as_claimed(attempt)
         event = _event_to_bytes(request) if request is not None and ending == FAILED else None
-        counts = self._store.change(request_id, step, answer=answer, event=event)
+        counts = self._store.change(request_id, step, answer=answer, event=event, guess=guess)
         self._tell_waiting()
         return counts
 
@@ -388,6 +399,11 @@ class Records:
         with self._changed:
             self._changes += 1
             self._changed.notify_all()
+
+
+def _as_claimed(attempt: Attempt) -> tuple[str | None, Record | None] | None:
+    """Guess that a record is as the claim on a call has left it: most calls are not renewed."""
+    return None if attempt.record is None else (attempt.caller, attempt.record)
 
 
 def round_of(event: Event) -> int:
