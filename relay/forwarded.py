@@ -10,7 +10,7 @@ from relay.problems import InvalidRequest
 from relay.urls import parse_authority
 
 # One parameter of a Forwarded element (RFC 7239 section 4).
-_PARAMETER: Final = re.compile(r'\s*([A-Za-z]+)=("[^"\\]*"|[^\s";,]*)\s*', re.ASCII)
+_PARAMETER: Final = re.compile(r'([A-Za-z]+)=("[^"\\]*"|[^ \t";,]*)', re.ASCII)
 _LONGEST: Final = 1024
 
 
@@ -45,7 +45,7 @@ def _last(value: str) -> str:
 def _forwarded(value: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     for part in _last(value).split(";"):
-        match = _PARAMETER.fullmatch(part)
+        match = _PARAMETER.fullmatch(part.strip(" \t"))
         if match is not None:
             parameters.setdefault(match[1].lower(), match[2].strip('"'))
     return parameters

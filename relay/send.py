@@ -48,8 +48,8 @@ _SCHEMAS: Final = Path(__file__).with_name("schemas")
 _GUARDED: Final = frozenset(
     {"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry", "/async/retry"}
 )
-# Of these, the ones that have a query.
-_QUERIED: Final = frozenset({("GET", "/async"), ("POST", "/async/retry")})
+# About one request; whoever writes a query there believes that it does something.
+_WITHOUT_QUERY: Final = frozenset({"/async/{id}", "/async/{id}/retry"})
 
 # What the Broker calls.
 _BROKERS: Final = frozenset({"/event/callback", "/event/dead-letter"})
@@ -118,7 +118,7 @@ class Send:
             raise MethodNotAllowed(request.method, request.path[:200], tuple(handlers))
         if path in _GUARDED:
             check_token(request.headers, self._settings.api_token)
-            if (request.method, path) not in _QUERIED:
+            if path in _WITHOUT_QUERY:
                 query_of(request)
         return handlers[request.method]
 

@@ -7,17 +7,18 @@
 Errors are one tree:
 
     RelayError
-    ├── Refused        the relay answered 4xx: `status`, `detail` and `field` say what to change
-    ├── Unavailable    the relay cannot be reached, or still answered 5xx after all tries
+    ├── Refused        the relay refused the call; `detail` and `field` say what to change
+    ├── Unavailable    the relay cannot be reached, or was not able to answer in any try
     └── NotFinished    the request is still open after the time that the caller gave
 """
 
 from relay_client.api import Relay
-from relay_client.documents import Answer, Page, RequestStatus
+from relay_client.documents import Answer, Batch, Page, RequestStatus
 from relay_client.errors import NotFinished, Refused, RelayError, Unavailable
 
 __all__ = [
     "Answer",
+    "Batch",
     "NotFinished",
     "Page",
     "Refused",

@@ -29,7 +29,7 @@ class Answer:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Answer:
-        """Read the `answer` of a status document."""
+        """Read the `answer` of a status; in a list that has only the HTTP status."""
         body = document.get("body")
         if "bodyBase64" in document:
             body = base64.b64decode(document["bodyBase64"])
@@ -47,9 +47,9 @@ class RequestStatus:
 
     Args:
         id: of the request, its Idempotency-Key.
-        status: `accepted` while it is open, then `completed`, `failed`, `dead`, `cancelled`, or
+        status: `accepted` while it is open, then `completed`, `failed`, `dead`, `cancelled` or
             `unknown`.
-        answer: of the target, once it has answered.
+        answer: of the target, once it has answered for good.
         document: everything that the relay told, under the names of its OpenAPI document.
     """
 
@@ -60,7 +60,6 @@ class RequestStatus:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> RequestStatus:
-        """Read a status document."""
         answer = document.get("answer")
         return cls(
             id=document["id"],
@@ -76,11 +75,11 @@ class RequestStatus:
 
     @property
     def why(self) -> str:
-        """Why it ended, or the last error of an open one, in one line; empty when all is well."""
-        reason = self.document.get("reason") or {}
-        told = reason.get("detail") or reason.get("code") or self.document.get("lastError") or ""
+        """Say in one line why it ended, or what the last error was; empty when all is well."""
         if self.status == "failed" and self.answer is not None:
             return f"the target answered {self.answer.status}"
+        reason = self.document.get("reason") or {}
+        told = reason.get("detail") or reason.get("code") or self.document.get("lastError") or ""
         return told if isinstance(told, str) else json.dumps(told)
 
 
@@ -90,10 +89,27 @@ class Page:
 
     Args:
         requests: the newest first.
-        total: how many requests match in all; None when the relay did not count.
+        total: how many there are on all pages.
         cursor: of the next page; None on the last one.
     """
 
     requests: tuple[RequestStatus, ...]
-    total: int | None = None
+    total: int
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """How far `Relay.retry_all` has come.
+
+    Args:
+        retried: how many were sent again so far.
+        skipped: how many cannot be.
+        left: about how many come after these.
+        cursor: where to go on; None at the end.
+    """
+
+    retried: int
+    skipped: int
+    left: int
     cursor: str | None = None

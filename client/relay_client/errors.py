@@ -8,10 +8,10 @@ class RelayError(Exception):
 
 
 class Refused(RelayError):
-    """The relay refused the call: the same call would be refused again.
+    """The relay refused the call; the same call would be refused again.
 
     Args:
-        status: the HTTP status, from 400 to 499.
+        status: the HTTP status, from 300 to 501.
         detail: what is wrong and what would be right, from the problem document (RFC 9457).
         field: the wrong field, if the relay named one.
     """
@@ -24,18 +24,18 @@ class Refused(RelayError):
 
 
 class Unavailable(RelayError):
-    """The relay could not be reached or answered 5xx, each time it was tried.
+    """The relay could not be reached, or was not able to answer, each time it was tried.
 
     Args:
         detail: the last failure.
-        id: of the request, when it may have been accepted: submit it again under this key.
+        key: of a call that may have been accepted; under it, it can be submitted again.
     """
 
-    def __init__(self, detail: str, id: str | None = None) -> None:
-        again = "" if id is None else f"; submit it again with the key {id}, which is safe"
+    def __init__(self, detail: str, key: str | None = None) -> None:
+        again = "" if key is None else f"; submit it again with the key {key}, which is safe"
         super().__init__(detail + again)
         self.detail = detail
-        self.id = id
+        self.key = key
 
 
 class NotFinished(RelayError):

@@ -133,14 +133,6 @@ def test_an_unknown_request_is_404(relay: Relay, method: str, path: str) -> None
     assert answer.all("Content-Type") == ["application/problem+json"]
 
 
-def test_only_the_dead_are_listed(relay: Relay) -> None:
-    """Any other list is refused."""
-    answer = relay.call("GET", "/async")
-
-    assert answer.status == 400
-    assert answer.json()["detail"] == "status in the query must be dead; no other list is kept"
-
-
 def test_prefer_wait_gives_the_answer(relay: Relay) -> None:
     """Quick enough, the caller gets what the target answered, as from /sync."""
     body = envelope(relay, "/misbehave/cookies")
