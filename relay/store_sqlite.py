@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from relay.events import RESULTS
@@ -113,6 +114,8 @@ class SQLiteStore(Store):
     def page(
         self, listing: Listing, *, limit: int, after: Place | None = None
     ) -> tuple[list[Record], Place | None]:
+        if after is not None:  # where the index is to be entered
+            listing = replace(listing, to_ms=min(listing.to_ms, after[0]))
         where, values = _within(listing)
         if after is not None:
             where += " AND (listed_ms, id) < (?, ?)"
