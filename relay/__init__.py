@@ -10,8 +10,9 @@ Serving: `server` is gunicorn as the relay wants it. It hands requests on once t
 (`arrivals`, in the `inbox` of their connection), answers what is none (`refusals`), and gives up on
 `callers` who do not read. `sites` keeps other sites' pages out.
 
-Outcomes: what became of a request. `outcomes` takes what comes back, `status` reports it, and
-`auth` authenticates callers, callbacks and the relay's own events.
+Outcomes: what became of a request. `outcomes` takes what comes back, `status` tells of one request
+and steers it, `lists` does so for many; some callers are `waiting`. `auth` authenticates callers,
+callbacks and the relay's own events.
 
 Records: what is known of a request. `records` notes each step of its `lifecycle` in the `store`,
 which is `store_sqlite` or `store_redis`, and a target's answer as `results` puts it into JSON;
@@ -28,8 +29,8 @@ the egress policy permits, after one of the `lookups`; `responses` parses what c
 are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
-read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `tracing` is what
-travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
+read with `urls`, `headers` and `jsons`; `bodies` are what their headers say, and `forwarded` is how
+a request came. `tracing` is what travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
 is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `leaving`
