@@ -46,7 +46,7 @@ from relay.records import ROUND, Known, Records
 from relay.results import Result
 from relay.settings import Settings
 from relay.store import open_store
-from relay.tracing import next_hop, trace_context, trace_id
+from relay.tracing import as_attributes, context_in, context_of, next_hop, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,11 @@ class Receive:
         """
         event = Event.from_http(headers, body)
         logs.note(id=event.id, type=event.type)
-        trace = trace_context(headers.get("traceparent"), headers.get("tracestate"))
-        event = replace(event, attributes={**dict(trace), **event.attributes})
+        came = as_attributes(context_of(headers))
+        if "traceparent" in event.attributes:  # its trace is the one; what else came may be kept
+            came.pop("tracestate", None)
+        context = logs.join(context_in({**came, **event.attributes}))
+        event = replace(event, attributes={**event.attributes, **as_attributes(context)})
         logs.note(trace=trace_id(event.attributes.get("traceparent")))
         return Delivery(event=event, envelope=_envelope(event))
 
@@ -214,7 +217,7 @@ class Receive:
             "type": f"{self._settings.event_type}.{ending}",
             "subject": event.id,
             "datacontenttype": JSON,
-            **dict(_trace(event)),
+            **as_attributes(_trace(event)),
         }
         for name in (MAC, ROUND):
             if name in event.attributes:
@@ -259,4 +262,4 @@ def _method(envelope: Envelope) -> str:
 
 
 def _trace(event: Event) -> Headers:
-    return trace_context(event.attributes.get("traceparent"), event.attributes.get("tracestate"))
+    return context_in(event.attributes)

@@ -7,6 +7,7 @@ The keys, each with an expiry:
                           many are not kept
     relay:used:KEY        who has used it
     relay:dead            sorted set: the ids of dead requests, by the time of death
+    relay:open            sorted set: the ids of open requests, by the time when each was accepted
     relay:answers         sorted set: SIZE:ID of each answer, by the time it came
     relay:answers:bytes   the sum of these sizes
 """
@@ -26,13 +27,15 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from relay.events import DEAD, RESULTS
+from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
-from relay.store import Record, Store, Whole, Write
+from relay.store import OPEN, PUBLISHING, Census, Record, Store, Whole, Write
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 2.0
 _DEAD: Final = "relay:dead"
+_OPEN: Final = "relay:open"
 _ANSWERS: Final = "relay:answers"
 _ANSWERS_BYTES: Final = "relay:answers:bytes"
 # How many answers one call may drop: a script holds up everybody.
@@ -66,11 +69,12 @@ end
 # KEYS answers, sum; ARGV most, oldest_ms, batch.
 _MAKE_ROOM: Final = f"{_DROP}return drop(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])"
 
-# KEYS request, dead, answers, sum. ARGV, each '' where there is none:
+# KEYS request, dead, answers, sum, and at last open. ARGV, each '' where there is none:
 #    1 id              2 old version       3 new version, none to delete    4 '1' for anew
 #    5 record          6 its expiry, ms    7 the longest expiry, ms         8 now, ms
 #    9 when it died   10 '1' when it is done   11 answer   12 event
 #   13 how much the answers may be together   14 how many to drop at once
+#   last: when it was accepted, while it is open
 _WRITE: Final = f"""{_DROP}
 local version = redis.call('HGET', KEYS[1], 'version') or ''
 if version == ARGV[3] and version ~= '' then return 1 end
@@ -78,6 +82,7 @@ if version ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then
     redis.call('DEL', KEYS[1])
     redis.call('ZREM', KEYS[2], ARGV[1])
+    redis.call('ZREM', KEYS[#KEYS], ARGV[1])
     return 1
 end
 redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[5])
@@ -86,6 +91,13 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 if ARGV[4] == '1' then redis.call('HDEL', KEYS[1], 'answer', 'event') end
 if ARGV[10] == '1' then redis.call('HDEL', KEYS[1], 'event') end
 local oldest_ms = tonumber(ARGV[8]) - tonumber(ARGV[7])
+if ARGV[#ARGV] ~= '' then
+    redis.call('ZREMRANGEBYSCORE', KEYS[#KEYS], '-inf', oldest_ms)
+    redis.call('ZADD', KEYS[#KEYS], ARGV[#ARGV], ARGV[1])
+    redis.call('PEXPIRE', KEYS[#KEYS], ARGV[7])
+else
+    redis.call('ZREM', KEYS[#KEYS], ARGV[1])
+end
 if ARGV[9] ~= '' then
     redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', oldest_ms)
     redis.call('ZADD', KEYS[2], ARGV[9], ARGV[1])
@@ -175,6 +187,16 @@ class RedisStore(Store):
             found = [Record.from_json(raw) for raw in pipeline.execute() if raw is not None]
         return [record for record in found if record.state == DEAD and self._unless_expired(record)]
 
+    def census(self) -> Census:
+        with _told():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.zremrangebyscore(_OPEN, "-inf", self.now_ms() - self._ttl_ms)
+            pipeline.zcard(_OPEN)
+            pipeline.zcard(_DEAD)
+            pipeline.zrange(_OPEN, 0, 0, withscores=True)
+            _, is_open, dead, oldest = pipeline.execute()
+        return Census(open=is_open, dead=dead, oldest_open_ms=int(oldest[0][1]) if oldest else None)
+
     def add_callback(
         self,
         request_id: str,
@@ -252,8 +274,11 @@ class RedisStore(Store):
             write.event or "",
             self._max_answer_bytes,
             _BATCH,
+            (record.accepted_ms or now_ms)
+            if record is not None and record.state in (PUBLISHING, OPEN)
+            else "",
         )
-        keys = [_request(write.id), _DEAD, _ANSWERS, _ANSWERS_BYTES]
+        keys = [_request(write.id), _DEAD, _ANSWERS, _ANSWERS_BYTES, _OPEN]
         size = sum(len(each) for each in args if isinstance(each, bytes))
         with _told():
             return bool(
@@ -294,11 +319,12 @@ def _is_full(error: Exception) -> bool:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Turn what Redis and the network say into the relay's own error."""
-    try:
-        yield
-    except (RedisError, OSError) as exc:
-        # Not in Redis's own words: they may repeat what was sent.
-        log.debug("the state: %s", type(exc).__name__)
-        if _is_full(exc):
-            raise StateUnavailable("the state is full (STATE_URL)") from exc
-        raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
+    with Operation(STORE):
+        try:
+            yield
+        except (RedisError, OSError) as exc:
+            # Not in Redis's own words: they may repeat what was sent.
+            log.debug("the state: %s", type(exc).__name__)
+            if _is_full(exc):
+                raise StateUnavailable("the state is full (STATE_URL)") from exc
+            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

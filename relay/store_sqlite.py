@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from relay.events import DEAD, RESULTS
+from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
-from relay.store import Record, Store, Whole, Write
+from relay.store import OPEN, PUBLISHING, Census, Record, Store, Whole, Write
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ CREATE TABLE IF NOT EXISTS requests (
 );
 CREATE INDEX IF NOT EXISTS requests_expiry ON requests (expires_ms);
 CREATE INDEX IF NOT EXISTS dead_requests ON requests (finished_ms) WHERE state = '{DEAD}';
+CREATE INDEX IF NOT EXISTS open_requests ON requests (accepted_ms, state)
+    WHERE state IN ('{PUBLISHING}', '{OPEN}');
 CREATE TABLE IF NOT EXISTS answers (
     number INTEGER PRIMARY KEY AUTOINCREMENT, answer BLOB NOT NULL
 );
@@ -113,6 +116,16 @@ class SQLiteStore(Store):
                 (self.now_ms(), limit),
             ).fetchall()
         return [Record.from_json(row[0]) for row in rows]
+
+    def census(self) -> Census:
+        is_open = f"state IN ('{PUBLISHING}', '{OPEN}')"
+        with self._reading() as db:
+            row = db.execute(
+                f"SELECT (SELECT count(*) FROM requests WHERE {is_open}),"  # noqa: S608
+                f" (SELECT count(*) FROM requests WHERE state = '{DEAD}'),"
+                f" (SELECT min(accepted_ms) FROM requests WHERE {is_open})"
+            ).fetchone()
+        return Census(open=row[0], dead=row[1], oldest_open_ms=row[2])
 
     def add_callback(
         self,
@@ -348,13 +361,14 @@ def _use_log(db: sqlite3.Connection) -> None:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Turn what SQLite and the system say into the relay's own error."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as exc:
-        log.debug("the state: %s", exc)
-        if "full" in str(exc):
-            raise StateUnavailable("the state is full (STATE_URL)") from exc
-        raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
+    with Operation(STORE):
+        try:
+            yield
+        except (sqlite3.Error, OSError) as exc:
+            log.debug("the state: %s", exc)
+            if "full" in str(exc):
+                raise StateUnavailable("the state is full (STATE_URL)") from exc
+            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
 
 
 def _forget(db: sqlite3.Connection, request_id: str, answer: int | None) -> None:

@@ -7,16 +7,19 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from relay import logs
+from relay import logs, metrics, operations
+from relay.auth import check_token
 from relay.http import Request, Response, problem, problem_of
 from relay.problems import MethodNotAllowed, RelayError
+from relay.settings import Settings
+from relay.store import Census
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -24,13 +27,19 @@ if TYPE_CHECKING:
 
 LIVENESS = "/health/liveness"
 READINESS = "/health/readiness"
+METRICS = "/metrics"
 
 
-def prepare(app: flask.Flask, log_level: str) -> None:
-    """Give a function's app its probes, its log, and answers that are problem documents.
+def prepare(
+    app: flask.Flask, settings: Settings, census: Callable[[], Census] | None = None
+) -> None:
+    """Give a function's app its probes, metrics and log, and answers that are problem documents.
 
     functions-framework would invoke an HTTP function for a probe and refuse one to a CloudEvent
     function; its own error pages are HTML, and one of them repeats every request header.
+
+    Args:
+        census: counts the requests that the store has; None where the other function does.
     """
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
@@ -40,16 +49,33 @@ def prepare(app: flask.Flask, log_level: str) -> None:
     app.before_request(_begin)
     app.after_request(_finish)
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
-    logging.getLogger("relay").setLevel(log_level)
+    logging.getLogger("relay").setLevel(settings.log_level)
+    _measure(app, settings, census)
     # The worker is forked from this process, and shares its memory until one of them writes to it,
     # as a garbage collection does to each object it looks at.
     gc.freeze()
 
 
+def _measure(app: flask.Flask, settings: Settings, census: Callable[[], Census] | None) -> None:
+    counted = metrics.Metrics(settings, census)
+    operations.watchers.append(counted)
+    if settings.otel_exporter_otlp_endpoint is not None:
+        from relay import traces  # its libraries take long to import
+
+        operations.watchers.append(traces.Traces())
+
+    @app.get(METRICS)
+    def tell() -> flask.Response:
+        headers = {name.lower(): value for name, value in flask.request.headers.items()}
+        check_token(headers, settings.api_token)
+        body, content_type = counted.exposition(headers.get("accept", ""))
+        return to_flask(Response.whole(200, body, content_type=content_type))
+
+
 def _begin() -> None:
-    """Begin the line of log, and refuse what is no GET of a probe."""
+    """Begin the line of log, and refuse what is no GET of the app's own."""
     request = flask.request
-    is_probe = request.path in (LIVENESS, READINESS)
+    is_probe = request.path in (LIVENESS, READINESS, METRICS)
     logs.begin(request.method, level=logging.DEBUG if is_probe else logging.INFO)
     if is_probe:
         logs.note(route=request.path)

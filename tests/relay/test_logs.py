@@ -41,8 +41,9 @@ BROKEN = """
 import flask, functions_framework
 from relay import web
 from relay.http import Response
+from relay.settings import Settings
 
-web.prepare(flask.current_app, "INFO")
+web.prepare(flask.current_app, Settings())
 
 @functions_framework.http
 def broken(request):

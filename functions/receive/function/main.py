@@ -18,7 +18,7 @@ RECEIVE = Receive(SETTINGS)
 
 # functions-framework loads this module inside the context of the app it serves.
 APP = flask.current_app
-web.prepare(APP, SETTINGS.log_level)
+web.prepare(APP, SETTINGS)
 
 
 @APP.before_request
