@@ -71,7 +71,8 @@ class Metrics:
             prometheus.Gauge, registry=self._registry, multiprocess_mode="livesum"
         )
         self._active = gauge("http_server_active_requests", "Requests that are being served.")
-        gauge("relay_threads", "How many can be (THREADS).").set(settings.threads)
+        threads = gauge("relay_threads", "How many can be (THREADS, times WORKERS).")
+        threads.set(settings.threads * settings.workers)
         self._gauges = [(each.read, gauge(each.name, each.meaning)) for each in operations.gauges]
         # Looking a series up costs as much as counting in it.
         self._requests = functools.cache(
