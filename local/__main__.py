@@ -18,6 +18,7 @@ from local.stack import Part, Stack
 
 def main() -> int:
     """Run the stack until Ctrl-C, and return the exit code."""
+    os.umask(0o077)  # what the parts keep holds credentials
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         ports = Ports.from_env(os.environ)
@@ -42,7 +43,9 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     """
     folder = Path(env.get("MANIFESTS") or REPOSITORY / "knative")
     data_dir = Path(env.get("BROKER_DATA_DIR") or REPOSITORY / ".local").absolute()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not env.get("BROKER_DATA_DIR"):
+        data_dir.chmod(0o700)  # it may be from a time when it was open to all
     declared = manifests.load(folder)
     send = Function(REPOSITORY / "functions" / "send")
     receive = Function(REPOSITORY / "functions" / "receive")

@@ -6,6 +6,10 @@ one above; `docs/diagrams` draws it.
 Functions: `send` takes calls over HTTP, `receive` takes request events from the Broker, `web`
 adapts Flask, which functions-framework serves them with; `start` becomes its process.
 
+Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
+(`arrivals`, in the `inbox` of their connection), answers what is none (`refusals`), and gives up on
+`callers` who do not read. `sites` keeps other sites' pages out.
+
 Outcomes: what became of a request. `outcomes` takes what comes back, `status` reports it, and
 `auth` authenticates callers, callbacks and the relay's own events.
 

@@ -225,6 +225,11 @@ def _structured_data(
         raise InvalidRequest("data", "must not have a lone surrogate") from exc
 
 
+def is_text(value: str) -> bool:
+    """Tell whether an attribute may have this value."""
+    return _NOT_TEXT.search(value) is None
+
+
 def _check_count(count: int) -> None:
     if count > MAX_ATTRIBUTES:
         raise InvalidRequest("event", f"has {count} attributes; at most {MAX_ATTRIBUTES} are read")
@@ -238,7 +243,7 @@ def _check(attributes: dict[str, str]) -> dict[str, str]:
             raise InvalidRequest("event", "has an attribute name that is not lower-case ASCII")
         if name in _RESERVED:
             raise InvalidRequest("event", "has an attribute called data or extensions")
-        if _NOT_TEXT.search(value):
+        if not is_text(value):
             raise InvalidRequest(
                 f"ce-{name[:64]}", "must not have a control character or a lone surrogate"
             )

@@ -51,14 +51,18 @@ class Attempt:
     """A call that may be made now.
 
     Args:
-        caller: the claim's name; None when there is no claim, and nothing is noted.
+        caller: the claim's name; None when there is no claim.
         number: which call it is for the request; 0 when nobody counts.
         of_round: which it is since the request was last begun.
+        record: as the claim left it.
+        is_strange: the record of this id is that of another event; nothing is noted.
     """
 
     caller: str | None = None
     number: int = 0
     of_round: int = 0
+    record: Record | None = None
+    is_strange: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,7 +217,7 @@ def claim(
         )
     if record.fingerprint not in (None, fingerprint):
         # Somebody else's event with the same id; it must not be taken for a copy.
-        return record, Attempt()
+        return record, Attempt(is_strange=True)
     if record.state in RESULTS or (record.state == DEAD and round <= record.round):
         return record, None
     is_mine = record.caller == caller
@@ -231,8 +235,13 @@ def claim(
             calling_until_ms=times.now_ms + LEASE_MS,
             next_attempt_ms=None,
         )
-    of_round = record.attempts - record.earlier_attempts
-    return record, Attempt(caller=caller, number=record.attempts, of_round=of_round)
+    attempt = Attempt(
+        caller=caller,
+        number=record.attempts,
+        of_round=record.attempts - record.earlier_attempts,
+        record=record,
+    )
+    return record, attempt
 
 
 def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
@@ -273,6 +282,7 @@ def finish(
     Args:
         ending: `completed` or `failed`.
         attempts: how many calls it took, as the result says.
+        fingerprint: of the envelope, if that is known; of another request nothing is noted.
     """
     if record is None:
         record = Record(
@@ -280,10 +290,13 @@ def finish(
         )
     if record.state in RESULTS:
         return record
+    if fingerprint is not None and record.fingerprint not in (None, fingerprint):
+        return record
     return _heard(
         record,
         times,
         state=ending,
+        fingerprint=record.fingerprint or fingerprint,
         finished_ms=times.now_ms,
         attempts=max(attempts, record.attempts),
         answer_status=answer_status,

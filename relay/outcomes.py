@@ -24,10 +24,10 @@ from relay.envelope import (
     parse_callback,
     parse_id,
 )
-from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, text_of
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, is_text, text_of
 from relay.http import Request, Response
 from relay.jsons import BOM, Raw, dumps, is_json
-from relay.problems import InvalidRequest, StateUnavailable
+from relay.problems import Forbidden, InvalidRequest, StateUnavailable
 from relay.records import Records, round_of
 from relay.results import Result
 from relay.settings import Settings
@@ -61,6 +61,16 @@ class Outcomes:
             f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)
         ]
 
+    def _check_type(self, event_type: str) -> None:
+        """Refuse what is no request, no attempt at one and nothing that follows from one.
+
+        A retry would publish it as it is.
+        """
+        rest = event_type.removeprefix(self._settings.event_type)
+        is_request = event_type != rest and re.fullmatch(r"(?:\.retry[0-9])?", rest, re.ASCII)
+        if not is_request and not self.is_own(event_type):
+            raise Forbidden("ce-type must be that of a request or a result of this relay")
+
     def take(self, event: Event) -> Response:
         """Note an outcome, or a target's callback, that the Broker delivers.
 
@@ -92,6 +102,7 @@ class Outcomes:
         """
         try:
             event = Event.from_http(headers, body)
+            self._check_type(event.type)
             is_own = self.is_own(event.type)
             follows = self._note(event, is_last=True) if is_own else self._bury(event)
         except InvalidRequest as exc:
@@ -121,6 +132,7 @@ class Outcomes:
     def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:
         own = {"source": self._settings.event_source, "type": self._settings.event_type}
         event = Event(attributes=own | known, data=body)
+        self._check_type(event.type)
         about = event.attributes.get("subject") if self.is_own(event.type) else None
         self._check(event, about or event.id, callback_in(body))
         logs.note(id=event.id, outcome=DEAD)
@@ -273,7 +285,7 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         with suppress(jsons.JSONError):
             value = jsons.loads(body)
             event_id = value.get("id") if isinstance(value, dict) else None
-            if event_id and isinstance(event_id, str):
+            if event_id and isinstance(event_id, str) and is_text(event_id):
                 return {"id": event_id, "datacontenttype": "application/octet-stream"}
         return {}
     attributes = {
@@ -281,6 +293,7 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         for name, value in headers.items()
         if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
     }
+    attributes = {name: value for name, value in attributes.items() if is_text(value)}
     attributes.pop("specversion", None)
     if content_type:
         attributes["datacontenttype"] = content_type
@@ -299,7 +312,7 @@ def reason_of(event: Event) -> dict[str, object]:
     if "knativeerrordest" in event.attributes:
         reason["destination"] = event.attributes["knativeerrordest"]
     code = event.attributes.get("knativeerrorcode", "")
-    if code.isascii() and code.isdigit():
+    if re.fullmatch("[0-9]{1,6}", code, re.ASCII):
         reason["code"] = int(code)
     try:
         raw = jsons.decode_base64(event.attributes.get("knativeerrordata", ""))

@@ -3,7 +3,7 @@
     RelayError
     ├── InvalidRequest     400  a field, header or body is wrong; `field` names it
     ├── Unauthorized       401  a token or a signature is missing or wrong
-    ├── Forbidden          403  an event claims to be the relay's own without its MAC
+    ├── Forbidden          403  an event without its MAC, or the page of another site
     ├── TargetNotAllowed   403  the egress policy refuses the target
     ├── NotFound           404  the route or request does not exist
     ├── MethodNotAllowed   405  the route does not answer this method

@@ -180,11 +180,18 @@ class Receive:
         harmless = _method(envelope) in IDEMPOTENT
         result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
         ending = COMPLETED if 200 <= answer.status < 300 else FAILED
-        if attempt.caller is not None:
+        if not attempt.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
             try:
-                data = result.to_json(self._settings.max_event_bytes)
-                self._records.finish(event.id, ending, result.status, data, attempt.number)
+                self._records.finish(
+                    event.id,
+                    ending,
+                    result.status,
+                    result.to_json(self._settings.max_event_bytes),
+                    attempt.number,
+                    attempt=attempt,
+                    fingerprint=fingerprint(event.data or b""),
+                )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)
         return self._result(event, ending, result, attempt.number).to_response()
@@ -201,9 +208,7 @@ class Receive:
             asked_s = retry_after_s(retry_after) or 0.0
             next_in_s = max(BACKOFF_S[attempt.of_round - 1], min(asked_s, RETRY_AFTER_MAX_S))
         try:
-            self._records.attempt_failed(
-                event.id, attempt.caller, error=error.detail, next_in_s=next_in_s
-            )
+            self._records.attempt_failed(event.id, attempt, error=error.detail, next_in_s=next_in_s)
         except StateUnavailable as exc:
             log.warning("the failed attempt is not noted: %s", exc.detail)
 

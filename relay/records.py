@@ -104,7 +104,8 @@ class Records:
                 publisher=publisher,
                 may_repeat=may_repeat,
             ),
-            likely_new=True,
+            guess=(None, None),
+            version=publisher,
         )
         return self._known(record), record.publisher == publisher
 
@@ -126,7 +127,7 @@ class Records:
             record = lifecycle.publish_again(record, times, publisher=publisher)
             return record, record
 
-        record = self._store.change(request_id, step)
+        record = self._store.change(request_id, step, version=publisher)
         if record is None or kept is None:
             return None
         return self._known(record), _event_from(kept, record.round)
@@ -147,7 +148,9 @@ class Records:
         times, publisher = self._times(), record.publisher
         try:
             self._store.change(
-                record.id, lambda record: (step(record, times, publisher=publisher), None)
+                record.id,
+                lambda record: (step(record, times, publisher=publisher), None),
+                guess=(publisher, record),
             )
         except StateUnavailable as exc:
             log.warning("how the publication ended is not noted: %s", exc.detail)
@@ -171,6 +174,7 @@ class Records:
                 caller=caller,
                 round=round_of(event),
             ),
+            version=caller,
         )
         if answer is not None:
             return answer
@@ -185,10 +189,10 @@ class Records:
         )
 
     def attempt_failed(
-        self, request_id: str, caller: str, *, error: str, next_in_s: float | None
+        self, request_id: str, attempt: Attempt, *, error: str, next_in_s: float | None
     ) -> None:
-        """Note that a call failed, and in how many seconds about there is another, if any."""
-        times = self._times()
+        """Note that a claimed call failed, and in how many seconds about there is another."""
+        times, caller = self._times(), attempt.caller or ""
         next_ms = None if next_in_s is None else times.now_ms + int(next_in_s * 1000)
         self._store.change(
             request_id,
@@ -198,10 +202,19 @@ class Records:
                 ),
                 None,
             ),
+            guess=_as_claimed(attempt),
         )
 
     def finish(
-        self, request_id: str, ending: str, status: int, answer: bytes, attempts: int
+        self,
+        request_id: str,
+        ending: str,
+        status: int,
+        answer: bytes,
+        attempts: int,
+        *,
+        attempt: Attempt | None = None,
+        fingerprint: str | None = None,
     ) -> str:
         """Note the target's answer; return the ending that counts.
 
@@ -210,6 +223,8 @@ class Records:
             status: that the target answered.
             answer: the data of its result event.
             attempts: how many calls it took; 0 when nobody knows.
+            attempt: that brought it, if it is known.
+            fingerprint: of the request's envelope, if it is known.
         """
         times = self._times()
 
@@ -221,10 +236,12 @@ class Records:
                 ending=ending,
                 answer_status=status,
                 attempts=attempts,
+                fingerprint=fingerprint,
             )
             return record, record.state
 
-        counts = self._store.change(request_id, step, answer=answer)
+        guess = None if attempt is None else _as_claimed(attempt)
+        counts = self._store.change(request_id, step, answer=answer, guess=guess)
         self._tell_waiting()
         return counts
 
@@ -323,6 +340,11 @@ class Records:
         with self._changed:
             self._changes += 1
             self._changed.notify_all()
+
+
+def _as_claimed(attempt: Attempt) -> tuple[str | None, Record | None] | None:
+    """Guess that a record is as the claim on a call has left it: most calls are not renewed."""
+    return None if attempt.record is None else (attempt.caller, attempt.record)
 
 
 def round_of(event: Event) -> int:

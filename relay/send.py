@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,8 @@ class Send:
             return self._respond_async(request, data, envelope)
         if envelope.callback is not None:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
+        longest_s = self._settings.target_timeout_s
+        until = time.monotonic() + min(envelope.timeout_s or longest_s, longest_s)
         answer = self._targets.call(
             envelope,
             method=method,
@@ -162,7 +165,8 @@ class Send:
         headers = answer.headers
         if method == "HEAD" != request.method:  # it is not the length of this answer
             headers = tuple(item for item in headers if item[0].lower() != "content-length")
-        return Response(status=answer.status, headers=headers, body=answer)
+        # A caller who does not read has no more time than a target that does not answer.
+        return Response(status=answer.status, headers=headers, body=answer, until=until)
 
     def _respond_async(self, request: Request, data: bytes, envelope: Envelope) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""

@@ -93,6 +93,33 @@ def _allowed_targets(text: str) -> tuple[AllowedTarget, ...]:
         raise InvalidSetting(f"has {exc}") from exc
 
 
+def _origins(text: str) -> frozenset[str]:
+    """Read origins as browsers write them: in lower case, without the scheme's own port."""
+    origins = set()
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        try:
+            target = parse_target(entry, url_field="")
+        except InvalidRequest as exc:
+            raise InvalidSetting("must be http(s)://host[:port], several with commas") from exc
+        if target.path != "/" or entry.endswith("/"):
+            raise InvalidSetting("must be http(s)://host[:port] without a path")
+        origins.add(f"{target.origin.scheme}://{target.origin.authority}")
+    return frozenset(origins)
+
+
+def _hosts(text: str) -> frozenset[str]:
+    hosts = set()
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        try:
+            host, port, _ = parse_authority(entry, field="")
+        except InvalidRequest as exc:
+            raise InvalidSetting("must be host names or addresses, with commas") from exc
+        if port is not None:
+            raise InvalidSetting("must be without ports")
+        hosts.add(f"[{host}]" if ":" in host else host)
+    return frozenset(hosts)
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise InvalidSetting("must be true or false")
@@ -204,6 +231,10 @@ class Settings:
     )
     publish_timeout_s: float = _setting(30.0, _seconds, "for publishing one event")
     max_body_bytes: int = _setting(1_048_576, _count, "the largest request body")
+    max_header_bytes: int = _setting(8190, _count, "the longest header of a request")
+    request_timeout_s: float = _setting(
+        30.0, _seconds, "for a request to arrive, and for an answer to be read"
+    )
     max_event_bytes: int = _setting(1_000_000, _count, "the largest event that is written")
     max_result_bytes: int = _setting(262_144, _count, "how much of an answer a result keeps")
     state_url: str = _setting(
@@ -215,6 +246,12 @@ class Settings:
         (), _secrets, "signs delivered callbacks", secret=True
     )
     api_token: tuple[str, ...] = _setting((), _tokens, "callers of `/sync`", secret=True)
+    cors_origins: frozenset[str] = _setting(
+        frozenset(), _origins, "whose pages may call, from browsers"
+    )
+    allowed_hosts: frozenset[str] = _setting(
+        frozenset(), _hosts, "the only Host names that are answered"
+    )
     log_level: str = _setting("INFO", _log_level, "what is [logged](#logs)")
     threads: int = _setting(8, _count, "functions-framework's own")
     workers: int = _setting(1, _count, "functions-framework's own")

@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,12 @@ import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from relay import logs, metrics, operations
+from relay import logs, metrics, operations, server
 from relay.auth import check_token
 from relay.http import Request, Response, problem, problem_of
 from relay.problems import MethodNotAllowed, RelayError
 from relay.settings import Settings
+from relay.sites import Sites
 from relay.store import Census
 
 if TYPE_CHECKING:
@@ -28,12 +31,17 @@ if TYPE_CHECKING:
 LIVENESS = "/health/liveness"
 READINESS = "/health/readiness"
 METRICS = "/metrics"
+# What is asked by kubelet and Prometheus, who know the address of a pod and no name.
+_OWN = (LIVENESS, READINESS, METRICS)
+_KNATIVE_TIMEOUT_S = 300
+
+log = logging.getLogger(__name__)
 
 
 def prepare(
     app: flask.Flask, settings: Settings, census: Callable[[], Census] | None = None
 ) -> None:
-    """Give a function's app its probes, metrics and log, and answers that are problem documents.
+    """Give a function's app its server, probes, metrics, log, and answers that are problems.
 
     functions-framework would invoke an HTTP function for a probe and refuse one to a CloudEvent
     function; its own error pages are HTML, and one of them repeats every request header.
@@ -41,6 +49,7 @@ def prepare(
     Args:
         census: counts the requests that the store has; None where the other function does.
     """
+    server.configure(settings)
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
     app.register_error_handler(RelayError, _refused)
@@ -48,9 +57,16 @@ def prepare(
     app.register_error_handler(Exception, _unexpected)
     app.before_request(_begin)
     app.after_request(_finish)
+    _keep_out(app, Sites(settings))
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
     _measure(app, settings, census)
+    if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
+        log.warning(
+            "TARGET_TIMEOUT_S is %g: Knative ends each request after the service's timeoutSeconds,"
+            " %d unless it is set",
+            *(settings.target_timeout_s, _KNATIVE_TIMEOUT_S),
+        )
     # The worker is forked from this process, and shares its memory until one of them writes to it,
     # as a garbage collection does to each object it looks at.
     gc.freeze()
@@ -75,12 +91,33 @@ def _measure(app: flask.Flask, settings: Settings, census: Callable[[], Census] 
 def _begin() -> None:
     """Begin the line of log, and refuse what is no GET of the app's own."""
     request = flask.request
-    is_probe = request.path in (LIVENESS, READINESS, METRICS)
-    logs.begin(request.method, level=logging.DEBUG if is_probe else logging.INFO)
-    if is_probe:
+    is_own = request.path in _OWN
+    logs.begin(request.method, level=logging.DEBUG if is_own else logging.INFO)
+    if is_own:
         logs.note(route=request.path)
         if request.method not in ("GET", "HEAD"):  # functions-framework would invoke the function
             raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
+
+
+def _keep_out(app: flask.Flask, sites: Sites) -> None:
+    """Refuse what pages of other sites send, but for those that the operator has named."""
+
+    @app.before_request
+    def check() -> flask.Response | None:
+        request = flask.request
+        if request.path in _OWN:
+            return None
+        sites.check(request.method, request.path, request.headers.get)
+        preflight = sites.preflight(request.method, request.headers.get)
+        return None if preflight is None else to_flask(preflight)
+
+    @app.after_request
+    def allow(answer: flask.Response) -> flask.Response:
+        allowance = sites.allowance(flask.request.headers.get)
+        for name in {name for name, _ in allowance} - {"Vary"}:
+            del answer.headers[name]  # a target's own, which speaks for other pages
+        answer.headers.extend(allowance)
+        return answer
 
 
 def _finish(answer: flask.Response) -> flask.Response:
@@ -93,13 +130,19 @@ def from_flask(request: flask.Request) -> Request:
     """Return the relay's view of a request; its body is not read yet."""
     return Request(
         method=request.method,
-        path=request.path,
+        path=_path(request),
         query=request.query_string.decode("latin-1"),
         headers={name.lower(): value for name, value in request.headers.items()},
         # Not request.stream: it ends early without a word when the client dies.
         stream=request.environ["wsgi.input"],
         content_length=request.content_length,
     )
+
+
+def _path(request: flask.Request) -> str:
+    """Return the path as an ingress has seen it: Flask takes //sync for /sync."""
+    path: str = request.environ["PATH_INFO"]
+    return path if path.startswith("//") else request.path
 
 
 class _Exact(flask.Response):
@@ -115,16 +158,22 @@ def to_flask(response: Response) -> flask.Response:
     """Return Flask's form of an answer."""
     # A body that is an iterator counts as streamed, and only then does functions-framework not read
     # what the client still sends, however much that is.
-    answer = _Exact(_pieces(response), status=response.status, headers=list(response.headers))
+    caller = flask.request.environ.get("gunicorn.socket")
+    answer = _Exact(
+        _pieces(response, caller), status=response.status, headers=list(response.headers)
+    )
     close = getattr(response.body, "close", None)
     if close is not None:
         answer.call_on_close(close)
     return answer
 
 
-def _pieces(response: Response) -> Iterator[bytes]:
+def _pieces(response: Response, caller: socket.socket | None) -> Iterator[bytes]:
     try:
-        yield from response.body
+        for piece in response.body:
+            if caller is not None and response.until is not None:
+                caller.settimeout(max(0.001, response.until - time.monotonic()))
+            yield piece
     except GeneratorExit:
         logs.note(cut_off=True)
         logs.explain("the caller left before the end of the answer", logging.INFO)

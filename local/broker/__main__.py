@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--service", type=_service, action="append", metavar="NAME=URL", help=about)
     arguments = parser.parse_args()
     _log.setLevel(logging.INFO)
+    os.umask(0o077)  # events carry their publishers' credentials
     try:
         listener = listen(arguments.port)
         routing = Routing.from_manifests(

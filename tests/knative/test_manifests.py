@@ -100,6 +100,21 @@ def test_one_resource_with_its_number(file: Path) -> None:
     assert read(file)["metadata"]["name"]
 
 
+def test_no_pod_has_a_token() -> None:
+    """Nothing here talks to the Kubernetes API, so nothing may be stolen that could."""
+    accounts = resources(KNATIVE, "ServiceAccount")
+    functions = [read(file) for file in (REPOSITORY / "functions").glob("*/func.yaml")]
+    specs = [read(file).get("spec", {}) for file in FILES]
+    pods = [spec["template"]["spec"] for spec in specs if "template" in spec]
+
+    assert len(functions) == 2
+    for function in functions:
+        account = accounts[function["deploy"]["serviceAccountName"]]
+        assert account["automountServiceAccountToken"] is False
+    assert pods
+    assert all(pod["automountServiceAccountToken"] is False for pod in pods)
+
+
 @pytest.mark.parametrize("file", FILES, ids=file_id)
 def test_models_accept(file: Path) -> None:
     """Every field is one that the published Knative model, or Kubernetes' schema, has."""

@@ -92,9 +92,20 @@ def died(record: Record | None, *, round: int = 1) -> tuple[Record, bool]:
     )
 
 
-def finished(record: Record | None, ending: str = COMPLETED, attempts: int = 0) -> Record:
+def finished(
+    record: Record | None,
+    ending: str = COMPLETED,
+    attempts: int = 0,
+    print_: str | None = None,
+) -> Record:
     return finish(
-        record, TIMES, request_id="r", ending=ending, answer_status=200, attempts=attempts
+        record,
+        TIMES,
+        request_id="r",
+        ending=ending,
+        answer_status=200,
+        attempts=attempts,
+        fingerprint=print_,
     )
 
 
@@ -238,7 +249,7 @@ def test_a_call_is_claimed(record: Record | None) -> None:
     """Whoever delivers, it has been published; the claim is for a lease's time."""
     kept, attempt = claimed(record)
 
-    assert attempt == Attempt(caller="d", number=1, of_round=1)
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
     assert kept is not None
     assert (kept.state, kept.caller, kept.attempts) == (OPEN, "d", 1)
     assert kept.calling_until_ms == NOW + LEASE_MS
@@ -254,7 +265,8 @@ def test_a_copy_that_comes_meanwhile_waits() -> None:
 
     for kept, attempt in (claimed(given_back), claimed(CALLED, later(LEASE_MS))):
         assert kept is not None
-        assert (kept.attempts, attempt) == (2, Attempt(caller="d", number=2, of_round=2))
+        assert kept.attempts == 2
+        assert attempt == Attempt(caller="d", number=2, of_round=2, record=kept)
 
 
 def test_a_claim_is_counted_once() -> None:
@@ -264,7 +276,7 @@ def test_a_claim_is_counted_once() -> None:
     again, attempt = claimed(kept, later(1))
 
     assert again is kept
-    assert attempt == Attempt(caller="d", number=1, of_round=1)
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
 
 
 def test_a_claim_is_renewed_by_its_caller_alone() -> None:
@@ -287,7 +299,7 @@ def test_what_is_done_or_dead_is_not_called_again(record: Record) -> None:
 def test_a_retry_of_a_dead_request_is_called() -> None:
     """Also one that this store knows nothing of."""
     kept, attempt = claimed(accepted(IS_DEAD), round=2)
-    assert attempt == Attempt(caller="d", number=7, of_round=1)
+    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
     assert kept is not None
 
     kept, attempt = claimed(IS_DEAD, round=2)
@@ -300,7 +312,8 @@ def test_a_retry_of_a_dead_request_is_called() -> None:
 @pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, IS_DEAD])
 def test_another_event_with_the_same_id_is_called_without_a_claim(record: Record) -> None:
     """Ids are unique for one source only; what is no copy must not be taken for one."""
-    assert claimed(record, print_="g") == (record, Attempt())
+    assert claimed(record, print_="g") == (record, Attempt(is_strange=True))
+    assert finished(record, print_="g") is record
 
 
 @pytest.mark.parametrize("record", [None, NEW, ON_ITS_WAY, CALLED, UNHEARD, IS_DEAD])
@@ -311,6 +324,14 @@ def test_an_answer_ends_a_request(record: Record | None) -> None:
     assert (done.state, done.finished_ms, done.expires_ms) == (FAILED, NOW, NOW + 5_000)
     assert (done.caller, done.publisher, done.reason, done.error) == (None, None, None, None)
     assert done.attempts == max(2, record.attempts if record else 0)
+
+
+def test_an_answer_tells_whose_it_is() -> None:
+    """So that a later repeat finds it, though nobody had noted the request."""
+    done = finished(None, print_="f")
+
+    assert done.fingerprint == "f"
+    assert accepted(done) is done
 
 
 def test_the_first_answer_counts() -> None:

@@ -563,7 +563,7 @@ def serving_broken(folder: Path) -> Iterator[Function]:
     url = f"http://127.0.0.1:{port}"
     ready = f"{url}/health/readiness"
     with running(command, env={"PYTHONPATH": str(REPOSITORY)}, ready_url=ready) as process:
-        yield Function(url=url, port=port, process=process)
+        yield Function(name="broken", url=url, port=port, process=process)
 
 
 def test_defects(tmp_path: Path) -> None:

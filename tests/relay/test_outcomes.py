@@ -127,7 +127,8 @@ def test_a_made_up_result_cannot_break_the_answer_to_who_waits(send: Function) -
             "X B": ["1"],
             "Transfer-Encoding": ["chunked"],
             "Content-Length": ["99"],
-        }
+        },
+        "body": "done\ud800",  # half of a character
     }
     body = json.dumps({"targetURL": "http://127.0.0.1:1"})
     headers = {"Idempotency-Key": "r3", "Prefer": "wait=20"}
@@ -139,10 +140,10 @@ def test_a_made_up_result_cannot_break_the_answer_to_who_waits(send: Function) -
             assert came.status == 202
         answer = waiting.result()
 
-    assert (answer.status, answer.body) == (200, b"done")
+    assert (answer.status, answer.body) == (200, b"done?")
     assert answer.all("X-A") == ["2"]
     assert answer.all("X-Evil") == answer.all("X B") == answer.all("Transfer-Encoding") == []
-    assert answer.all("Content-Length") == ["4"]
+    assert answer.all("Content-Length") == ["5"]
 
 
 def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:
@@ -152,6 +153,33 @@ def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:
     known = call("GET", f"{send.url}/async/silent").json()
 
     assert (known["status"], known["reason"]) == ("dead", {})
+
+
+@pytest.mark.parametrize(
+    "event_type", ["other", f"{TYPE}.other", f"{TYPE}.retry", f"x{TYPE}", f"{TYPE}.retry1.other"]
+)
+def test_a_dead_letter_is_an_event_of_the_relays(send: Function, event_type: str) -> None:
+    """Nobody else's event becomes a dead request, which a retry would publish as it is."""
+    answer = deliver(send, "/event/dead-letter", event_type, {}, id="forged", source="/somebody")
+
+    detail = "ce-type must be that of a request or a result of this relay"
+    assert (answer.status, answer.json()["detail"]) == (403, detail)
+    assert call("GET", f"{send.url}/async/forged").status == 404
+
+
+def test_a_dead_letter_whose_id_is_no_text_is_refused(send: Function) -> None:
+    """What cannot be read is kept under its id; half of a character is none."""
+    unread = json.dumps({"specversion": "1.0", "id": "\ud800", "source": "s", "type": TYPE})
+    headers = {"Content-Type": "application/cloudevents+json"}
+
+    answer = call("POST", f"{send.url}/event/dead-letter", unread, headers)
+
+    assert (answer.status, answer.json()["field"]) == (400, "ce-id")
+
+
+def test_an_attempt_that_is_a_dead_letter_is_taken(send: Function) -> None:
+    """What is tried again is an event of its own type."""
+    assert deliver(send, "/event/dead-letter", f"{TYPE}.retry3", {}, id="later").status == 202
 
 
 def encoded(text: str) -> str:

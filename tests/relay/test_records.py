@@ -119,7 +119,7 @@ def test_an_open_request_tells_how_far_it_is(
     accept(records, request_id)
     attempt = claim(records, request_id)
     assert attempt.caller is not None
-    records.attempt_failed(request_id, attempt.caller, error="refused", next_in_s=2)
+    records.attempt_failed(request_id, attempt, error="refused", next_in_s=2)
 
     known = document(records, request_id)
 

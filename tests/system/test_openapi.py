@@ -413,7 +413,7 @@ def fail_twice(state_url: str, published: Received) -> None:
             assert isinstance(attempt, Attempt)
             assert attempt.caller is not None
             error = "the target answered 503"
-            records.attempt_failed(event.id, attempt.caller, error=error, next_in_s=next_in_s)
+            records.attempt_failed(event.id, attempt, error=error, next_in_s=next_in_s)
 
 
 def test_every_answer_shown_is_produced(answers: Mapping[str, object]) -> None:

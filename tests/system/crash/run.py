@@ -140,6 +140,8 @@ class _Publisher:
         envelope: dict[str, object] = {
             "targetURL": f"http://{self._target.authority}",
             "targetAPI": f"{CALLS}{event_id}",
+            # An answer that breaks off may then be asked for again.
+            "method": "PUT",
             "body": {"event": event_id},
         }
         if self._plan.asks_for_callback(event_id):
