@@ -35,8 +35,9 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
 
     Args:
         env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events and the
-            functions what becomes of requests, `MANIFESTS` a folder that replaces knative/; the
-            relay's own settings are passed on to the functions.
+            functions what becomes of requests, `BROKER_LIKE` whose dispatcher it follows
+            (`in-memory` or `kafka`), `MANIFESTS` a folder that replaces knative/; the relay's own
+            settings are passed on to the functions.
 
     Raises:
         FunctionError, ManifestError, OSError: A func.yaml or a manifest cannot be read.
@@ -86,6 +87,7 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     broker = program(
         *("broker", ports.broker, "/healthz", "-m", "local.broker"),
         *("--manifests", str(folder), "--data", str(data_dir)),
+        *("--like", env.get("BROKER_LIKE") or "in-memory"),
         *("--service", f"{send.name}={_url(ports.gateway)}"),
         *("--service", f"{receive.name}={_url(ports.receive)}"),
         *("--service", f"event-display={_url(ports.display)}"),

@@ -17,16 +17,22 @@ Records: what is known of a request. `records` notes each step of its `lifecycle
 which is `store_sqlite` or `store_redis`, and a target's answer as `results` puts it into JSON;
 `claims` keep others from making a call that is being made.
 
-Events: `events` reads and writes CloudEvents, `broker` publishes them.
+Events: `events` reads and writes CloudEvents, `broker` publishes them; `progress` is what they say
+of a request that waits or was given up, and `retries` decides which.
+
+Neighbours: `gate` lets a call through or not, by a `breaker` and a share of the `places` for each
+target, so that one delays nobody else.
 
 Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
-the egress policy permits; `responses` parses what comes back, `reasons` are why nothing does.
+the egress policy permits, after one of the `lookups`; `responses` parses what comes back, `reasons`
+are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `tracing` is what
 travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
 is the policy, which judges `addresses`.
 
-Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
-line for each request.
+Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `leaving`
+watches callers in case they go, `budget` bounds the bodies that are held, `logs` has one line for
+each request.
 """

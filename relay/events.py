@@ -32,6 +32,8 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 DEAD: Final = "dead"
 CALLBACK: Final = "callback"
+# The number of a tier follows.
+RETRY: Final = "retry"
 RESULTS: Final = (COMPLETED, FAILED)
 
 # More than any event has; what reads the event after the relay may need quadratic time.
@@ -146,6 +148,11 @@ class Event:
         return cls(attributes=rules.check(attributes), data=body)
 
 
+def is_text(value: str) -> bool:
+    """Tell whether an attribute may have a value (CloudEvents 1.0, section 3.1 "String")."""
+    return _NOT_TEXT.search(value) is None
+
+
 def text_of(raw: bytes) -> str:
     """Read the bytes of a header: Knative writes UTF-8, and others Latin-1."""
     try:
@@ -223,11 +230,6 @@ def _structured_data(
         return text.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise InvalidRequest("data", "must not have a lone surrogate") from exc
-
-
-def is_text(value: str) -> bool:
-    """Tell whether an attribute may have this value."""
-    return _NOT_TEXT.search(value) is None
 
 
 def _check_count(count: int) -> None:

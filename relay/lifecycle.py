@@ -72,6 +72,19 @@ class Busy:
     retry_after_s: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """The call was made, and failed.
+
+    Args:
+        error: why.
+        next_in_s: when there is another, if one is waited for.
+    """
+
+    error: str
+    next_in_s: float | None
+
+
 def status_of(record: Record, times: Times) -> str:
     """Return what a caller is told: accepted, completed, failed, dead or unknown."""
     if record.state in (COMPLETED, FAILED, DEAD):
@@ -195,12 +208,14 @@ def claim(
     fingerprint: str,
     target: str,
     caller: str,
+    attempt: int,
     round: int,
-) -> tuple[Record | None, Attempt | Busy | None]:
-    """Claim the next call for a request.
+) -> tuple[Record | None, Attempt | Busy | Made | None]:
+    """Claim a call for a request.
 
     Args:
-        round: that of the event that was delivered.
+        attempt: which call of its round it is, as the event says that was delivered.
+        round: that of the event.
 
     Returns:
         the record and what may be done; None when the request is done, or dead.
@@ -225,23 +240,32 @@ def claim(
         wait_ms = record.calling_until_ms - times.now_ms
         return record, Busy(retry_after_s=math.ceil(wait_ms / 1000))
     if not is_mine:
+        earlier = record.earlier_attempts if round <= record.round else record.attempts
+        made = record.attempts - earlier
+        # Whoever died in a call has not said how that ended: it is made again.
+        is_known = attempt < made or (attempt == made and record.caller is None)
+        if is_known or round < record.round:
+            left_ms = (record.next_attempt_ms or 0) - times.now_ms
+            next_in_s = left_ms / 1000 if left_ms > 0 else None
+            return record, Made(error=record.error or "the call failed", next_in_s=next_in_s)
         record = _heard(
             record,
             times,
             state=OPEN,
             round=max(round, record.round),
-            attempts=record.attempts + 1,
+            attempts=earlier + attempt,
+            earlier_attempts=earlier,
             caller=caller,
             calling_until_ms=times.now_ms + LEASE_MS,
             next_attempt_ms=None,
         )
-    attempt = Attempt(
+    claimed = Attempt(
         caller=caller,
         number=record.attempts,
         of_round=record.attempts - record.earlier_attempts,
         record=record,
     )
-    return record, attempt
+    return record, claimed
 
 
 def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
@@ -252,9 +276,15 @@ def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
 
 
 def attempt_failed(
-    record: Record | None, times: Times, *, caller: str, error: str, next_attempt_ms: int | None
+    record: Record | None,
+    times: Times,
+    *,
+    caller: str,
+    error: str,
+    next_attempt_ms: int | None,
+    made: bool = True,
 ) -> Record | None:
-    """Give a claim back after a call that is to be tried again."""
+    """Give a claim back after a call that is to be tried again, or was not made after all."""
     if record is None or record.caller != caller:
         return record
     return _heard(
@@ -264,6 +294,7 @@ def attempt_failed(
         calling_until_ms=0,
         error=error,
         next_attempt_ms=next_attempt_ms,
+        attempts=record.attempts - (not made),
     )
 
 

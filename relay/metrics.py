@@ -41,6 +41,7 @@ _HTTP_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.
 _DATABASE_S: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 _MOST_ATTEMPTS: Final = 10
+_READ_INTERVAL_S: Final = 1.0
 _RETRY = re.compile(r"\.retry[0-9]+$")
 # prometheus_client looks for it when it is imported.
 _SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -73,7 +74,9 @@ class Metrics:
         self._active = gauge("http_server_active_requests", "Requests that are being served.")
         threads = gauge("relay_threads", "How many can be (THREADS, times WORKERS).")
         threads.set(settings.threads * settings.workers)
-        self._gauges = [(each.read, gauge(each.name, each.meaning)) for each in operations.gauges]
+        self._gauges = [
+            (each.read, gauge(each.name, each.meaning)) for each in operations.gauges.values()
+        ]
         # Looking a series up costs as much as counting in it.
         self._requests = functools.cache(
             histogram(
@@ -142,8 +145,14 @@ class Metrics:
             self._active.dec()
             if operation.facts.get("route") not in _NOT_COUNTED:
                 self._count_request(operation)
-            for read, gauge in self._gauges:
-                gauge.set(read())
+            if self._is_shared and time.monotonic() > self._read_at_s + _READ_INTERVAL_S:
+                self._read_gauges()
+
+    def _read_gauges(self) -> None:
+        """Read what is not counted; of other processes a scrape has what they last read."""
+        self._read_at_s = time.monotonic()
+        for read, gauge in self._gauges:
+            gauge.set(read())
 
     def _count_request(self, operation: Operation) -> None:
         facts = operation.facts
@@ -184,8 +193,7 @@ class Metrics:
         from prometheus_client.exposition import choose_encoder
         from prometheus_client.multiprocess import MultiProcessCollector
 
-        for read, gauge in self._gauges:
-            gauge.set(read())
+        self._read_gauges()
         registry = self._registry
         if self._is_shared:
             _forget_the_dead()

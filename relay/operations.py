@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -83,20 +84,25 @@ class Watcher(Protocol):
     def ended(self, operation: Operation) -> None: ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Gauge:
     """A number that goes up and down, of this process.
 
     Args:
         name: of the metric, with its unit.
         meaning: in a sentence.
-        read: returns it now.
+        read: returns what it is now.
     """
 
-    __slots__ = ("meaning", "name", "read")
-
-    def __init__(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        self.name, self.meaning, self.read = name, meaning, read
+    name: str
+    meaning: str
+    read: Callable[[], float]
 
 
 watchers: Final[list[Watcher]] = []
-gauges: Final[list[Gauge]] = []
+gauges: Final[dict[str, Gauge]] = {}
+
+
+def gauge(name: str, meaning: str, read: Callable[[], float]) -> None:
+    """Have a number watched; see `Gauge`."""
+    gauges[name] = Gauge(name=name, meaning=meaning, read=read)

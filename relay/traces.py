@@ -54,12 +54,15 @@ class Traces:
 
     def joined(self, operation: Operation) -> None:
         kind, facts = operation.kind, operation.facts
+        known: dict[str, Fact] = {}
         if kind == CALL:
             name, span_kind = str(facts["method"]), SpanKind.CLIENT
         elif kind == PUBLICATION:
             name, span_kind = f"send {facts['type']}", SpanKind.PRODUCER
+            known = _message("send", facts)
         elif kind == REQUEST and "type" in facts:
             name, span_kind = f"process {facts['type']}", SpanKind.CONSUMER
+            known = _message("process", facts)
         elif kind == REQUEST:
             name, span_kind = str(facts["method"]), SpanKind.SERVER
         else:
@@ -69,6 +72,7 @@ class Traces:
             name,
             _CONTEXT.extract(dict(operation.trace)),
             kind=span_kind,
+            attributes=known,
             start_time=time.time_ns() - ago_ns,
         )
         operation.span = span
@@ -94,12 +98,9 @@ class Traces:
 
 def _attributes(operation: Operation) -> dict[str, Fact]:
     kind, facts = operation.kind, operation.facts
-    if kind == REQUEST and "type" in facts:
-        named = {**_message("process", facts), "http.response.status_code": facts["status"]}
-    elif kind == PUBLICATION:
-        named = _message("send", facts)
-    else:
-        named = {name: facts[fact] for fact, name in _NAMES.items() if fact in facts}
+    if "type" in facts:
+        return {_NAMES["status"]: facts["status"]} if "status" in facts else {}
+    named = {name: facts[fact] for fact, name in _NAMES.items() if fact in facts}
     attempt = int(logs.noted("attempt") or 0)
     if kind == CALL and attempt > 1:
         named["http.request.resend_count"] = attempt - 1

@@ -45,6 +45,9 @@ class TrackedRequest:
         target: `host[:port]`; "" when the event is not an envelope.
         status: The target's answer, or else the last delivery's; "" before the first.
         result: `completed` or `failed`; None before the result.
+        fate: `retrying` or `dead`, as Receive has said last; None before it has said so.
+        calls: How often the target was called since it was last published, as Receive has said.
+        earlier_calls: How often before that.
         progress: By the name of the Trigger.
         events: The keys of all events that belong to it, and what each is called.
         changed: The revision of the last change.
@@ -58,6 +61,9 @@ class TrackedRequest:
     target: str = ""
     status: str = ""
     result: str | None = None
+    fate: str | None = None
+    calls: int = 0
+    earlier_calls: int = 0
     progress: dict[str, Progress] = field(default_factory=dict)
     events: dict[Key, str] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
@@ -68,6 +74,8 @@ class TrackedRequest:
         """A result outweighs a dead letter, as for `GET /async/{id}`."""
         if self.result is not None:
             return self.result
+        if self.fate is not None:
+            return self.fate
         states = {each.state for each in self.progress.values()}
         for state in (DEAD, RETRYING, ACCEPTED):
             if state in states:
@@ -76,8 +84,9 @@ class TrackedRequest:
 
     @property
     def attempts(self) -> int:
-        """The most that any Trigger has made."""
-        return max((each.attempts for each in self.progress.values()), default=0)
+        """Calls to the target, or else the most deliveries that any Trigger has made."""
+        deliveries = max((each.attempts for each in self.progress.values()), default=0)
+        return max(self.earlier_calls + self.calls, deliveries)
 
 
 class Requests:
@@ -120,7 +129,16 @@ class Requests:
         if fact.reply_to is not None and ending in RESULTS:
             root.result = ending
             root.status = shortened(str(members_of(fact.event.data).get("status", "")))
+            _count_calls(root, fact)
             entry = timeline.result(fact, ending)
+        elif fact.reply_to is not None and ending == DEAD:
+            root.fate = DEAD
+            _count_calls(root, fact)
+            entry = timeline.dead(fact)
+        elif fact.reply_to is not None and re.fullmatch("retry[1-9]", ending):
+            root.fate = RETRYING
+            _count_calls(root, fact)
+            entry = timeline.waiting(fact)
         else:
             entry = timeline.follow_up(fact)
         self._claim(root, key, timeline.label(fact.event))
@@ -149,6 +167,8 @@ class Requests:
         if request is None:
             request = self._new(key, fact.event.attributes["type"], fact.at)
             request.target = target_of(fact.event)
+        request.fate = None
+        request.earlier_calls, request.calls = request.earlier_calls + request.calls, 0
         for trigger in fact.triggers:
             request.progress.setdefault(trigger, Progress()).state = ACCEPTED
         for entry in timeline.published(fact, is_again=is_again):
@@ -211,6 +231,15 @@ class Requests:
         request.changed = self.revision
         self._by_change[request.number] = request
         self._by_change.move_to_end(request.number)
+
+
+def _count_calls(request: TrackedRequest, fact: Accepted) -> None:
+    attributes = fact.event.attributes
+    attempts = attributes.get("relayattempts", "")
+    if re.fullmatch("[0-9]{1,6}", attempts, re.ASCII):
+        request.calls = int(attempts)
+    if request.result is None:
+        request.status = shortened(attributes.get("relaystatus", "no answer"))
 
 
 def _key(fact: Accepted) -> Key:

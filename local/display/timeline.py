@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from urllib.parse import unquote
 
 import msgspec
 
@@ -80,6 +81,31 @@ def result(fact: Accepted, ending: str) -> Entry:
     )
 
 
+def waiting(fact: Accepted) -> Entry:
+    """Describe the event of a tier: the target is called again when it is due."""
+    return Entry(
+        at=fact.at,
+        title="To be tried again",
+        details=(*_why(fact), _wanted_by(fact)),
+        tone=WAITING,
+        due_at=_unix_time(fact.event.attributes.get("relaynotbefore")),
+        event=masked(fact.event),
+    )
+
+
+def dead(fact: Accepted) -> Entry:
+    """Describe the event of a dead request."""
+    details = (*_why(fact), _wanted_by(fact))
+    return Entry(at=fact.at, title="Dead", details=details, tone=BAD, event=masked(fact.event))
+
+
+def _why(fact: Accepted) -> list[str]:
+    attributes = fact.event.attributes
+    attempts = shortened(attributes.get("relayattempts", "0"))
+    reason = unquote(attributes.get("relayreason", ""))
+    return [*([shortened(reason)] if reason else []), f"attempt {attempts}"]
+
+
 def follow_up(fact: Accepted) -> Entry:
     """Describe another event about the request."""
     kind = fact.event.attributes["type"]
@@ -141,5 +167,11 @@ def _unix_time(text: str | None) -> float:
 
 def label(event: Event) -> str:
     """Name the role of an event in a request."""
-    endings = {"callback": "the callback", "completed": "the result", "failed": "the result"}
+    endings = {
+        "callback": "the callback",
+        "completed": "the result",
+        "failed": "the result",
+        "dead": "the dead request",
+        **{f"retry{tier}": f"retry {tier}" for tier in range(1, 10)},
+    }
     return endings.get(event.attributes["type"].rpartition(".")[2], "an event")

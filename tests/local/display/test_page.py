@@ -12,7 +12,7 @@ from tests.local.display.conftest import Displaying
 from tests.local.display.facts import accepted, dies, result
 from tests.support.calls import call
 from tests.support.processes import wait_until
-from tests.support.stack import Relay, quick_manifests, started
+from tests.support.stack import Relay, quick_settings, started
 
 TOKEN = "a-token-of-the-tests"
 
@@ -29,7 +29,7 @@ def display(displaying: Displaying) -> Iterator[str]:
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     folder = tmp_path_factory.mktemp("stack")
     settings = {
-        "MANIFESTS": str(quick_manifests(folder / "knative")),
+        **quick_settings(folder / "knative"),
         "API_TOKEN": TOKEN,
     }
     with started(folder / "broker", settings=settings) as relay:

@@ -8,7 +8,7 @@ import pytest
 
 from local.broker.activity import DROPPED, RETRY, TO_DEAD_LETTER_SINK, Accepted, Attempted
 from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
-from tests.local.display.facts import TYPE, accepted, attempted, dies, result
+from tests.local.display.facts import TYPE, accepted, attempted, dies, follows, result
 
 DISPLAY = "default/event-display"
 
@@ -58,6 +58,25 @@ def titles(request: TrackedRequest) -> list[str]:
         ),
         ([accepted(), attempted("200 with a reply"), result("failed", 404)], "failed", 1, "404"),
         ([*dies(), result("completed", 200)], "completed", 2, "200"),
+        (
+            [accepted(), attempted("200 with a reply"), follows("retry1", 1)],
+            "retrying",
+            1,
+            "503",
+        ),
+        (
+            [accepted(), follows("retry1", 1), follows("retry2", 2, to="retry1")],
+            "retrying",
+            2,
+            "503",
+        ),
+        ([accepted(), follows("retry5", 5), follows("dead", 6, to="retry5")], "dead", 6, "503"),
+        (
+            [accepted(), follows("retry1", 1), follows("dead", 2, to="retry1"), accepted()],
+            "accepted",
+            2,
+            "503",
+        ),
         ([accepted(triggers=[DISPLAY]), attempted("202", trigger=DISPLAY)], "delivered", 1, "202"),
         ([accepted(triggers=[])], "accepted", 0, ""),
     ],
@@ -73,6 +92,10 @@ def titles(request: TrackedRequest) -> list[str]:
         "completed",
         "failed",
         "a result outweighs a dead letter",
+        "waits in a tier",
+        "waits in the next",
+        "given up by Receive",
+        "given up and published again",
         "an event that asks for no call",
         "an event that nobody wants",
     ],
@@ -122,6 +145,31 @@ def test_the_timeline_tells_it_all() -> None:
     assert delivered.details == ("200 with a reply", "attempt 2", "12 ms")
     assert completed.details == ("the target answered 200", "for Trigger results")
     assert "  subject: order-7\n" in str(completed.document()["event"])
+
+
+def test_the_timeline_tells_of_tiers() -> None:
+    """Each wait with its reason and its end, and the deliveries of the events that wait."""
+    request = only(
+        told(
+            accepted(),
+            attempted("200 with a reply"),
+            follows("retry1", 1),
+            attempted("200 with a reply", event_id="order-7.retry1", trigger="default/receive-r1"),
+            follows("dead", 2, to="retry1"),
+            attempted("202", event_id="order-7.dead", trigger="default/results"),
+        )
+    )
+
+    assert titles(request)[3:] == [
+        "To be tried again",
+        "Delivery of retry 1 by Trigger receive-r1",
+        "Dead",
+        "Delivery of the dead request by Trigger results",
+    ]
+    waiting, _, dead, _ = request.entries[3:]
+    assert waiting.details == ("the target answered 503", "attempt 1", "for Trigger receive-retry1")
+    assert waiting.due_at == 1002.5
+    assert dead.details == ("the target answered 503", "attempt 2", "for Trigger results")
 
 
 @pytest.mark.parametrize(
