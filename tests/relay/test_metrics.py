@@ -77,10 +77,6 @@ def post(function: Function, path: str, target: Peer, api: str = "/", **headers:
     return call("POST", function.url + path, envelope, headers)
 
 
-def deliver(function: Function, target: Peer, api: str, event_type: str, event_id: str) -> Answer:
-    return post(function, "/", target, api, **{**EVENT, "Ce-Type": event_type, "Ce-Id": event_id})
-
-
 def test_requests_and_calls_are_counted_by_route_target_and_status(
     send: Function, target: Peer
 ) -> None:
@@ -171,17 +167,16 @@ def test_a_target_is_called_as_the_operator_wrote_it(host: str, port: int, label
 
 def test_deliveries_and_their_attempts_are_counted(target: Peer) -> None:
     """Those that are tried again stand apart from those that come for the first time."""
-    with serving("receive", {"ALLOWED_TARGETS": "127.0.0.1"}) as receive:
-        deliver(receive, target, "/busy", TYPE, "a")
-        deliver(receive, target, "/busy", TYPE, "a")
-        deliver(receive, target, "/", f"{TYPE}.retry1", "b")
+    env = {"ALLOWED_TARGETS": "127.0.0.1", "RETRY_DELAYS_S": "0.1"}
+    with serving("receive", env) as receive:
+        failed = post(receive, "/", target, "/busy", **EVENT)
+        retry = {name: value for name, value in failed.headers if name.lower().startswith("ce-")}
+        post(receive, "/", target, "/busy", **retry, **{"Content-Type": "application/json"})
 
-        first = {"http_route": "/", "lane": "first"}
-        soon(receive, f"{REQUESTS}_count", 2, **first, error_type="503")
-        soon(receive, f"{REQUESTS}_count", 1, lane="retry")
-        calls = {"server_address": "127.0.0.1", "status_class": "5xx"}
-        soon(receive, "relay_target_calls_total", 1, **calls, attempt="1", lane="first")
-        soon(receive, "relay_target_calls_total", 1, **calls, attempt="2", lane="retry")
+        for lane, attempt in (("first", "1"), ("retry", "2")):
+            soon(receive, f"{REQUESTS}_count", 1, http_route="/", lane=lane)
+            labels = {"server_address": "127.0.0.1", "lane": lane, "attempt": attempt}
+            soon(receive, "relay_target_calls_total", 1, status_class="5xx", **labels)
         assert "relay_open_requests" not in scrape(receive)  # Send tells
 
 
@@ -214,6 +209,23 @@ def test_a_broker_that_is_away_is_seen(target: Peer) -> None:
         publications = {"published": "no", "error_type": "BrokerUnavailable"}
         name = "messaging_client_operation_duration_seconds_count"
         soon(send, name, 1, **publications)
+
+
+def test_a_target_that_is_left_alone_is_seen(target: Peer) -> None:
+    """And how much memory the bodies of requests take."""
+    env = {"ALLOWED_TARGETS": "127.0.0.1", "BREAKER_FAILURES": "1"}
+    with serving("send", env) as send:
+        soon(send, "relay_open_circuits", 0)
+        closed = f'{{"targetURL": "http://127.0.0.1:{free_port()}"}}'
+        call("POST", f"{send.url}/sync", closed)
+        soon(send, "relay_open_circuits", 1)
+
+        target.on("/slow", peers.until_gone)
+        hanging = threading.Thread(target=_until_cut, args=(send, target))
+        hanging.start()
+        wait_until(lambda: number(send, "relay_bodies_held_bytes") > 0, 10, "a body that is held")
+        send.process.kill()
+        hanging.join()
 
 
 def test_a_store_that_is_away_is_seen(target: Peer, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support import peers
 from tests.support.calls import call
-from tests.support.peers import Peer, answer_of
+from tests.support.peers import Peer, Talk, answer_of
 from tests.support.processes import REPOSITORY, free_port, python, wait_until
 from tests.support.relayed import TYPE, Relayed, relayed
 
@@ -50,9 +50,15 @@ class Collector:
 @contextmanager
 def traced() -> Iterator[tuple[Relayed, Collector]]:
     with peers.serving() as peer:
-        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": peer.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-        with relayed(**settings) as system:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": peer.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        with relayed(**env, RETRY_DELAYS_S="0.1,0.1") as system:
             yield system, Collector(peer)
+
+
+def failing_once() -> Talk:
+    """Make a target that is busy at first."""
+    answers = [answer_of(503), answer_of(200)]
+    return lambda connection: connection.sendall(answers.pop(0))
 
 
 def attributes(span: Span) -> dict[str, object]:
@@ -76,12 +82,10 @@ def parents(spans: list[Span]) -> dict[str, str]:
 def test_one_trace_leads_from_the_caller_to_the_target() -> None:
     """Through Send, the event, each attempt of Receive, and back with the result."""
     with traced() as (system, collector):
-        system.target.on("/", answer_of(503))
+        system.target.on("/", failing_once())
         headers = TRACED | CARRIED | {"Idempotency-Key": "order-1"}
         call("POST", f"{system.send.url}/async", system.envelope("/"), headers)
         (event,) = system.published()
-        assert call("POST", system.receive.url, event.data, event.headers).status == 503
-        system.target.on("/", answer_of(200))
         system.deliver(event)
         spans = collector.wait(7)
         called = system.target.received("/")
@@ -92,9 +96,9 @@ def test_one_trace_leads_from_the_caller_to_the_target() -> None:
         f"send {TYPE} #1": "POST /async #1",
         f"process {TYPE} #1": f"send {TYPE} #1",
         "POST #1": f"process {TYPE} #1",
-        f"process {TYPE} #2": f"send {TYPE} #1",
-        "POST #2": f"process {TYPE} #2",
-        "POST /event/callback #1": f"process {TYPE} #2",
+        f"process {TYPE}.retry1 #1": f"process {TYPE} #1",
+        "POST #2": f"process {TYPE}.retry1 #1",
+        "POST /event/callback #1": f"process {TYPE}.retry1 #1",
     }
     clients = [span for span in spans if span.kind == Span.SPAN_KIND_CLIENT]
     assert [each.header("traceparent") for each in called] == [
@@ -108,13 +112,12 @@ def test_one_trace_leads_from_the_caller_to_the_target() -> None:
 def test_spans_say_what_the_conventions_ask_for() -> None:
     """Names and attributes are those of OpenTelemetry, for HTTP, messaging and CloudEvents."""
     with traced() as (system, collector):
-        system.target.on("/", answer_of(503))
+        system.target.on("/", failing_once())
         headers = {"Idempotency-Key": "order-1"}
         call("POST", f"{system.send.url}/async", system.envelope("/"), headers)
         (event,) = system.published()
-        for _ in range(2):
-            call("POST", system.receive.url, event.data, event.headers)
-        server, producer, _, first, consumer, client = collector.wait(6)
+        system.deliver(event)
+        server, producer, first, failed, consumer, client, _ = collector.wait(7)
 
     kinds = [span.kind for span in (server, producer, consumer, client)]
     assert kinds == [
@@ -137,23 +140,28 @@ def test_spans_say_what_the_conventions_ask_for() -> None:
     }
     sent = {"messaging.operation.name": "send", "messaging.operation.type": "send"}
     assert attributes(producer) == message | sent
-    assert attributes(consumer) == message | {
-        "messaging.operation.name": "process",
-        "messaging.operation.type": "process",
-        "http.response.status_code": 503,
-        "error.type": "503",
+    processed = {"messaging.operation.name": "process", "messaging.operation.type": "process"}
+    answered = {"http.response.status_code": 200}
+    assert attributes(first) == message | processed | answered
+    assert attributes(consumer) == processed | answered | {
+        "messaging.system": "knative",
+        "messaging.destination.name": f"{TYPE}.retry1",
+        "messaging.message.id": "order-1.retry1",
+        "cloudevents.event_id": "order-1.retry1",
+        "cloudevents.event_type": f"{TYPE}.retry1",
     }
     of_call = {
         "http.request.method": "POST",
         "url.scheme": "http",
         "server.address": "127.0.0.1",
         "server.port": system.target.port,
+    }
+    assert attributes(failed) == of_call | {
         "http.response.status_code": 503,
         "error.type": "503",
     }
-    assert attributes(first) == of_call
-    assert attributes(client) == of_call | {"http.request.resend_count": 1}
-    assert [span.status.code for span in (server, client)] == [0, 2]
+    assert attributes(client) == of_call | answered | {"http.request.resend_count": 1}
+    assert [span.status.code for span in (server, failed)] == [0, 2]
 
 
 def test_a_call_at_once_is_traced_to_its_target() -> None:
