@@ -14,8 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from relay.headers import Headers
-from relay.operations import REQUEST, Fact, Operation
+from relay.operations import REQUEST, Carried, Fact, Operation
 from relay.problems import RelayError
 
 # The longest text from outside that a field holds. containerd splits a line at 16 KiB, and one
@@ -52,7 +51,7 @@ def begin(method: str, *, level: int = logging.INFO) -> None:
     request.begin()
 
 
-def join(trace: Headers) -> Headers:
+def join(trace: Carried) -> Carried:
     """Make the current request part of a trace; return the headers that go along from here."""
     line = _current.get()
     return trace if line is None else line.request.join(trace)

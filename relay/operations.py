@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol
 
-from relay.headers import Headers
-
 Fact = str | int | float | bool
+Carried = tuple[tuple[str, str], ...]  # headers
 
 REQUEST: Final = "request"  # or delivery, that is answered
 CALL: Final = "call"  # of a target, until the headers of its answer
@@ -33,7 +32,7 @@ class Operation:
     __slots__ = ("duration_s", "error", "facts", "kind", "span", "started_s", "trace")
 
     def __init__(
-        self, kind: str, facts: dict[str, Fact] | None = None, trace: Headers = ()
+        self, kind: str, facts: dict[str, Fact] | None = None, trace: Carried = ()
     ) -> None:
         self.kind = kind
         self.facts = {} if facts is None else facts
@@ -61,7 +60,7 @@ class Operation:
         for watcher in watchers:
             watcher.began(self)
 
-    def join(self, trace: Headers) -> Headers:
+    def join(self, trace: Carried) -> Carried:
         """Make it part of a trace; return the headers that go along from here."""
         self.trace = trace
         for watcher in watchers:
