@@ -95,6 +95,50 @@ def test_alerts_become_true_when_they_should(tmp_path: Path) -> None:
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+def test_an_alert_becomes_true_of_what_the_functions_tell(tmp_path: Path) -> None:
+    """A request that is really dead, as Send tells of it, sets off the alert for dead requests."""
+    with serving("send", {"ALLOWED_TARGETS": "127.0.0.1"}) as send:
+        own = {"ce-source": Settings().event_source, "ce-type": Settings().event_type}
+        lost = {"ce-specversion": "1.0", "ce-id": "a", **own}
+        envelope = '{"targetURL": "http://127.0.0.1:9"}'
+        call("POST", f"{send.url}/event/dead-letter", envelope, lost)
+        text = call("GET", f"{send.url}/metrics").body.decode()
+    series = [
+        {"series": f'{sample.name}{{namespace="shop"}}', "values": f"{sample.value}x5"}
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.labels
+    ]
+    case = {
+        "interval": "1m",
+        "input_series": series,
+        "promql_expr_test": [
+            {
+                "expr": f'count by (alertname) (ALERTS{{alertname="{alert["alert"]}"}})',
+                "eval_time": "5m",
+                "exp_samples": [
+                    {"labels": f'{{alertname="{alert["alert"]}"}}', "value": 1}
+                    for _ in range(alert["alert"] == "RelayRequestsDead")
+                ],
+            }
+            for alert in ALERTS
+        ],
+    }
+    test = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [case]}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(RULES), encoding="utf-8")
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test), encoding="utf-8")
+
+    ran = subprocess.run(
+        [promtool(), "test", "rules", "test.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 def test_every_alert_is_tested_and_explained() -> None:
     """What wakes somebody up has a test that makes it true, and a line that says what to do."""
     tests = yaml.safe_load((MONITORING / "alerts_test.yaml").read_text(encoding="utf-8"))["tests"]
