@@ -18,7 +18,7 @@ from relay.settings import Settings
 from tests.support import peers
 from tests.support.calls import call
 from tests.support.functions import serving
-from tests.support.processes import REPOSITORY
+from tests.support.processes import REPOSITORY, wait_until
 
 MONITORING = REPOSITORY / "knative" / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
@@ -59,13 +59,18 @@ def told() -> dict[str, set[str]]:
             lost = {"ce-specversion": "1.0", "ce-id": "a", **own}
             dead = call("POST", f"{send.url}/event/dead-letter", envelope, lost)
             assert dead.status == 202
-            call("GET", send.url)  # its thread has counted what came before
-            text = call("GET", f"{send.url}/metrics").body.decode()
+            text = wait_until(lambda: _with_outcomes(send.url), 10, "the outcome to be counted")
     labels: dict[str, set[str]] = {KAFKA_LAG: {"consumergroup", "topic", "partition"}}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels.setdefault(sample.name, set()).update(sample.labels)
     return labels
+
+
+def _with_outcomes(url: str) -> str | None:
+    """Ask for the metrics: a request counts when its caller has had the answer."""
+    text = call("GET", f"{url}/metrics").body.decode()
+    return text if "relay_outcomes_total{" in text else None
 
 
 @pytest.mark.parametrize("expression", list(expressions()))
