@@ -26,7 +26,7 @@ from relay.addresses import reach_of
 from relay.egress import AllowedTarget
 from relay.envelope import METHODS
 from relay.operations import CALL, PUBLICATION, REQUEST, STORE, Operation
-from relay.problems import RelayError, StateUnavailable
+from relay.problems import DeadlineExceeded, RelayError, StateUnavailable, TargetFailed
 from relay.settings import Settings
 from relay.store import Census
 
@@ -66,60 +66,59 @@ class Metrics:
         self._store_collector = None if census is None else _StoreCollector(census)
         if self._store_collector is not None and not self._is_shared:
             self._registry.register(self._store_collector)
-        histogram = functools.partial(prometheus.Histogram, registry=self._registry)
-        counter = functools.partial(prometheus.Counter, registry=self._registry)
-        gauge = functools.partial(
-            prometheus.Gauge, registry=self._registry, multiprocess_mode="livesum"
-        )
+
+        # Looking a series up costs as much as counting in it, hence the caches.
+        def histogram(
+            name: str, meaning: str, labels: str, buckets: tuple[float, ...] = _HTTP_S
+        ) -> Callable[..., prometheus.Histogram]:
+            metric = prometheus.Histogram(
+                name, meaning, labels.split(), buckets=buckets, registry=self._registry
+            )
+            return functools.cache(metric.labels)
+
+        def counter(name: str, meaning: str, labels: str) -> Callable[..., prometheus.Counter]:
+            metric = prometheus.Counter(name, meaning, labels.split(), registry=self._registry)
+            return functools.cache(metric.labels)
+
+        def gauge(name: str, meaning: str) -> prometheus.Gauge:
+            return prometheus.Gauge(
+                name, meaning, registry=self._registry, multiprocess_mode="livesum"
+            )
+
         self._active = gauge("http_server_active_requests", "Requests that are being served.")
         threads = gauge("relay_threads", "How many can be (THREADS, times WORKERS).")
         threads.set(settings.threads * settings.workers)
         self._gauges = [
             (each.read, gauge(each.name, each.meaning)) for each in operations.gauges.values()
         ]
-        # Looking a series up costs as much as counting in it.
-        self._requests = functools.cache(
-            histogram(
-                "http_server_request_duration_seconds",
-                "Requests, to the last byte of the answer.",
-                _labels("http_request_method http_route http_response_status_code error_type lane"),
-                buckets=_HTTP_S,
-            ).labels
+        self._read_at_s = 0.0
+        self._requests = histogram(
+            "http_server_request_duration_seconds",
+            "Requests, to the last byte of the answer.",
+            "http_request_method http_route http_response_status_code error_type lane",
         )
-        self._calls = functools.cache(
-            histogram(
-                "http_client_request_duration_seconds",
-                "Calls of targets, to the headers of the answer.",
-                _labels("http_request_method server_address http_response_status_code error_type"),
-                buckets=_HTTP_S,
-            ).labels
+        self._calls = histogram(
+            "http_client_request_duration_seconds",
+            "Calls of targets, to the headers of the answer.",
+            "http_request_method server_address http_response_status_code error_type",
         )
-        self._attempts = functools.cache(
-            counter(
-                "relay_target_calls",
-                "Calls of targets, by the class of the status and the number of the attempt.",
-                _labels("server_address status_class lane attempt"),
-            ).labels
+        self._attempts = counter(
+            "relay_target_calls",
+            "Calls of targets, by the class of the status and the number of the attempt.",
+            "server_address status_class lane attempt",
         )
-        self._publications = functools.cache(
-            histogram(
-                "messaging_client_operation_duration_seconds",
-                "Publications, and whether the Broker has the event: yes, no or unknown.",
-                _labels("messaging_operation_name messaging_system published error_type"),
-                buckets=_HTTP_S,
-            ).labels
+        self._publications = histogram(
+            "messaging_client_operation_duration_seconds",
+            "Publications, and whether the Broker has the event: yes, no or unknown.",
+            "messaging_operation_name messaging_system published error_type",
         )
-        self._store = functools.cache(
-            histogram(
-                "db_client_operation_duration_seconds",
-                "Uses of the store.",
-                _labels("db_system_name error_type"),
-                buckets=_DATABASE_S,
-            ).labels
+        self._store = histogram(
+            "db_client_operation_duration_seconds",
+            "Uses of the store.",
+            "db_system_name error_type",
+            _DATABASE_S,
         )
-        self._outcomes = functools.cache(
-            counter("relay_outcomes", "What became of requests.", _labels("outcome")).labels
-        )
+        self._outcomes = counter("relay_outcomes", "What became of requests.", "outcome")
         self._database = "redis" if settings.state_url.startswith("redis") else "sqlite"
         self._address = functools.lru_cache(1024)(
             functools.partial(address_label, settings.allowed_targets)
@@ -178,7 +177,9 @@ class Metrics:
         attempt = int(logs.noted("attempt") or 0)
         lane = "sync" if logs.noted("type") is None else "retry" if attempt > 1 else "first"
         number = str(min(attempt, _MOST_ATTEMPTS)) if attempt else ""
-        self._attempts(address, status_class or "none", lane, number).inc()
+        if isinstance(operation.error, TargetFailed | DeadlineExceeded):
+            status_class = "none"
+        self._attempts(address, status_class, lane, number).inc()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Write all numbers as they are now.
@@ -243,10 +244,6 @@ def address_label(allowed: tuple[AllowedTarget, ...], host: str, port: int) -> s
         if address is not None and entry.covers_address(address, port, reach_of(address)):
             return str(entry.network).removesuffix("/32").removesuffix("/128")
     return "other"
-
-
-def _labels(names: str) -> list[str]:
-    return names.split()
 
 
 def _error(operation: Operation) -> str:
