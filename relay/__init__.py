@@ -10,6 +10,9 @@ Serving: `server` is gunicorn as the relay wants it. It hands requests on once t
 (`arrivals`, in the `inbox` of their connection), answers what is none (`refusals`), and gives up on
 `callers` who do not read. `sites` keeps other sites' pages out.
 
+Watching: `metrics` counts for Prometheus what `operations` tells, `traces` makes spans of it for
+OpenTelemetry, where that is on.
+
 Outcomes: what became of a request. `outcomes` takes what comes back, `status` tells of one request
 and steers it, `lists` does so for many; some callers are `waiting`. `auth` authenticates callers,
 callbacks and the relay's own events.
@@ -30,10 +33,10 @@ are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `bodies` are what their headers say, and `forwarded` is how
-a request came. `tracing` is what travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
-is the policy, which judges `addresses`.
+a request came. `tracing` is what travels with a call. `settings` is what an operator can set, with
+`tls` for certificates; `egress` is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `leaving`
 watches callers in case they go, `budget` bounds the bodies that are held, `logs` has one line for
-each request.
+each request; `operations` tells whoever watches what is done, and how long it takes.
 """

@@ -68,7 +68,7 @@ from relay.results import Result
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
 from relay.store import CANCELLED, open_store
-from relay.tracing import next_hop, trace_context, trace_id
+from relay.tracing import as_attributes, context_in, context_of, next_hop, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,11 @@ class Receive:
         """
         event = Event.from_http(headers, body)
         logs.note(id=event.id, type=event.type)
-        trace = trace_context(headers.get("traceparent"), headers.get("tracestate"))
-        event = replace(event, attributes={**dict(trace), **event.attributes})
+        came = as_attributes(context_of(headers))
+        if "traceparent" in event.attributes:  # its trace is the one; what else came may be kept
+            came.pop("tracestate", None)
+        context = logs.join(context_in({**came, **event.attributes}))
+        event = replace(event, attributes={**event.attributes, **as_attributes(context)})
         logs.note(trace=trace_id(event.attributes.get("traceparent")))
         progress = Progress.of(event, self._settings.event_type, time.time())
         logs.note(id=progress.request_id)
@@ -332,7 +335,7 @@ class Receive:
             "type": f"{self._settings.event_type}.{ending}",
             "subject": request_id,
             "datacontenttype": JSON,
-            **dict(_trace(event)),
+            **as_attributes(_trace(event)),
         }
         for name in (MAC, ROUND):
             if name in event.attributes:
@@ -375,4 +378,4 @@ def _envelope(event: Event) -> Envelope:
 
 
 def _trace(event: Event) -> Headers:
-    return trace_context(event.attributes.get("traceparent"), event.attributes.get("tracestate"))
+    return context_in(event.attributes)

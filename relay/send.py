@@ -38,7 +38,7 @@ from relay.results import Result
 from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
 from relay.store import open_store
-from relay.tracing import hops_of, next_hop, trace_context, trace_id
+from relay.tracing import PASSED_ON, as_attributes, context_of, hops_of, next_hop, trace_id
 from relay.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Send:
         store = open_store(
             settings.state_url, ttl_s=settings.state_ttl_s, max_bytes=settings.state_max_bytes
         )
+        self.census = store.census
         self._records = Records(store, settings)
         self._signatures = Signatures(settings, store)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
@@ -100,6 +101,7 @@ class Send:
 
     def handle(self, request: Request) -> Response:
         """Answer one request; an error becomes a problem document."""
+        request = _joined(request)
         logs.note(trace=trace_id(request.headers.get("traceparent")))
         try:
             return self._handler(request)(request)
@@ -301,7 +303,7 @@ class Send:
         self, request: Request, event: Event, callback: object = None, *, is_request: bool = False
     ) -> None:
         trace = _trace(request)
-        attributes = {**event.attributes, **dict(trace)}
+        attributes = {**event.attributes, **as_attributes(trace)}
         event = self._signatures.stamp(replace(event, attributes=attributes), callback)
         self._broker.publish(event, trace=trace, is_request=is_request)
 
@@ -310,5 +312,15 @@ def _applied(*preferences: str) -> Headers:
     return (("Preference-Applied", ", ".join(preferences)),) if preferences else ()
 
 
+def _joined(request: Request) -> Request:
+    """Make a request part of the trace it came with, or of that of the event that it brings."""
+    own = request.headers.get("ce-traceparent") if request.path in _BROKERS else None
+    came = request.headers if own is None else {**request.headers, "traceparent": own}
+    context = logs.join(context_of(came))
+    return replace(
+        request, headers={**request.headers, **dict.fromkeys(PASSED_ON, ""), **dict(context)}
+    )
+
+
 def _trace(request: Request) -> Headers:
-    return trace_context(request.headers.get("traceparent"), request.headers.get("tracestate"))
+    return context_of(request.headers)

@@ -150,6 +150,22 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Census:
+    """How many requests there are; what has expired may still count for a moment.
+
+    Args:
+        open: that are on their way, as far as anybody knows.
+        dead: dead.
+        oldest_open_ms: when the oldest of the open ones was accepted, in milliseconds since 1970;
+            None when there is none.
+    """
+
+    open: int
+    dead: int
+    oldest_open_ms: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Write:
     """One change, as a backend makes it.
 
@@ -263,6 +279,10 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def count(self, listing: Listing) -> int:
         """Count requests; some that have just expired may be among them."""
+
+    @abc.abstractmethod
+    def census(self) -> Census:
+        """Count the requests, by indexes alone."""
 
     @abc.abstractmethod
     def add_callback(

@@ -9,6 +9,7 @@ The keys, each with an expiry:
     relay:used:KEY        who has used it
     relay:listed:STATE    sorted set: the ids of requests, by the time by which they are listed
     relay:listed:STATE:TARGET    likewise, of the calls to one target
+    relay:open            sorted set: the ids of open requests, by the time when each was accepted
     relay:answers         sorted set: SIZE:ID of each answer, by the time it came
     relay:answers:bytes   the sum of these sizes
 """
@@ -28,13 +29,15 @@ from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
-from relay.events import RESULTS
+from relay.events import DEAD, RESULTS
+from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
-from relay.store import Listing, Place, Record, Store, Whole, Write
+from relay.store import OPEN, Census, Listing, Place, Record, Store, Whole, Write
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 2.0
+_OPEN: Final = "relay:open"
 _ANSWERS: Final = "relay:answers"
 _ANSWERS_BYTES: Final = "relay:answers:bytes"
 # How many answers one call may drop: a script holds up everybody.
@@ -68,12 +71,13 @@ end
 # KEYS answers, sum; ARGV most, oldest_ms, batch.
 _MAKE_ROOM: Final = f"{_DROP}return drop(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])"
 
-# KEYS request, answers, sum. ARGV, each '' where there is none:
+# KEYS request, answers, sum, open. ARGV, each '' where there is none:
 #    1 id              2 old version       3 new version, none to delete    4 '1' for anew
 #    5 record          6 its expiry, ms    7 the longest expiry, ms         8 now, ms
 #    9 the time by which it is listed      10 '1' when it is done   11 answer   12 event
 #   13 how much the answers may be together   14 how many to drop at once
 #   15, 16 the lists that it was in        17, 18 the lists that it is to be in
+#   19 when it was accepted, while it is open
 _WRITE: Final = f"""{_DROP}
 local function unlist(id, list, of_target)
     if list ~= '' then redis.call('ZREM', list, id) end
@@ -91,6 +95,7 @@ if version ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then
     redis.call('DEL', KEYS[1])
     unlist(ARGV[1], ARGV[15], ARGV[16])
+    redis.call('ZREM', KEYS[4], ARGV[1])
     return 1
 end
 redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[5])
@@ -100,6 +105,11 @@ local oldest_ms = tonumber(ARGV[8]) - tonumber(ARGV[7])
 if ARGV[15] ~= ARGV[17] or ARGV[16] ~= ARGV[18] then unlist(ARGV[1], ARGV[15], ARGV[16]) end
 list(ARGV[1], ARGV[9], ARGV[17], oldest_ms, ARGV[7])
 list(ARGV[1], ARGV[9], ARGV[18], oldest_ms, ARGV[7])
+if ARGV[19] ~= '' then
+    list(ARGV[1], ARGV[19], KEYS[4], oldest_ms, ARGV[7])
+else
+    redis.call('ZREM', KEYS[4], ARGV[1])
+end
 if ARGV[10] == '1' then
     redis.call('HDEL', KEYS[1], 'event')
 elseif ARGV[12] ~= '' then
@@ -221,6 +231,17 @@ class RedisStore(Store):
         with _told():
             return cast("int", self._redis.zcount(name, self._first_ms(listing), listing.to_ms))
 
+    def census(self) -> Census:
+        with _told():
+            pipeline = self._redis.pipeline(transaction=False)
+            now_ms = self.now_ms()
+            pipeline.zremrangebyscore(_OPEN, "-inf", now_ms - self._ttl_ms)
+            for state in (OPEN, DEAD):
+                pipeline.zcount(_list(state, None), now_ms - self._ttl_ms + 1, "+inf")
+            pipeline.zrange(_OPEN, 0, 0, withscores=True)
+            _, is_open, dead, oldest = pipeline.execute()
+        return Census(open=is_open, dead=dead, oldest_open_ms=int(oldest[0][1]) if oldest else None)
+
     def add_callback(
         self,
         request_id: str,
@@ -299,8 +320,9 @@ class RedisStore(Store):
             _BATCH,
             *_lists(write.old),
             *_lists(record),
+            (record.accepted_ms or now_ms) if record is not None and record.listed == OPEN else "",
         )
-        keys = [_request(write.id), _ANSWERS, _ANSWERS_BYTES]
+        keys = [_request(write.id), _ANSWERS, _ANSWERS_BYTES, _OPEN]
         size = sum(len(each) for each in args if isinstance(each, bytes))
         with _told():
             return bool(
@@ -356,11 +378,12 @@ def _is_full(error: Exception) -> bool:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Turn what Redis and the network say into the relay's own error."""
-    try:
-        yield
-    except (RedisError, OSError) as exc:
-        # Not in Redis's own words: they may repeat what was sent.
-        log.debug("the state: %s", type(exc).__name__)
-        if _is_full(exc):
-            raise StateUnavailable("the state is full (STATE_URL)") from exc
-        raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
+    with Operation(STORE):
+        try:
+            yield
+        except (RedisError, OSError) as exc:
+            # Not in Redis's own words: they may repeat what was sent.
+            log.debug("the state: %s", type(exc).__name__)
+            if _is_full(exc):
+                raise StateUnavailable("the state is full (STATE_URL)") from exc
+            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

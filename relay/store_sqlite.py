@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from relay.events import RESULTS
+from relay.events import DEAD, RESULTS
+from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
-from relay.store import Listing, Place, Record, Store, Whole, Write
+from relay.store import OPEN, Census, Listing, Place, Record, Store, Whole, Write
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +38,14 @@ _HIGH_WATER: Final = 0.95
 # A record is kept as JSON; beside it stands what is searched for. Answers are numbered, so that the
 # oldest, which go first, lie together; no number is given twice, since a record keeps that of an
 # answer that is gone.
-_SCHEMA: Final = """
+_SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY,
     version TEXT NOT NULL,
     listed TEXT NOT NULL,
     listed_ms INTEGER NOT NULL,
     target TEXT,
+    accepted_ms INTEGER,
     expires_ms INTEGER NOT NULL,
     answer INTEGER,
     record TEXT NOT NULL
@@ -51,6 +53,7 @@ CREATE TABLE IF NOT EXISTS requests (
 CREATE INDEX IF NOT EXISTS requests_expiry ON requests (expires_ms);
 CREATE INDEX IF NOT EXISTS requests_listed ON requests (listed, listed_ms, id);
 CREATE INDEX IF NOT EXISTS requests_listed_by_target ON requests (target, listed, listed_ms, id);
+CREATE INDEX IF NOT EXISTS open_requests ON requests (accepted_ms) WHERE listed = '{OPEN}';
 CREATE TABLE IF NOT EXISTS answers (
     number INTEGER PRIMARY KEY AUTOINCREMENT, answer BLOB NOT NULL, event BLOB
 );
@@ -75,8 +78,8 @@ _LEFT_OUT: Final = ""
 
 _PUT: Final = """
 INSERT OR REPLACE INTO requests
-    (id, version, listed, listed_ms, target, expires_ms, answer, record)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    (id, version, listed, listed_ms, target, accepted_ms, expires_ms, answer, record)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -137,6 +140,15 @@ class SQLiteStore(Store):
                 values,
             ).fetchone()
         return int(count)
+
+    def census(self) -> Census:
+        with self._reading() as db:
+            row = db.execute(
+                f"SELECT (SELECT count(*) FROM requests WHERE listed = '{OPEN}'),"  # noqa: S608
+                f" (SELECT count(*) FROM requests WHERE listed = '{DEAD}'),"
+                f" (SELECT min(accepted_ms) FROM requests WHERE listed = '{OPEN}')"
+            ).fetchone()
+        return Census(open=row[0], dead=row[1], oldest_open_ms=row[2])
 
     def add_callback(
         self,
@@ -267,7 +279,7 @@ class SQLiteStore(Store):
                 _PUT,
                 (
                     *(write.id, write.new_version, record.listed, record.listed_ms),
-                    *(record.target, record.expires_ms, answer),
+                    *(record.target, record.accepted_ms, record.expires_ms, answer),
                     record.to_json().decode("ascii"),
                 ),
             )
@@ -372,13 +384,14 @@ def _use_log(db: sqlite3.Connection) -> None:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Turn what SQLite and the system say into the relay's own error."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as exc:
-        log.debug("the state: %s", exc)
-        if "full" in str(exc):
-            raise StateUnavailable("the state is full (STATE_URL)") from exc
-        raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
+    with Operation(STORE):
+        try:
+            yield
+        except (sqlite3.Error, OSError) as exc:
+            log.debug("the state: %s", exc)
+            if "full" in str(exc):
+                raise StateUnavailable("the state is full (STATE_URL)") from exc
+            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
 
 
 def _within(listing: Listing) -> tuple[str, tuple[str | int, ...]]:

@@ -18,7 +18,16 @@ import redis
 
 from relay.events import COMPLETED, DEAD, FAILED
 from relay.problems import StateUnavailable
-from relay.store import OPEN, Listing, Place, Record, Store, open_store
+from relay.store import (
+    OPEN,
+    PUBLISHING,
+    Census,
+    Listing,
+    Place,
+    Record,
+    Store,
+    open_store,
+)
 from relay.store_sqlite import SQLiteStore
 from tests.support.processes import free_port, wait_until
 from tests.support.redis import redis_server
@@ -454,6 +463,40 @@ def _sweep(store: Store) -> int:
     return store.sweep()
 
 
+def test_requests_are_counted_as_they_are_now(store: Store, clock: Clock) -> None:
+    """Open ones, the oldest of them, and dead ones; a change of state moves a request."""
+    assert store.census() == Census(open=0, dead=0, oldest_open_ms=None)
+    for number, state in enumerate([OPEN, PUBLISHING, OPEN, DEAD, COMPLETED]):
+        put(store, f"a{number}", state=state, accepted_ms=store.now_ms() + number)
+
+    counted = store.census()
+    put(store, "a0", state=COMPLETED)
+    put(store, "a1", state=DEAD)
+    delete(store, "a3")
+
+    assert counted == Census(open=3, dead=1, oldest_open_ms=store.now_ms())
+    assert store.census() == Census(open=1, dead=1, oldest_open_ms=store.now_ms() + 2)
+
+
+def test_counting_looks_at_no_request(tmp_path: Path, clock: Clock) -> None:
+    """An index has the numbers, however many requests there are."""
+    with store_url("sqlite", tmp_path) as url, opened(url, clock=clock) as store:
+        assert isinstance(store, SQLiteStore)
+        put(store, "a", accepted_ms=1)
+        statements: list[str] = []
+        with store._reading() as db:
+            db.set_trace_callback(statements.append)
+        store.census()
+
+        with store._reading() as db:
+            (statement,) = statements
+            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+
+        steps = [step for step in plan if "requests" in step]
+        assert len(steps) == 3
+        assert all("INDEX" in step for step in steps)
+
+
 def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -> None:
     """Its own limit counts like the relay's: answers go, and precious things are refused."""
     with redis_server(tmp_path) as url, opened(url, clock=clock) as store:
@@ -490,7 +533,7 @@ def test_everything_in_redis_expires(tmp_path: Path, clock: Clock) -> None:
 
         keys = server.keys("*")
 
-        assert len(keys) == 10
+        assert len(keys) == 11
         assert all(server.pttl(key) > 0 for key in keys)
         server.close()
 
