@@ -73,8 +73,8 @@ def plan(env: Mapping[str, str], ports: Ports, data_dir: Path) -> list[list[Part
 
     Args:
         env: The user's environment. `BROKER_LIKE` says whose dispatcher the Broker follows
-            (`in-memory` or `kafka`), `MANIFESTS` is a folder that replaces knative/; the relay's own
-            settings are passed on to the functions.
+            (`in-memory` or `kafka`), `MANIFESTS` is a folder that replaces knative/; the
+            relay's own settings are passed on to the functions.
         data_dir: Where the Broker keeps its events and the functions what becomes of requests.
 
     Raises:
