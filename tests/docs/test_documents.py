@@ -23,6 +23,7 @@ DOCUMENTS = [
     *REPOSITORY.glob("docs/*.md"),
     *REPOSITORY.glob("functions/*/README.md"),
     REPOSITORY / "knative" / "README.md",
+    REPOSITORY / "client" / "README.md",
 ]
 # Long tables: of measurements, and of threats with their tests.
 WIDE_TABLES = ("docs/performance.md", "docs/reliability.md", "docs/security.md")
