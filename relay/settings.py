@@ -296,7 +296,7 @@ class Settings:
     allowed_hosts: frozenset[str] = _setting(
         frozenset(), _hosts, "the only Host names that are answered"
     )
-    log_level: str = _setting("INFO", _log_level, "what is [logged](operate.md#logs)")
+    log_level: str = _setting("INFO", _log_level, "what is [logged](logs.md#logs)")
     threads: int = _setting(8, _count, "functions-framework's own")
     workers: int = _setting(1, _count, "functions-framework's own")
     otel_exporter_otlp_endpoint: str | None = _setting(

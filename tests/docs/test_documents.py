@@ -25,8 +25,13 @@ DOCUMENTS = [
     REPOSITORY / "knative" / "README.md",
     REPOSITORY / "client" / "README.md",
 ]
-# Long tables: of measurements, and of threats with their tests.
-WIDE_TABLES = ("docs/performance.md", "docs/reliability.md", "docs/security.md")
+# Long tables: of what an operator does, of measurements, and of threats with their tests.
+WIDE_TABLES = (
+    "docs/operate.md",
+    "docs/performance.md",
+    "docs/reliability.md",
+    "docs/security.md",
+)
 
 
 def as_written(default: object) -> str:

@@ -82,7 +82,7 @@ def test_the_commands_print_what_is_shown(
 
 def test_receive_alone_answers_as_shown(relay: Relay, tmp_path: Path) -> None:
     """An event by hand is answered with an event."""
-    ((command, output),) = shown_in("docs/operate.md")
+    ((command, output),) = shown_in("docs/logs.md")
     env = {"ALLOWED_TARGETS": f"localhost:{relay.ports['SAMPLE_API']}"}
     with serving("receive", env) as receive:
         command = command.replace("localhost:8090", f"localhost:{receive.port}")

@@ -128,7 +128,7 @@ def test_who_does_not_read_holds_nobody_up(send: Function, target: Peer) -> None
     body = json.dumps({"targetURL": target.url, "targetAPI": "/endless"}).encode()
     head = b"POST /sync HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n" % (HOST, len(body))
     with connections(send, *[head + body] * CROWD) as sockets:
-        wait_until(lambda: len(target.received("/endless")) >= 4, 10, "all threads to be taken")
+        wait_until(lambda: len(target.received("/endless")) >= 2, 10, "a target's share of threads")
 
         assert serves(send, target)
 
