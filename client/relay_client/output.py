@@ -37,7 +37,8 @@ def print_table(requests: Iterable[RequestStatus], *, with_head: bool = True) ->
     widths = [max(column) for column in zip(_WIDTHS, *lengths)]  # noqa: B905 - Python 3.10 has it, mypy not
     for row in ([_HEAD] if with_head else []) + rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[1] = click.style(cells[1], fg=_COLORS.get(row[1]))
+        if row[1] in _COLORS:
+            cells[1] = click.style(cells[1], fg=_COLORS[row[1]])
         click.echo("  ".join(cells).rstrip())
 
 

@@ -12,12 +12,12 @@ import pytest
 from relay_client import Relay as Client
 from relay_client.watching import endings
 from tests.support.processes import REPOSITORY, free_port, python, running, wait_until
-from tests.support.stack import Relay, quick_manifests, started
+from tests.support.stack import Relay, quick_settings, started
 
 
 @pytest.fixture(scope="module")
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    settings = {"MANIFESTS": str(quick_manifests(tmp_path_factory.mktemp("manifests") / "knative"))}
+    settings = quick_settings(tmp_path_factory.mktemp("manifests") / "knative")
     with started(tmp_path_factory.mktemp("broker"), settings=settings) as relay:
         yield relay
 
