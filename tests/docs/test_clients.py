@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,11 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
 
 @pytest.mark.parametrize(
     ("language", "file", "command"),
-    [("js", "call.mjs", ["node", "call.mjs"]), ("go", "call.go", ["go", "run", "call.go"])],
+    [
+        ("python", "call.py", [sys.executable, "call.py"]),
+        ("js", "call.mjs", ["node", "call.mjs"]),
+        ("go", "call.go", ["go", "run", "call.go"]),
+    ],
 )
 def test_a_program_prints_what_is_shown(
     relay: Relay, tmp_path: Path, language: str, file: str, command: list[str]
@@ -40,7 +45,11 @@ def test_a_program_prints_what_is_shown(
     ran = subprocess.run(
         command,
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", str(tmp_path))},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", str(tmp_path)),
+            "PYTHONPATH": str(REPOSITORY / "client"),
+        },
         capture_output=True,
         text=True,
     )

@@ -23,6 +23,7 @@ DOCUMENTS = [
     *REPOSITORY.glob("docs/*.md"),
     *REPOSITORY.glob("functions/*/README.md"),
     REPOSITORY / "knative" / "README.md",
+    REPOSITORY / "client" / "README.md",
 ]
 # Long tables: of what an operator does, of measurements, and of threats with their tests.
 WIDE_TABLES = (
