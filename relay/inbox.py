@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gunicorn.http.errors import InvalidHeader, NoMoreData
+from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import Unreader
 from gunicorn.workers.gthread import TConn
@@ -36,13 +38,23 @@ class Inbox(Unreader):  # type: ignore[misc]  # gunicorn has no types
         return rest
 
 
+class Parser(RequestParser):  # type: ignore[misc]
+    """gunicorn's parser, which would close the connection unanswered when a head breaks off."""
+
+    def __next__(self) -> Request:
+        try:
+            return super().__next__()
+        except NoMoreData as exc:
+            raise InvalidHeader("broken off") from exc
+
+
 class Connection(TConn):  # type: ignore[misc]
     """A connection whose requests come out of an inbox."""
 
     def __init__(self, cfg: Any, sock: CallerSocket, client: Any, server: Any) -> None:
         super().__init__(cfg, sock, client, server)
         self.inbox = Inbox()
-        self.parser = RequestParser(cfg, (), client)
+        self.parser = Parser(cfg, (), client)
         self.parser.unreader = self.inbox
         self.initialized = True
         self.discarded_bytes = 0
