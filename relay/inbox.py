@@ -23,19 +23,15 @@ class Inbox(Unreader):  # type: ignore[misc]  # gunicorn has no types
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Return the next piece, b"" at the end; the parser copies what it does not need yet."""
-        pieces = self.arrival.pieces
-        piece = pieces.popleft() if pieces else bytearray()
-        wanted = max(size_hint or 0, 8192)
-        if len(piece) > wanted:
-            pieces.appendleft(piece[wanted:])
-        return bytes(piece[:wanted])
+        raw = self.arrival.raw
+        piece = bytes(raw[: max(size_hint or 0, 8192)])
+        del raw[: len(piece)]
+        return piece
 
     def left_over(self) -> bytes:
         """Take what came behind the request: the next one, if its sender does not wait."""
         held: bytes = self.take_buffered()
-        rest = b"".join((held, *self.arrival.pieces))
-        self.arrival.pieces.clear()
-        return rest
+        return held + self.arrival.raw
 
 
 class Parser(RequestParser):  # type: ignore[misc]

@@ -113,17 +113,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             data = b""
         if data:
             self._take(conn, data)
-        elif conn.inbox.arrival.size_bytes:  # who will send no more may still read
-            self._give_up(conn, HTTPStatus.BAD_REQUEST, "the request broke off")
         else:
             self._forget(conn)
-            self._close(conn)
+            if conn.inbox.arrival.size_bytes:  # who will send no more may still read
+                conn.inbox.arrival.is_cut = True
+                self.enqueue_req(conn)
+            else:
+                self._close(conn)
 
     def _take(self, conn: Connection, data: bytes) -> None:
         arrival = conn.inbox.arrival
-        held_bytes, asked = arrival.held_bytes, arrival.wants_go_ahead
+        held_bytes, asked = len(arrival.raw), arrival.wants_go_ahead
         arrival.feed(data)
-        self._held_bytes += arrival.held_bytes - held_bytes
+        self._held_bytes += len(arrival.raw) - held_bytes
         if arrival.refused_as is not None:
             self._refuse(conn, arrival.refused_as, arrival.reason)
         elif arrival.is_complete:
@@ -133,23 +135,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             with contextlib.suppress(OSError):
                 conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif self._held_bytes > _HELD_BYTES:
-            largest = max(self._arriving, key=lambda each: each.inbox.arrival.held_bytes)
+            largest = max(self._arriving, key=lambda each: len(each.inbox.arrival.raw))
             self._refuse(largest, *_TOO_MUCH)
 
     def _forget(self, conn: Connection) -> None:
         del self._arriving[conn]
-        self._held_bytes -= conn.inbox.arrival.held_bytes
+        self._held_bytes -= len(conn.inbox.arrival.raw)
         conn.inbox.arrival.close()
         with contextlib.suppress(KeyError):  # all may have come before it was registered
             self.poller.unregister(conn.sock)
-
-    def _give_up(self, conn: Connection, status: HTTPStatus, reason: str) -> None:
-        """Answer what is not complete and will not be; a 413 is known already."""
-        if conn.inbox.arrival.is_cut:
-            self._forget(conn)
-            self.enqueue_req(conn)
-        else:
-            self._refuse(conn, status, reason)
 
     def _refuse(self, conn: Connection, status: HTTPStatus, reason: str) -> None:
         self._forget(conn)
@@ -199,6 +193,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _leave(self, conn: Connection) -> None:
         """Close once the caller has: sooner, and the end of the answer could be lost to it."""
+        conn.inbox.arrival.raw.clear()
         if conn.sock.is_given_up:
             self._close(conn)
             return
@@ -241,7 +236,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         limit_s = self.settings.request_timeout_s
         reason = f"the request did not arrive within {limit_s:g} s (REQUEST_TIMEOUT_S)"
         for conn in _due(self._arriving, now):
-            self._give_up(conn, HTTPStatus.REQUEST_TIMEOUT, reason)
+            if conn.inbox.arrival.is_cut:  # a 413, and it is known already
+                self._forget(conn)
+                self.enqueue_req(conn)
+            else:
+                self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT, reason)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """At the end of the process, wait no longer for who has sent nothing yet."""
