@@ -10,8 +10,12 @@ Serving: `server` is gunicorn as the relay wants it. It hands requests on once t
 (`arrivals`, in the `inbox` of their connection), answers what is none (`refusals`), and gives up on
 `callers` who do not read. `sites` keeps other sites' pages out.
 
-Outcomes: what became of a request. `outcomes` takes what comes back, `status` reports it, and
-`auth` authenticates callers, callbacks and the relay's own events.
+Watching: `metrics` counts for Prometheus what `operations` tells, `traces` makes spans of it for
+OpenTelemetry, where that is on.
+
+Outcomes: what became of a request. `outcomes` takes what comes back, `status` tells of one request
+and steers it, `lists` does so for many; some callers are `waiting`. `auth` authenticates callers,
+callbacks and the relay's own events.
 
 Records: what is known of a request. `records` notes each step of its `lifecycle` in the `store`,
 which is `store_sqlite` or `store_redis`, and a target's answer as `results` puts it into JSON;
@@ -28,11 +32,11 @@ the egress policy permits, after one of the `lookups`; `responses` parses what c
 are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
-read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `tracing` is what
-travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
-is the policy, which judges `addresses`.
+read with `urls`, `headers` and `jsons`; `bodies` are what their headers say, and `forwarded` is how
+a request came. `tracing` is what travels with a call. `settings` is what an operator can set, with
+`tls` for certificates; `egress` is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `leaving`
 watches callers in case they go, `budget` bounds the bodies that are held, `logs` has one line for
-each request.
+each request; `operations` tells whoever watches what is done, and how long it takes.
 """

@@ -84,6 +84,12 @@ class Breakers:
             self._circuits[origin], wait_s = self._breaker.admit(circuit, self._clock())
             return wait_s
 
+    def count_open(self) -> int:
+        """Count the origins that are left alone now."""
+        with self._lock:
+            now_s = self._clock()
+            return sum(each.closed_at_s > now_s for each in self._circuits.values())
+
     def succeeded(self, origin: Hashable) -> None:
         """Note that an origin has answered, whatever it was."""
         with self._lock:

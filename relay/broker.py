@@ -11,6 +11,7 @@ from relay.client import Client
 from relay.egress import Policy
 from relay.events import Event, written_bytes
 from relay.headers import Headers, find, retry_after_s
+from relay.operations import PUBLICATION, Operation
 from relay.places import Places, at_most
 from relay.problems import (
     BrokerUnavailable,
@@ -22,6 +23,7 @@ from relay.problems import (
     TooLarge,
 )
 from relay.settings import Settings
+from relay.tracing import as_attributes, context_in
 from relay.urls import IPAddress, Origin
 
 # A Broker that restarts is back after this; a longer wait is the caller's, who may have a better
@@ -117,6 +119,14 @@ class Broker:
             BrokerUnavailable: the Broker did not take it, or there is none.
             DeadlineExceeded: the Broker did not answer in time.
         """
+        trace = trace or context_in(event.attributes)
+        with Operation(PUBLICATION, {"id": event.id, "type": event.type}, trace) as publication:
+            if "traceparent" in event.attributes:  # for another there may be no room
+                context = as_attributes(publication.trace)
+                event = replace(event, attributes={**event.attributes, **context})
+            self._publish(event, publication.trace, is_request=is_request)
+
+    def _publish(self, event: Event, trace: Headers, *, is_request: bool) -> None:
         if self._target is None:
             raise BrokerUnavailable(
                 "there is no Broker to publish to: K_SINK is not set;"

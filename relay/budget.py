@@ -19,7 +19,7 @@ class Bodies:
     def __init__(self, most_bytes: int, largest_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._largest_bytes = largest_bytes
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._lock = threading.Lock()
 
     def hold(self, stream: Readable, content_length: int | None) -> HeldBody:
@@ -33,17 +33,17 @@ class Bodies:
             TooBusy: there are not so many.
         """
         with self._lock:
-            if self._held_bytes + count > self._most_bytes:
+            if self.held_bytes + count > self._most_bytes:
                 raise TooBusy(
                     f"all requests together hold {self._most_bytes} bytes already"
                     " (MAX_BODIES_BYTES); try again in a moment",
                     headers=(("Retry-After", "1"),),
                 )
-            self._held_bytes += count
+            self.held_bytes += count
 
     def give_back(self, count: int) -> None:
         with self._lock:
-            self._held_bytes -= count
+            self.held_bytes -= count
 
 
 class HeldBody:

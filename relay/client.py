@@ -20,6 +20,7 @@ from relay.envelope import Envelope
 from relay.headers import HOPS, Headers, complete, find, message_head
 from relay.leaving import Cut
 from relay.lookups import Lookups
+from relay.operations import CALL, Operation
 from relay.reasons import reason_of
 from relay.responses import BrokenAnswer
 from relay.settings import Settings
@@ -229,14 +230,18 @@ class TargetClient:
         """
         logs.note(target=envelope.target.origin.authority)
         self._check_host(envelope.headers, "headers")
-        answer = self._client.call(
-            envelope.target,
-            method=method,
-            headers=envelope.sent_headers(((HOPS, str(hops)), *headers)),
-            content=envelope.content,
-            timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
-            cut=cut,
-        )
+        origin = envelope.target.origin
+        facts = {"method": method, "scheme": origin.scheme, "host": origin.host}
+        with Operation(CALL, facts | {"port": origin.port}, headers) as call:
+            answer = self._client.call(
+                envelope.target,
+                method=method,
+                headers=envelope.sent_headers(((HOPS, str(hops)), *call.trace)),
+                content=envelope.content,
+                timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
+                cut=cut,
+            )
+            call.facts["status"] = answer.status
         logs.note(target_status=answer.status)
         return answer
 

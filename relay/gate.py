@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from relay.breaker import Breaker, Breakers
 from relay.http import Body
+from relay.operations import gauge
 from relay.places import Places
 from relay.problems import DeadlineExceeded, TargetAvoided, TargetUnreachable
 from relay.settings import Settings
@@ -30,6 +31,7 @@ class Gate:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         rules = Breaker(failures=settings.breaker_failures, pause_s=settings.breaker_pause_s)
         self._breakers = Breakers(rules, clock)
+        gauge("relay_open_circuits", "Targets that are left alone now.", self._breakers.count_open)
         self._costly_s = min(_COSTLY_S, settings.target_timeout_s)
         self._clock = clock
 

@@ -28,7 +28,7 @@ from relay.http import Request, Response
 from relay.jsons import BOM, Raw, dumps, is_json
 from relay.problems import Forbidden, InvalidRequest, StateUnavailable
 from relay.progress import Followers, Progress, Why, attempts_of
-from relay.records import Records, round_of
+from relay.records import Records, callback_id, round_of
 from relay.results import Result
 from relay.settings import Settings
 from relay.tracing import trace_id
@@ -162,7 +162,8 @@ class Outcomes:
         answer = dumps({name: Raw(text.encode()) for name, text in texts if name != "callback"})
         try:
             counts = self._records.finish(
-                request_id, ending, result.status, answer, attempts_of(event)
+                *(request_id, ending, result.status, answer, attempts_of(event)),
+                round=round_of(event),
             )
         except StateUnavailable as exc:
             if callback is None or not is_last:
@@ -217,24 +218,21 @@ class Outcomes:
     def _callback(self, event: Event, callback: Callback, about: dict[str, object]) -> Event:
         """Make the request event that brings an outcome to the url the caller gave.
 
-        Its id depends on nothing but the request, its round and the outcome: however often the
-        Broker delivers an outcome, the caller sees one `Idempotency-Key` and one `webhook-id`.
+        However often the Broker delivers an outcome, the caller sees one `Idempotency-Key` and one
+        `webhook-id`.
 
         Args:
             event: that tells the outcome.
             about: what the caller is told.
         """
-        parts = [str(about["id"]), str(about["status"])]
-        if (round := round_of(event)) > 1:
-            parts.append(str(round))
-        callback_id = ".".join([*parts, CALLBACK])
+        own_id = callback_id(str(about["id"]), str(about["status"]), round_of(event))
         body = dumps(about)
-        signature = self._signatures.sign(callback_id, body)
+        signature = self._signatures.sign(own_id, body)
         theirs = {name: value for name, value in callback.headers if name.lower() not in signature}
         envelope = {**callback.envelope(), "headers": {**theirs, **signature}, "body": Raw(body)}
         request = Event(
             attributes={
-                "id": callback_id,
+                "id": own_id,
                 "source": self._settings.event_source,
                 "type": self._settings.event_type,
                 "datacontenttype": JSON,

@@ -20,6 +20,7 @@ What comes from a tier waits here until it is due:
 Brokers deliver at least once, and so without a call:
 
     this attempt was made, or the request is done    200 and its event, as at the first time
+    the request is cancelled                         202, and nothing else
     another delivery of it is calling the target     503: the Broker comes again
 
 `relay.retries` decides what is tried again, and when.
@@ -62,12 +63,12 @@ from relay.problems import (
     TooBusy,
 )
 from relay.progress import ATTEMPTS, Followers, Progress, Why
-from relay.records import ROUND, Known, Records
+from relay.records import ROUND, Known, Records, result_id, round_of
 from relay.results import Result
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.store import open_store
-from relay.tracing import next_hop, trace_context, trace_id
+from relay.store import CANCELLED, open_store
+from relay.tracing import as_attributes, context_in, context_of, next_hop, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +131,11 @@ class Receive:
         """
         event = Event.from_http(headers, body)
         logs.note(id=event.id, type=event.type)
-        trace = trace_context(headers.get("traceparent"), headers.get("tracestate"))
-        event = replace(event, attributes={**dict(trace), **event.attributes})
+        came = as_attributes(context_of(headers))
+        if "traceparent" in event.attributes:  # its trace is the one; what else came may be kept
+            came.pop("tracestate", None)
+        context = logs.join(context_in({**came, **event.attributes}))
+        event = replace(event, attributes={**event.attributes, **as_attributes(context)})
         logs.note(trace=trace_id(event.attributes.get("traceparent")))
         progress = Progress.of(event, self._settings.event_type, time.time())
         logs.note(id=progress.request_id)
@@ -189,7 +193,7 @@ class Receive:
             return Attempt()
 
     def _as_before(self, delivery: Delivery, known: Known | Made) -> Response:
-        """Answer a delivery whose attempt was made, or whose request is done, as it was then."""
+        """Answer a delivery whose attempt was made, or whose request is over, as it was then."""
         progress = delivery.progress
         if isinstance(known, Made):
             attempted = replace(progress, attempts=progress.attempts + 1)
@@ -199,6 +203,9 @@ class Receive:
             return self._follow(replace(delivery, progress=attempted), decision, Why(known.error))
         record = known.record
         logs.note(attempt=record.attempts or None)
+        if known.status == CANCELLED:
+            logs.explain("the request is cancelled", logging.INFO)
+            return Response.empty(HTTPStatus.ACCEPTED)
         if known.status not in RESULTS:
             return self._follow(
                 delivery, Dead(too_old=False), Why.from_reason(json.loads(record.reason or "{}"))
@@ -263,6 +270,8 @@ class Receive:
                     result.status,
                     result.to_json(self._settings.max_event_bytes),
                     attempts,
+                    round=round_of(delivery.event),
+                    request=self._followers.request(delivery.event),
                     attempt=claim,
                     fingerprint=fingerprint(delivery.event.data or b""),
                 )
@@ -320,13 +329,13 @@ class Receive:
         event, request_id = delivery.event, delivery.progress.request_id
         attributes = {
             # The same for every delivery of the same event, so that whoever counts results can tell
-            # a repeated one.
-            "id": f"{request_id}.{ending}",
+            # a repeated one from that of a retry.
+            "id": result_id(request_id, ending, round_of(event)),
             "source": self._settings.event_source,
             "type": f"{self._settings.event_type}.{ending}",
             "subject": request_id,
             "datacontenttype": JSON,
-            **dict(_trace(event)),
+            **as_attributes(_trace(event)),
         }
         for name in (MAC, ROUND):
             if name in event.attributes:
@@ -369,4 +378,4 @@ def _envelope(event: Event) -> Envelope:
 
 
 def _trace(event: Event) -> Headers:
-    return trace_context(event.attributes.get("traceparent"), event.attributes.get("tracestate"))
+    return context_in(event.attributes)

@@ -298,6 +298,10 @@ class Settings:
     )
     log_level: str = _setting("INFO", _log_level, "what is [logged](#logs)")
     threads: int = _setting(8, _count, "functions-framework's own")
+    workers: int = _setting(1, _count, "functions-framework's own")
+    otel_exporter_otlp_endpoint: str | None = _setting(
+        None, str, "where [traces](docs/operate.md#traces) go"
+    )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

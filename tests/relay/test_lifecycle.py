@@ -15,6 +15,7 @@ from relay.lifecycle import (
     Times,
     accept,
     attempt_failed,
+    cancel,
     claim,
     die,
     finish,
@@ -26,7 +27,7 @@ from relay.lifecycle import (
     status_of,
 )
 from relay.problems import Conflict, KeyReused
-from relay.store import OPEN, PUBLISHING, Record
+from relay.store import CANCELLED, OPEN, PUBLISHING, Record
 
 NOW = 1_000_000
 TIMES = Times(now_ms=NOW, ttl_ms=5_000, publishing_ms=300, quiet_ms=2_000)
@@ -34,22 +35,26 @@ NEW = Record(
     id="r",
     state=PUBLISHING,
     expires_ms=NOW + 5_000,
-    heard_ms=NOW,
+    unknown_ms=NOW + 300,
     fingerprint="f",
     target="x.test:80",
     accepted_ms=NOW,
     publisher="p",
     publishing_until_ms=NOW + 300,
 )
-ON_ITS_WAY = replace(NEW, state=OPEN)
+ON_ITS_WAY = replace(NEW, state=OPEN, unknown_ms=NOW + 2_000)
 CALLED = replace(
-    ON_ITS_WAY, attempts=1, caller="c", calling_until_ms=NOW + LEASE_MS, heard_ms=NOW - 1
+    ON_ITS_WAY,
+    attempts=1,
+    caller="c",
+    calling_until_ms=NOW + LEASE_MS,
+    unknown_ms=NOW + LEASE_MS + 2_000,
 )
 DONE = replace(ON_ITS_WAY, state=COMPLETED, finished_ms=NOW - 5, answer_status=200, attempts=1)
 IS_DEAD = replace(
     ON_ITS_WAY, state=DEAD, finished_ms=NOW - 5, reason="{}", attempts=6, publisher=None
 )
-UNHEARD = replace(ON_ITS_WAY, heard_ms=NOW - 2_000)
+UNHEARD = replace(ON_ITS_WAY, unknown_ms=NOW)
 
 
 def later(ms: int) -> Times:
@@ -126,7 +131,10 @@ def finished(
         pytest.param(CALLED, LEASE_MS + 1_999, "accepted", id="called"),
         pytest.param(CALLED, LEASE_MS + 2_000, "unknown", id="called-and-quiet"),
         pytest.param(
-            replace(ON_ITS_WAY, next_attempt_ms=NOW + 60_000), 61_999, "accepted", id="waiting"
+            attempt_failed(CALLED, TIMES, caller="c", error="e", next_attempt_ms=NOW + 60_000),
+            61_999,
+            "accepted",
+            id="waiting",
         ),
         pytest.param(DONE, 4_999, "completed", id="completed"),
         pytest.param(replace(DONE, state=FAILED), 4_999, "failed", id="failed"),
@@ -155,7 +163,7 @@ def test_a_request_that_nobody_can_repeat_is_open_at_once() -> None:
         may_repeat=False,
     )
 
-    assert kept == replace(NEW, state=OPEN)
+    assert kept == ON_ITS_WAY
     assert published(kept, TIMES, publisher="p") is kept
     assert not_published(kept, TIMES, publisher="p") is None
     maybe = maybe_published(kept, TIMES, publisher="p")
@@ -216,7 +224,7 @@ def test_without_a_fingerprint_a_request_begins_anew() -> None:
 def test_publishing_ends_in_an_open_request() -> None:
     """Only its own publisher can say so, and only while nothing more is known."""
     assert published(NEW, later(5), publisher="p") == replace(
-        NEW, state=OPEN, heard_ms=NOW + 5, expires_ms=NOW + 5_005
+        NEW, state=OPEN, unknown_ms=NOW + 2_005, expires_ms=NOW + 5_005
     )
     assert published(NEW, TIMES, publisher="q") is NEW
     assert published(DONE, TIMES, publisher="p") is DONE
@@ -402,3 +410,57 @@ def test_a_retry_forgets_the_last_error() -> None:
     again = publish_again(record, TIMES, publisher="q")
 
     assert (again.error, again.next_attempt_ms, again.round) == (None, None, 1)
+
+
+@pytest.mark.parametrize("record", [NEW, ON_ITS_WAY, UNHEARD], ids=["new", "open", "unheard"])
+def test_what_was_never_called_can_be_cancelled(record: Record) -> None:
+    """Nothing that comes later makes it any other: no delivery, no dead letter, no publisher."""
+    cancelled = cancel(record, TIMES)
+
+    assert (cancelled.state, cancelled.finished_ms) == (CANCELLED, NOW)
+    assert claimed(cancelled) == (cancelled, None)
+    assert claimed(cancelled, round=2) == (cancelled, None)
+    assert died(cancelled) == (cancelled, False)
+    assert published(cancelled, TIMES, publisher="p") is cancelled
+    assert not_published(cancelled, TIMES, publisher="p") is cancelled
+    assert accepted(cancelled) is cancelled
+    assert cancel(cancelled, later(5)) is cancelled
+    assert finished(cancelled).state == COMPLETED  # called all the same, without the state
+
+
+@pytest.mark.parametrize(
+    ("record", "detail"),
+    [
+        (CALLED, "r cannot be cancelled any more: its target has been called"),
+        (DONE, "r is completed; only an open request can be cancelled"),
+        (IS_DEAD, "r is dead; only an open request can be cancelled"),
+    ],
+    ids=["called", "done", "dead"],
+)
+def test_it_is_too_late_to_cancel(record: Record, detail: str) -> None:
+    """What was called once stays as it is, and a retry of it too."""
+    with pytest.raises(Conflict) as caught:
+        cancel(record, TIMES)
+
+    assert caught.value.detail == detail
+    with pytest.raises(Conflict):
+        cancel(publish_again(record, TIMES, publisher="q"), TIMES)
+
+
+def test_a_failed_request_is_begun_again() -> None:
+    """How it ended before says nothing of the new round, unless it was completed."""
+    failed = finished(CALLED, FAILED, 1)
+    again = publish_again(failed, TIMES, publisher="q")
+
+    assert (again.state, again.round, again.earlier_attempts) == (PUBLISHING, 2, 1)
+    assert finished(again, FAILED) is again
+    assert died(again) == (again, False)
+    assert finished(again, COMPLETED).state == COMPLETED
+    second = finish(
+        again, TIMES, request_id="r", ending=FAILED, answer_status=404, attempts=2, round=2
+    )
+    assert (second.state, second.answer_status, second.attempts) == (FAILED, 404, 2)
+    back = not_published(again, TIMES, publisher="q")
+    assert back is not None
+    assert (back.state, back.round) == (FAILED, 1)
+    assert accepted(failed) is failed  # a copy of the first call is no retry

@@ -162,8 +162,8 @@ class TestSend:
             (
                 *("POST", "/async/order-1/retry", {}, None),
                 {
-                    "message": "POST /async/{id}/retry 409: order-1 is not dead;"
-                    " only a dead request can be sent again",
+                    "message": "POST /async/{id}/retry 409: order-1 is accepted;"
+                    " only a dead or failed request can be sent again",
                     "route": "/async/{id}/retry",
                     "id": "order-1",
                     "status": 409,
