@@ -60,6 +60,25 @@ def result(ending: str, status: int, request_id: str = "order-7") -> Accepted:
     )
 
 
+def follows(ending: str, attempts: int, request_id: str = "order-7", to: str = "") -> Accepted:
+    """Tell that Receive replied with the event of a tier, or with that of a dead request.
+
+    Args:
+        to: the ending of the event that it replied to; "" for the request's own.
+    """
+    return accepted(
+        f"{request_id}.{ending}",
+        triggers=["default/results" if ending == "dead" else f"default/receive-{ending}"],
+        reply_to=f"{request_id}.{to}" if to else request_id,
+        type=f"{TYPE}.{ending}",
+        subject=request_id,
+        relayattempts=str(attempts),
+        relayreason="the target answered 503",
+        relaystatus="503",
+        relaynotbefore="1970-01-01T00:16:42.500Z",
+    )
+
+
 def attempted(
     answer: str,
     next_step: str = DELIVERED,
