@@ -58,12 +58,12 @@ def call_in(data: bytes) -> tuple[str, str, str]:
     except (KeyError, ValueError):
         return "", "", ""
     path, mark, _ = f"{url.path.rstrip('/')}{members.get('targetAPI', '')}".partition("?")
-    path = path.partition("#")[0] + ("?…" if mark or url.query else "")
+    path = (path.partition("#")[0] or "/") + ("?…" if mark or url.query else "")
     method = str(members.get("method", "POST"))
     return (
         method if method in METHODS else "",
         shortened(url.netloc.rpartition("@")[2]),
-        shortened(path or "/"),
+        shortened(path),
     )
 
 

@@ -230,8 +230,8 @@ class Requests:
     ) -> None:
         # The Broker tells of a delivery right before it tells of the reply to it.
         delivery = self._delivered
-        if delivery is not None and (delivery.source, delivery.id) == fact.reply_to:
-            request.tries.replied(fact, delivery, tone, status)
+        is_its = delivery is not None and (delivery.source, delivery.id) == fact.reply_to
+        request.tries.replied(fact, delivery if is_its else None, tone, status)
 
     def _keep(self, request: TrackedRequest, fact: Accepted) -> int:
         attributes = dict(fact.event.attributes)

@@ -84,10 +84,13 @@ class Tries:
             )
         )
 
-    def replied(self, fact: Accepted, delivery: Attempted, tone: str, status: str = "") -> None:
+    def replied(
+        self, fact: Accepted, delivery: Attempted | None, tone: str, status: str = ""
+    ) -> None:
         """Note the attempt of which Receive tells by its reply to a delivery, if it was one.
 
         Args:
+            delivery: None when it is not known.
             status: The target's, when the reply is a result.
         """
         attributes = fact.event.attributes
@@ -105,8 +108,8 @@ class Tries:
         self.calls = calls
         self._add(
             Attempt(
-                started_at=self._called_at(delivery),
-                ended_at=delivery.at,
+                started_at=fact.at if delivery is None else self._called_at(delivery),
+                ended_at=fact.at if delivery is None else delivery.at,
                 outcome=status or attributes.get("relaystatus") or _outcome(reason),
                 reason="" if status else reason,
                 tone=tone,
