@@ -114,7 +114,9 @@ def test_long_bodies_are_cut(display: Peer) -> None:
     """The caller gets all of them."""
     long = b"x" * 300_000
 
-    assert passed(display, request("POST", "/sync", long), Response(status=200, body=[long])) == long
+    assert (
+        passed(display, request("POST", "/sync", long), Response(status=200, body=[long])) == long
+    )
 
     (call,) = told(display)
     assert (len(call.request.body), call.request.is_cut) == (256 * 1024, True)

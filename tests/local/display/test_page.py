@@ -281,7 +281,9 @@ def test_sends_the_examples(relay: Relay) -> None:
         True,
     )
     assert TOKEN not in json.dumps(guide)
-    assert [(each["path"], answer["status"]) for each, answer in zip(examples, sent, strict=True)] == [
+    assert [
+        (each["path"], answer["status"]) for each, answer in zip(examples, sent, strict=True)
+    ] == [
         ("/async", 202),
         ("/async", 202),
         ("/event", 202),
