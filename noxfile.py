@@ -59,6 +59,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Fuzz every reader of outside text with new inputs; words after -- go to it."""
+    install(session, "local", "test")
+    session.run("python", "-m", "tests.system.fuzz", *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure the relay beside its rivals; words after -- go to it."""
     install(session, "local", "bench")

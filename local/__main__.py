@@ -18,6 +18,7 @@ from local.stack import Part, Stack
 
 def main() -> int:
     """Run the stack until Ctrl-C, and return the exit code."""
+    os.umask(0o077)  # what the parts keep holds credentials
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         ports = Ports.from_env(os.environ)
@@ -34,15 +35,18 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
 
     Args:
         env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events and the
-            functions what becomes of requests, `MANIFESTS` a folder that replaces knative/; the
-            relay's own settings are passed on to the functions.
+            functions what becomes of requests, `BROKER_LIKE` whose dispatcher it follows
+            (`in-memory` or `kafka`), `MANIFESTS` a folder that replaces knative/; the relay's own
+            settings are passed on to the functions.
 
     Raises:
         FunctionError, ManifestError, OSError: A func.yaml or a manifest cannot be read.
     """
     folder = Path(env.get("MANIFESTS") or REPOSITORY / "knative")
     data_dir = Path(env.get("BROKER_DATA_DIR") or REPOSITORY / ".local").absolute()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not env.get("BROKER_DATA_DIR"):
+        data_dir.chmod(0o700)  # it may be from a time when it was open to all
     declared = manifests.load(folder)
     send = Function(REPOSITORY / "functions" / "send")
     receive = Function(REPOSITORY / "functions" / "receive")
@@ -87,6 +91,7 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     broker = program(
         *("broker", ports.broker, "/healthz", "-m", "local.broker"),
         *("--manifests", str(folder), "--data", str(data_dir)),
+        *("--like", env.get("BROKER_LIKE") or "in-memory"),
         *("--service", f"{send.name}={_url(ports.gateway)}"),
         *("--service", f"{receive.name}={_url(ports.receive)}"),
         *("--service", f"event-display={_url(ports.display)}"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1")
 
@@ -34,3 +36,19 @@ def foreign_origin(request: Request) -> str | None:
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         return f"Origin must be this page's own, not {origin[:200]!r}"
     return None
+
+
+class ProgramsOnly:
+    """Refuses what browsers send for any page but the server's own, of which there is none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            request = Request(scope)
+            refused = foreign_host(request) or foreign_origin(request)
+            if refused is not None:
+                app = PlainTextResponse(f"{refused}\n", 403)
+        await app(scope, receive, send)

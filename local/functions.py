@@ -5,7 +5,8 @@ The environment is made of these, a later one winning over those before it:
 1. the few variables that any program needs, and where the source of `relay` is;
 2. `run.envs` of the function's func.yaml;
 3. what a SinkBinding in knative/ injects;
-4. `ALLOWED_TARGETS`, so that the sample API can be called, and `STATE_URL`, one file for both;
+4. `ALLOWED_TARGETS`, so that the sample API can be called, `ALLOWED_HOSTS`, so that no web page can
+   call the function by a name of its own that leads here, and `STATE_URL`, one file for both;
 5. the relay's own settings from the user's environment, as in `TARGET_TIMEOUT_S=5 ./dev up`.
 """
 
@@ -28,6 +29,10 @@ RELAY_SETTINGS = frozenset(field.name.upper() for field in fields(Settings)) - {
     "K_CE_OVERRIDES",
     "K_CA_CERTS",
 }
+
+
+# Of the names that a cluster gives to services, as knative/README.md sets it up.
+_DOMAIN = "default.example.com"
 
 
 class FunctionError(ValueError):
@@ -116,6 +121,7 @@ def function_environment(
         **function.envs,
         **injected,
         "ALLOWED_TARGETS": allowed,
+        "ALLOWED_HOSTS": f"localhost,127.0.0.1,[::1],{function.name}.{_DOMAIN}",
         "STATE_URL": state_url,
         **given,
     }

@@ -203,6 +203,7 @@ class SampleAPI(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         try:
             self._body = self._read_body()
+            self._check_caller()
             self._answer_route()
         except Refused as error:
             self._send_json(error.status, {"error": str(error)}, *error.headers)
@@ -210,6 +211,17 @@ class SampleAPI(BaseHTTPRequestHandler):
             log(f"{self.command} {self._target()} {self._status}")
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _handle
+
+    def _check_caller(self) -> None:
+        """Refuse what browsers send for web pages; names that lead here must be this machine's."""
+        host = self.headers.get("Host", "")
+        is_ours = host.partition(":")[0] in ("localhost", "127.0.0.1")
+        if self.server.server_address[0] == "127.0.0.1" and not is_ours:
+            raise Refused(HTTPStatus.FORBIDDEN, "Host must be localhost or 127.0.0.1")
+        origin = self.headers.get("Origin", f"http://{host}")
+        site = self.headers.get("Sec-Fetch-Site", "none")
+        if origin != f"http://{host}" or site not in ("none", "same-origin"):
+            raise Refused(HTTPStatus.FORBIDDEN, "web pages of other origins are not answered")
 
     def _target(self) -> str:
         """Return the request target as it was sent; `self.path` loses a doubled first slash."""

@@ -32,6 +32,8 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 DEAD: Final = "dead"
 CALLBACK: Final = "callback"
+# The number of a tier follows.
+RETRY: Final = "retry"
 RESULTS: Final = (COMPLETED, FAILED)
 
 # More than any event has; what reads the event after the relay may need quadratic time.
@@ -146,6 +148,11 @@ class Event:
         return cls(attributes=rules.check(attributes), data=body)
 
 
+def is_text(value: str) -> bool:
+    """Tell whether an attribute may have a value (CloudEvents 1.0, section 3.1 "String")."""
+    return _NOT_TEXT.search(value) is None
+
+
 def text_of(raw: bytes) -> str:
     """Read the bytes of a header: Knative writes UTF-8, and others Latin-1."""
     try:
@@ -238,7 +245,7 @@ def _check(attributes: dict[str, str]) -> dict[str, str]:
             raise InvalidRequest("event", "has an attribute name that is not lower-case ASCII")
         if name in _RESERVED:
             raise InvalidRequest("event", "has an attribute called data or extensions")
-        if _NOT_TEXT.search(value):
+        if not is_text(value):
             raise InvalidRequest(
                 f"ce-{name[:64]}", "must not have a control character or a lone surrogate"
             )

@@ -57,7 +57,8 @@ _VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 # In an answer they may be bytes of UTF-8. Other control characters no server writes.
 _ANSWERED_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
-_PREFERENCE = re.compile(r"\s*([A-Za-z-]+)\s*(?:=\s*\"?([^\";,]*)\"?\s*)?(?:;[^,]*)?")
+# Longer than any of the three forms of a date (RFC 9110 section 5.6.7).
+_LONGEST_DATE = 64
 
 _NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e]")
 
@@ -101,6 +102,11 @@ def parse_headers(
     if sum(len(name) + len(text) + 4 for name, text in headers.items()) > together:
         raise InvalidRequest(field, f"must be at most {together} bytes together")
     return tuple(headers.items())
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text can be the name of a header (RFC 9110 section 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 def _up_to_fault(name: str) -> str:
@@ -186,11 +192,12 @@ def retry_after_s(value: str | None) -> float | None:
         return None
     if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
         return float(value)
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
+    if len(value) > _LONGEST_DATE:
         return None
-    return max(0.0, date.timestamp() - time.time())
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):  # what is no date, or none that Python has
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,9 +217,9 @@ class Preferences:
         """Read the header; what is not understood is ignored, and of two the first counts."""
         preferences: dict[str, str] = {}
         for part in (value or "").split(","):
-            match = _PREFERENCE.fullmatch(part)
-            if match is not None:
-                preferences.setdefault(match[1].lower(), (match[2] or "").strip())
+            name, _, given = part.partition(";")[0].partition("=")
+            given = given.strip(" \t").removeprefix('"').removesuffix('"')
+            preferences.setdefault(name.strip(" \t").lower(), given)
         wait = preferences.get("wait", "")
         return cls(
             wait_s=min(int(wait), MAX_WAIT_S) if re.fullmatch(r"[0-9]{1,6}", wait) else None,

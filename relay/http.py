@@ -9,22 +9,36 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from relay.problems import InvalidRequest, RelayError, TooLarge, UnsupportedMediaType
+from relay.leaving import Caller
+from relay.problems import (
+    InvalidRequest,
+    RelayError,
+    TooBusy,
+    TooLarge,
+    UnsupportedMediaType,
+)
 
 PROBLEM_JSON: Final = "application/problem+json"
 
-# Before 3.13 Python has the phrase of the RFC that 9110 replaced.
-_RENAMED: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
+# Before 3.13 Python has the phrases of the RFC that 9110 replaced.
+_RENAMED: Final = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    422: "Unprocessable Content",
+    499: "Client Closed Request",
+}
 
 _PIECE_BYTES = 64 * 1024
 # What is decoded, and how zlib calls it. An x-gzip is a gzip (RFC 9110 section 8.4.1.3).
 _CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW_DEFLATE: Final = -15
+_CODED_BYTES = 4096
 
 # A longer error body crashes Knative's in-memory dispatcher; a dead letter keeps up to 1,024.
 _ERROR_BYTES: Final = 768
@@ -41,6 +55,14 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+class Body(Protocol):
+    """The body of an answer that is closed when the answer is done with."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One HTTP request.
@@ -52,6 +74,7 @@ class Request:
         headers: by lower-case name.
         stream: the body, not yet read.
         content_length: in bytes; None when the request did not say.
+        caller: who waits for the answer.
     """
 
     method: str
@@ -60,15 +83,25 @@ class Request:
     headers: Mapping[str, str]
     stream: Readable
     content_length: int | None
+    caller: Caller = field(default_factory=Caller)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Response:
-    """One HTTP answer; a body that has a `close` method is closed when the answer is done with."""
+    """One HTTP answer; a body that has a `close` method is closed when the answer is done with.
+
+    Args:
+        status: the HTTP status.
+        headers: with the framing, where the length is known.
+        body: in pieces.
+        until: when all of it must have been sent, by the monotonic clock; None for the server's
+            own limit.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: Iterable[bytes] = ()
+    until: float | None = None
 
     @classmethod
     def whole(
@@ -135,29 +168,44 @@ def _decoded(body: bytes, coding: str, limit_bytes: int) -> bytes:
     if coding == "deflate" and (body[0] & 15 != 8 or int.from_bytes(body[:2], "big") % 31):
         window = _RAW_DEFLATE  # without the zlib format around it, as some send it
     decoded = bytearray()
-    while body and len(decoded) <= limit_bytes:
-        decoder = zlib.decompressobj(window)
-        try:
-            decoded += decoder.decompress(body, limit_bytes + 1 - len(decoded))
-        except zlib.error as exc:
-            raise InvalidRequest("body", f"is not {coding}, as Content-Encoding says") from exc
-        if not decoder.eof and len(decoded) <= limit_bytes:
-            raise InvalidRequest("body", f"ends before its {coding} does")
-        body = decoder.unused_data  # a gzip file may have several members
+    decoder = zlib.decompressobj(window)
+    # In small pieces, since what is behind the end of a member is copied.
+    for start in range(0, len(body), _CODED_BYTES):
+        piece = body[start : start + _CODED_BYTES]
+        while piece:
+            if decoder.eof:  # a gzip file may have several members
+                decoder = zlib.decompressobj(window)
+            try:
+                decoded += decoder.decompress(piece, limit_bytes + 1 - len(decoded))
+            except zlib.error as exc:
+                raise InvalidRequest("body", f"is not {coding}, as Content-Encoding says") from exc
+            if len(decoded) > limit_bytes:
+                return bytes(decoded)
+            piece = decoder.unused_data
+    if not decoder.eof:
+        raise InvalidRequest("body", f"ends before its {coding} does")
     return bytes(decoded)
 
 
 def _next_piece(stream: Readable, size_bytes: int) -> bytes:
     try:
         return stream.read(size_bytes)
+    except TooBusy:
+        raise
     except Exception as exc:  # each server has its own errors for a broken chunk or a dead client
         raise InvalidRequest("body", "broke off before its end") from exc
 
 
 def _drop(stream: Readable, limit_bytes: int) -> None:
     left_bytes = _DROPPED * limit_bytes
-    while left_bytes > 0 and (piece := _next_piece(stream, min(_PIECE_BYTES, left_bytes))):
-        left_bytes -= len(piece)
+    with suppress(InvalidRequest):  # it is too large wherever it breaks off
+        while left_bytes > 0 and (piece := _next_piece(stream, min(_PIECE_BYTES, left_bytes))):
+            left_bytes -= len(piece)
+
+
+def phrase(status: int) -> str:
+    """Return the reason phrase of RFC 9110."""
+    return _RENAMED.get(status) or HTTPStatus(status).phrase
 
 
 def problem(
@@ -177,7 +225,7 @@ def problem(
     """
     document = {
         "type": "about:blank",
-        "title": _RENAMED.get(status) or HTTPStatus(status).phrase,
+        "title": phrase(status),
         "status": int(status),
         "detail": detail,
         **(members or {}),

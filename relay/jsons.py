@@ -63,7 +63,7 @@ def members(raw: bytes) -> dict[str, str]:
 
 def numbers_as_text(text: str) -> object:
     """Read a value that `loads` has read, its numbers as the text that they are."""
-    value: object = json.loads(text, parse_int=str, parse_float=str)
+    value: object = _text_decoder.decode(text.strip())
     return value
 
 
@@ -71,13 +71,16 @@ def dumps(value: object) -> bytes:
     """Write a value in UTF-8, with nothing escaped that need not be; `Raw` stays as it is."""
     if isinstance(value, Raw):
         return value.json
-    if isinstance(value, dict):
-        items = (b"%b:%b" % (dumps(name), dumps(item)) for name, item in value.items())
-        return b"{%b}" % b",".join(items)
-    if isinstance(value, list | tuple):
-        return b"[%b]" % b",".join(map(dumps, value))
-    # A lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it.
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    try:
+        # A lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it.
+        return _encoder.encode(value).encode("utf-8", "backslashreplace")
+    except TypeError:  # there is a Raw in it
+        if isinstance(value, dict):
+            items = (b"%b:%b" % (dumps(name), dumps(item)) for name, item in value.items())
+            return b"{%b}" % b",".join(items)
+        if isinstance(value, list):
+            return b"[%b]" % b",".join(map(dumps, value))
+        raise
 
 
 def decode_base64(text: object) -> bytes:
@@ -140,6 +143,10 @@ def _constant(name: str) -> float:
 _decoder = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=_constant
 )
+
+
+_text_decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def is_json(content_type: str) -> bool:

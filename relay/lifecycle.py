@@ -51,14 +51,18 @@ class Attempt:
     """A call that may be made now.
 
     Args:
-        caller: the claim's name; None when there is no claim, and nothing is noted.
+        caller: the claim's name; None when there is no claim.
         number: which call it is for the request; 0 when nobody counts.
         of_round: which it is since the request was last begun.
+        record: as the claim left it.
+        is_strange: the record of this id is that of another event; nothing is noted.
     """
 
     caller: str | None = None
     number: int = 0
     of_round: int = 0
+    record: Record | None = None
+    is_strange: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +70,19 @@ class Busy:
     """Somebody else is making the call."""
 
     retry_after_s: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """The call was made, and failed.
+
+    Args:
+        error: why.
+        next_in_s: when there is another, if one is waited for.
+    """
+
+    error: str
+    next_in_s: float | None
 
 
 def status_of(record: Record, times: Times) -> str:
@@ -191,12 +208,14 @@ def claim(
     fingerprint: str,
     target: str,
     caller: str,
+    attempt: int,
     round: int,
-) -> tuple[Record | None, Attempt | Busy | None]:
-    """Claim the next call for a request.
+) -> tuple[Record | None, Attempt | Busy | Made | None]:
+    """Claim a call for a request.
 
     Args:
-        round: that of the event that was delivered.
+        attempt: which call of its round it is, as the event says that was delivered.
+        round: that of the event.
 
     Returns:
         the record and what may be done; None when the request is done, or dead.
@@ -213,7 +232,7 @@ def claim(
         )
     if record.fingerprint not in (None, fingerprint):
         # Somebody else's event with the same id; it must not be taken for a copy.
-        return record, Attempt()
+        return record, Attempt(is_strange=True)
     if record.state in RESULTS or (record.state == DEAD and round <= record.round):
         return record, None
     is_mine = record.caller == caller
@@ -221,18 +240,32 @@ def claim(
         wait_ms = record.calling_until_ms - times.now_ms
         return record, Busy(retry_after_s=math.ceil(wait_ms / 1000))
     if not is_mine:
+        earlier = record.earlier_attempts if round <= record.round else record.attempts
+        made = record.attempts - earlier
+        # Whoever died in a call has not said how that ended: it is made again.
+        is_known = attempt < made or (attempt == made and record.caller is None)
+        if is_known or round < record.round:
+            left_ms = (record.next_attempt_ms or 0) - times.now_ms
+            next_in_s = left_ms / 1000 if left_ms > 0 else None
+            return record, Made(error=record.error or "the call failed", next_in_s=next_in_s)
         record = _heard(
             record,
             times,
             state=OPEN,
             round=max(round, record.round),
-            attempts=record.attempts + 1,
+            attempts=earlier + attempt,
+            earlier_attempts=earlier,
             caller=caller,
             calling_until_ms=times.now_ms + LEASE_MS,
             next_attempt_ms=None,
         )
-    of_round = record.attempts - record.earlier_attempts
-    return record, Attempt(caller=caller, number=record.attempts, of_round=of_round)
+    claimed = Attempt(
+        caller=caller,
+        number=record.attempts,
+        of_round=record.attempts - record.earlier_attempts,
+        record=record,
+    )
+    return record, claimed
 
 
 def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
@@ -243,9 +276,15 @@ def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
 
 
 def attempt_failed(
-    record: Record | None, times: Times, *, caller: str, error: str, next_attempt_ms: int | None
+    record: Record | None,
+    times: Times,
+    *,
+    caller: str,
+    error: str,
+    next_attempt_ms: int | None,
+    made: bool = True,
 ) -> Record | None:
-    """Give a claim back after a call that is to be tried again."""
+    """Give a claim back after a call that is to be tried again, or was not made after all."""
     if record is None or record.caller != caller:
         return record
     return _heard(
@@ -255,6 +294,7 @@ def attempt_failed(
         calling_until_ms=0,
         error=error,
         next_attempt_ms=next_attempt_ms,
+        attempts=record.attempts - (not made),
     )
 
 
@@ -273,6 +313,7 @@ def finish(
     Args:
         ending: `completed` or `failed`.
         attempts: how many calls it took, as the result says.
+        fingerprint: of the envelope, if that is known; of another request nothing is noted.
     """
     if record is None:
         record = Record(
@@ -280,10 +321,13 @@ def finish(
         )
     if record.state in RESULTS:
         return record
+    if fingerprint is not None and record.fingerprint not in (None, fingerprint):
+        return record
     return _heard(
         record,
         times,
         state=ending,
+        fingerprint=record.fingerprint or fingerprint,
         finished_ms=times.now_ms,
         attempts=max(attempts, record.attempts),
         answer_status=answer_status,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
-from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from relay import jsons, logs
@@ -24,17 +22,15 @@ from relay.envelope import (
     parse_callback,
     parse_id,
 )
-from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, text_of
+from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, is_text, text_of
 from relay.http import Request, Response
 from relay.jsons import BOM, Raw, dumps, is_json
-from relay.problems import InvalidRequest, StateUnavailable
+from relay.problems import Forbidden, InvalidRequest, StateUnavailable
+from relay.progress import Followers, Progress, Why, attempts_of
 from relay.records import Records, round_of
 from relay.results import Result
 from relay.settings import Settings
 from relay.tracing import trace_id
-
-# Why a request is dead, as JSON, on the event that tells it.
-_REASON: Final = "relayreason"
 
 
 class Outcomes:
@@ -54,12 +50,23 @@ class Outcomes:
         self._records = records
         self._broker = broker
         self._signatures = signatures
+        self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
 
     def is_own(self, event_type: str | None) -> bool:
         """Tell whether an event is one that the relay made, back from the Broker."""
         return event_type in [
             f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)
         ]
+
+    def _check_type(self, event_type: str) -> None:
+        """Refuse what is no request, no attempt at one and nothing that follows from one.
+
+        A retry would publish it as it is.
+        """
+        rest = event_type.removeprefix(self._settings.event_type)
+        is_request = event_type != rest and re.fullmatch(r"(?:\.retry[0-9])?", rest, re.ASCII)
+        if not is_request and not self.is_own(event_type):
+            raise Forbidden("ce-type must be that of a request or a result of this relay")
 
     def take(self, event: Event) -> Response:
         """Note an outcome, or a target's callback, that the Broker delivers.
@@ -92,6 +99,7 @@ class Outcomes:
         """
         try:
             event = Event.from_http(headers, body)
+            self._check_type(event.type)
             is_own = self.is_own(event.type)
             follows = self._note(event, is_last=True) if is_own else self._bury(event)
         except InvalidRequest as exc:
@@ -108,19 +116,18 @@ class Outcomes:
         """Note a dead request; return its callback, or what tells of it when the state is away."""
         reason = reason_of(event)
         try:
-            return self._note_dead(event, reason)
+            return self._note_dead(self._followers.request(event), reason)
         except StateUnavailable as exc:
             # The Broker gives up on dead letters as soon as on requests; as an event of its own
             # this one waits for the state as long as results do.
             logs.explain(f"the dead letter is published again: {exc.detail}", logging.WARNING)
-            dead = _dead_event(event, reason)
-            if self._broker.room_left(dead) >= 0:
-                return dead
-            return _dead_event(event, {name: reason[name] for name in reason if name != "data"})
+            progress = Progress.of(event, self._settings.event_type, time.time())
+            return self._followers.dead(event, progress, Why.from_reason(reason))
 
     def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:
         own = {"source": self._settings.event_source, "type": self._settings.event_type}
         event = Event(attributes=own | known, data=body)
+        self._check_type(event.type)
         about = event.attributes.get("subject") if self.is_own(event.type) else None
         self._check(event, about or event.id, callback_in(body))
         logs.note(id=event.id, outcome=DEAD)
@@ -143,7 +150,7 @@ class Outcomes:
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         if ending == DEAD:
-            return self._note_dead(*_request_of(event, self._settings.event_type))
+            return self._note_dead(self._followers.request(event), reason_of(event))
         data = event.data or b""
         callback = callback_in(data)
         self._check(event, request_id, callback)
@@ -152,7 +159,7 @@ class Outcomes:
         answer = dumps({name: Raw(text.encode()) for name, text in texts if name != "callback"})
         try:
             counts = self._records.finish(
-                request_id, ending, result.status, answer, _attempts_of(event)
+                request_id, ending, result.status, answer, attempts_of(event)
             )
         except StateUnavailable as exc:
             if callback is None or not is_last:
@@ -234,38 +241,6 @@ class Outcomes:
         return self._signatures.stamp(request)
 
 
-def _attempts_of(event: Event) -> int:
-    attempts = event.attributes.get("relayattempts", "")
-    return int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
-
-
-def _dead_event(event: Event, reason: Mapping[str, object]) -> Event:
-    """Make the event that tells of a dead request: its event as it is, and why it is dead."""
-    attributes = {
-        name: value for name, value in event.attributes.items() if not name.startswith("knative")
-    }
-    attributes |= {
-        "id": f"{event.id}.{DEAD}",
-        "type": f"{event.type}.{DEAD}",
-        "subject": event.id,
-        _REASON: json.dumps(reason, separators=(",", ":")),
-    }
-    return replace(event, attributes=attributes)
-
-
-def _request_of(event: Event, event_type: str) -> tuple[Event, dict[str, object]]:
-    """Read from such an event the one of the request, and the reason."""
-    attributes = {**event.attributes, "id": event.attributes["subject"], "type": event_type}
-    del attributes["subject"]
-    try:
-        reason = jsons.loads(attributes.pop(_REASON, "{}").encode("utf-8"))
-    except jsons.JSONError as exc:
-        raise InvalidRequest(f"ce-{_REASON}", str(exc)) from exc
-    if not isinstance(reason, dict):
-        raise InvalidRequest(f"ce-{_REASON}", "must be a JSON object")
-    return replace(event, attributes=attributes), reason
-
-
 def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
     """Take what can be had of the attributes of an event that cannot be read."""
     content_type = headers.get("content-type", "")
@@ -273,7 +248,7 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         with suppress(jsons.JSONError):
             value = jsons.loads(body)
             event_id = value.get("id") if isinstance(value, dict) else None
-            if event_id and isinstance(event_id, str):
+            if event_id and isinstance(event_id, str) and is_text(event_id):
                 return {"id": event_id, "datacontenttype": "application/octet-stream"}
         return {}
     attributes = {
@@ -281,6 +256,7 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         for name, value in headers.items()
         if re.fullmatch("ce-[a-z0-9]+", name, re.ASCII) and value
     }
+    attributes = {name: value for name, value in attributes.items() if is_text(value)}
     attributes.pop("specversion", None)
     if content_type:
         attributes["datacontenttype"] = content_type
@@ -288,18 +264,21 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
 
 
 def reason_of(event: Event) -> dict[str, object]:
-    """Read why the Broker gave an event up.
+    """Read why a request was given up, by Receive or by the Broker.
 
     Returns:
+        `code` (of the target), `detail` and `attempts`, as Receive says; of a dead letter
         `destination` and `code` as Knative's extensions give them, `data` as the subscriber sent
-        it, and, where that is a problem of Receive's, its `detail` and `attempts`. Empty when the
-        Broker understood nothing of the answer.
+        it, and, where that is a problem of Receive's, its `detail` and `attempts`. Empty when
+        nobody has said anything.
     """
-    reason: dict[str, object] = {}
+    why = Why.of(event)
+    known = {"code": why.status, "detail": why.reason, "attempts": attempts_of(event)}
+    reason: dict[str, object] = {name: value for name, value in known.items() if value}
     if "knativeerrordest" in event.attributes:
         reason["destination"] = event.attributes["knativeerrordest"]
     code = event.attributes.get("knativeerrorcode", "")
-    if code.isascii() and code.isdigit():
+    if re.fullmatch("[0-9]{1,6}", code, re.ASCII):
         reason["code"] = int(code)
     try:
         raw = jsons.decode_base64(event.attributes.get("knativeerrordata", ""))

@@ -17,7 +17,7 @@ from relay import lifecycle
 from relay.bodies import readable
 from relay.events import DEAD, JSON, Event
 from relay.jsons import dumps
-from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Times
+from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Made, Times
 from relay.problems import Conflict, RelayError, StateUnavailable
 from relay.settings import Settings
 from relay.store import PUBLISHING, Record, Store, Whole
@@ -29,8 +29,8 @@ ROUND: Final = "relayround"
 
 # What may pass between a record and the publication that it is for, and after.
 _PUBLISHING_SLACK_S: Final = 2.0
-# Without a word for so long, and the time of its calls, a request is not on its way any more: the
-# Triggers wait five times, a minute at most.
+# Without a word for so long, and the time of its calls, a request is not on its way any more: each
+# time that it waits is noted, and how long.
 _QUIET_S: Final = 600.0
 _CALLS: Final = 6
 # How often a waiting caller looks when another process may have got the result.
@@ -104,7 +104,8 @@ class Records:
                 publisher=publisher,
                 may_repeat=may_repeat,
             ),
-            likely_new=True,
+            guess=(None, None),
+            version=publisher,
         )
         return self._known(record), record.publisher == publisher
 
@@ -126,7 +127,7 @@ class Records:
             record = lifecycle.publish_again(record, times, publisher=publisher)
             return record, record
 
-        record = self._store.change(request_id, step)
+        record = self._store.change(request_id, step, version=publisher)
         if record is None or kept is None:
             return None
         return self._known(record), _event_from(kept, record.round)
@@ -147,34 +148,43 @@ class Records:
         times, publisher = self._times(), record.publisher
         try:
             self._store.change(
-                record.id, lambda record: (step(record, times, publisher=publisher), None)
+                record.id,
+                lambda record: (step(record, times, publisher=publisher), None),
+                guess=(publisher, record),
             )
         except StateUnavailable as exc:
             log.warning("how the publication ended is not noted: %s", exc.detail)
 
-    def claim(self, event: Event, *, fingerprint: str, target: str) -> Attempt | Busy | Known:
-        """Claim the next call for a request.
+    def claim(
+        self, event: Event, *, request_id: str, attempt: int, fingerprint: str, target: str
+    ) -> Attempt | Busy | Made | Known:
+        """Claim a call for a request.
+
+        Args:
+            attempt: see `lifecycle.claim`.
 
         Returns:
-            the attempt that may be made; that somebody else is making it; or what is known, when
-            the request is done or dead.
+            the attempt that may be made; that somebody else is making it, or has; or what is known,
+            when the request is done or dead.
         """
         times, caller = self._times(), uuid.uuid4().hex
         answer = self._store.change(
-            event.id,
+            request_id,
             lambda record: lifecycle.claim(
                 record,
                 times,
-                request_id=event.id,
+                request_id=request_id,
+                attempt=attempt,
                 fingerprint=fingerprint,
                 target=target,
                 caller=caller,
                 round=round_of(event),
             ),
+            version=caller,
         )
         if answer is not None:
             return answer
-        known = self.read(event.id)
+        known = self.read(request_id)
         return known or Attempt()  # expired at this very moment
 
     def renew(self, request_id: str, caller: str) -> None:
@@ -185,23 +195,47 @@ class Records:
         )
 
     def attempt_failed(
-        self, request_id: str, caller: str, *, error: str, next_in_s: float | None
+        self,
+        request_id: str,
+        attempt: Attempt,
+        *,
+        error: str,
+        next_in_s: float | None,
+        made: bool = True,
     ) -> None:
-        """Note that a call failed, and in how many seconds about there is another, if any."""
-        times = self._times()
+        """Note that a claimed call failed, and in how many seconds about there is another.
+
+        Args:
+            made: else it was not made after all, and does not count.
+        """
+        times, caller = self._times(), attempt.caller or ""
         next_ms = None if next_in_s is None else times.now_ms + int(next_in_s * 1000)
         self._store.change(
             request_id,
             lambda record: (
                 lifecycle.attempt_failed(
-                    record, times, caller=caller, error=error, next_attempt_ms=next_ms
+                    record,
+                    times,
+                    caller=caller,
+                    error=error,
+                    next_attempt_ms=next_ms,
+                    made=made,
                 ),
                 None,
             ),
+            guess=_as_claimed(attempt),
         )
 
     def finish(
-        self, request_id: str, ending: str, status: int, answer: bytes, attempts: int
+        self,
+        request_id: str,
+        ending: str,
+        status: int,
+        answer: bytes,
+        attempts: int,
+        *,
+        attempt: Attempt | None = None,
+        fingerprint: str | None = None,
     ) -> str:
         """Note the target's answer; return the ending that counts.
 
@@ -210,6 +244,8 @@ class Records:
             status: that the target answered.
             answer: the data of its result event.
             attempts: how many calls it took; 0 when nobody knows.
+            attempt: that brought it, if it is known.
+            fingerprint: of the request's envelope, if it is known.
         """
         times = self._times()
 
@@ -221,10 +257,12 @@ class Records:
                 ending=ending,
                 answer_status=status,
                 attempts=attempts,
+                fingerprint=fingerprint,
             )
             return record, record.state
 
-        counts = self._store.change(request_id, step, answer=answer)
+        guess = None if attempt is None else _as_claimed(attempt)
+        counts = self._store.change(request_id, step, answer=answer, guess=guess)
         self._tell_waiting()
         return counts
 
@@ -323,6 +361,11 @@ class Records:
         with self._changed:
             self._changes += 1
             self._changed.notify_all()
+
+
+def _as_claimed(attempt: Attempt) -> tuple[str | None, Record | None] | None:
+    """Guess that a record is as the claim on a call has left it: most calls are not renewed."""
+    return None if attempt.record is None else (attempt.caller, attempt.record)
 
 
 def round_of(event: Event) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +19,12 @@ from relay.broker import Broker
 from relay.client import TargetClient
 from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
+from relay.gate import Gate, Passing
 from relay.headers import HOPS, Headers, Preferences
 from relay.http import Request, Response, brokers_problem, problem_of, read_body
 from relay.jsons import BOM
 from relay.outcomes import Outcomes, target_callback_event
+from relay.places import Places, at_most
 from relay.problems import (
     InvalidRequest,
     MethodNotAllowed,
@@ -68,6 +72,8 @@ class Send:
         self._signatures = Signatures(settings, store)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._status = Status(self._records, self._broker, self._signatures)
+        self._gate = Gate(settings)
+        self._calls = Places(at_most(max(1, int(settings.threads * settings.origin_share))))
         # Who waits holds a thread; most of them stay free for everybody else.
         self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
         self._routes: dict[str, dict[str, Handler]] = {
@@ -146,21 +152,29 @@ class Send:
             return self._respond_async(request, data, envelope)
         if envelope.callback is not None:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
-        answer = self._targets.call(
-            envelope,
-            method=method,
-            hops=next_hop(request.headers.get(HOPS)),
-            # The body goes back as it came, so the encodings must be ones the caller can read.
-            headers=(
-                ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
-                *_trace(request),
-            ),
-        )
-        answer.begin()
+        longest_s = self._settings.target_timeout_s
+        until = time.monotonic() + min(envelope.timeout_s or longest_s, longest_s)
+        with contextlib.ExitStack() as passing:
+            passing.enter_context(self._gate.passing(envelope.target.origin, self._calls))
+            passing.enter_context(request.caller.watched())
+            answer = self._targets.call(
+                envelope,
+                method=method,
+                hops=next_hop(request.headers.get(HOPS)),
+                # The body goes back as it came, so the encodings must be ones the caller can read.
+                headers=(
+                    ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
+                    *_trace(request),
+                ),
+                cut=request.caller.cut,
+            )
+            answer.begin()
+            body = Passing(answer, passing.pop_all())
         headers = answer.headers
         if method == "HEAD" != request.method:  # it is not the length of this answer
             headers = tuple(item for item in headers if item[0].lower() != "content-length")
-        return Response(status=answer.status, headers=headers, body=answer)
+        # A caller who does not read has no more time than a target that does not answer.
+        return Response(status=answer.status, headers=headers, body=body, until=until)
 
     def _respond_async(self, request: Request, data: bytes, envelope: Envelope) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""

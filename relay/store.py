@@ -160,7 +160,8 @@ class Store(abc.ABC):
         answer: bytes | None = None,
         event: bytes | None = None,
         durable: bool = False,
-        likely_new: bool = False,
+        guess: tuple[str | None, Record | None] | None = None,
+        version: str | None = None,
     ) -> T:
         """Change one record in one piece.
 
@@ -169,22 +170,24 @@ class Store(abc.ABC):
                 for nothing, and a result. When it returns what it was given, nothing is written.
             answer, event: kept beside the record if it is written.
             durable: return when the change would survive a loss of power.
-            likely_new: do not look whether there is a record before the first try.
+            guess: the version and the record that there probably are, None and None for nothing;
+                they spare a look before the first try.
+            version: of the record if it is written, unlike any other; so that somebody can guess.
 
         Returns:
             the result of the step.
         """
-        for number in range(_TRIES):
-            is_guess = likely_new and number == 0
-            version, kept = (None, None) if is_guess else self._read(request_id)
+        for _ in range(_TRIES):
+            old_version, kept = guess or self._read(request_id)
+            guess = None
             old = self._unless_expired(kept)
             new, result = step(old)
             if new is old:
                 return result
             write = Write(
                 id=request_id,
-                old_version=version,
-                new_version=os.urandom(8).hex(),
+                old_version=old_version,
+                new_version=version or os.urandom(8).hex(),
                 record=new,
                 anew=old is None,
                 answer=answer,

@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,9 +16,13 @@ import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from relay import logs
+from relay import leaving, logs, server
+from relay.budget import Bodies
 from relay.http import Request, Response, problem, problem_of
-from relay.problems import MethodNotAllowed, RelayError
+from relay.leaving import Caller
+from relay.problems import CallerLeft, MethodNotAllowed, RelayError
+from relay.settings import Settings
+from relay.sites import Sites
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -24,14 +30,25 @@ if TYPE_CHECKING:
 
 LIVENESS = "/health/liveness"
 READINESS = "/health/readiness"
+_BODIES = "relay.bodies"
+_KNATIVE_TIMEOUT_S = 300
+
+log = logging.getLogger(__name__)
 
 
-def prepare(app: flask.Flask, log_level: str) -> None:
-    """Give a function's app its probes, its log, and answers that are problem documents.
+def prepare(app: flask.Flask, settings: Settings) -> None:
+    """Give a function's app its server, its probes, its log, and answers that are problems.
 
     functions-framework would invoke an HTTP function for a probe and refuse one to a CloudEvent
     function; its own error pages are HTML, and one of them repeats every request header.
+
+    Args:
+        settings: `log_level` and those of bodies count.
     """
+    server.configure(settings)
+    app.extensions[_BODIES] = Bodies(
+        settings.max_bodies_bytes, max(settings.max_body_bytes, settings.max_delivery_bytes)
+    )
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
     app.register_error_handler(RelayError, _refused)
@@ -39,8 +56,16 @@ def prepare(app: flask.Flask, log_level: str) -> None:
     app.register_error_handler(Exception, _unexpected)
     app.before_request(_begin)
     app.after_request(_finish)
+    _keep_out(app, Sites(settings))
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
-    logging.getLogger("relay").setLevel(log_level)
+    logging.getLogger("relay").setLevel(settings.log_level)
+    leaving.watch.is_ending = _is_ending
+    if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
+        log.warning(
+            "TARGET_TIMEOUT_S is %g: Knative ends each request after the service's timeoutSeconds,"
+            " %d unless it is set",
+            *(settings.target_timeout_s, _KNATIVE_TIMEOUT_S),
+        )
     # The worker is forked from this process, and shares its memory until one of them writes to it,
     # as a garbage collection does to each object it looks at.
     gc.freeze()
@@ -57,23 +82,55 @@ def _begin() -> None:
             raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
 
 
+def _keep_out(app: flask.Flask, sites: Sites) -> None:
+    """Refuse what pages of other sites send, but for those that the operator has named."""
+
+    @app.before_request
+    def check() -> flask.Response | None:
+        request = flask.request
+        if request.path in (LIVENESS, READINESS):
+            return None
+        sites.check(request.method, request.path, request.headers.get)
+        preflight = sites.preflight(request.method, request.headers.get)
+        return None if preflight is None else to_flask(preflight)
+
+    @app.after_request
+    def allow(answer: flask.Response) -> flask.Response:
+        allowance = sites.allowance(flask.request.headers.get)
+        for name in {name for name, _ in allowance} - {"Vary"}:
+            del answer.headers[name]  # a target's own, which speaks for other pages
+        answer.headers.extend(allowance)
+        return answer
+
+
 def _finish(answer: flask.Response) -> flask.Response:
     # Closed after the last byte, or when there will be no more.
     answer.call_on_close(lambda: logs.finish(answer.status_code))
+    if "body" in flask.g:
+        answer.call_on_close(flask.g.body.let_go)
     return answer
 
 
 def from_flask(request: flask.Request) -> Request:
     """Return the relay's view of a request; its body is not read yet."""
+    bodies: Bodies = flask.current_app.extensions[_BODIES]
+    # Not request.stream: it ends early without a word when the client dies.
+    flask.g.body = bodies.hold(request.environ["wsgi.input"], request.content_length)
     return Request(
         method=request.method,
-        path=request.path,
+        path=_path(request),
         query=request.query_string.decode("latin-1"),
         headers={name.lower(): value for name, value in request.headers.items()},
-        # Not request.stream: it ends early without a word when the client dies.
-        stream=request.environ["wsgi.input"],
+        stream=flask.g.body,
         content_length=request.content_length,
+        caller=Caller(request.environ.get("gunicorn.socket")),
     )
+
+
+def _path(request: flask.Request) -> str:
+    """Return the path as an ingress has seen it: Flask takes //sync for /sync."""
+    path: str = request.environ["PATH_INFO"]
+    return path if path.startswith("//") else request.path
 
 
 class _Exact(flask.Response):
@@ -89,23 +146,31 @@ def to_flask(response: Response) -> flask.Response:
     """Return Flask's form of an answer."""
     # A body that is an iterator counts as streamed, and only then does functions-framework not read
     # what the client still sends, however much that is.
-    answer = _Exact(_pieces(response), status=response.status, headers=list(response.headers))
+    caller = flask.request.environ.get("gunicorn.socket")
+    answer = _Exact(
+        _pieces(response, caller), status=response.status, headers=list(response.headers)
+    )
     close = getattr(response.body, "close", None)
     if close is not None:
         answer.call_on_close(close)
     return answer
 
 
-def _pieces(response: Response) -> Iterator[bytes]:
+def _pieces(response: Response, caller: socket.socket | None) -> Iterator[bytes]:
     try:
-        yield from response.body
+        for piece in response.body:
+            if caller is not None and response.until is not None:
+                caller.settimeout(max(0.001, response.until - time.monotonic()))
+            yield piece
     except GeneratorExit:
         logs.note(cut_off=True)
         logs.explain("the caller left before the end of the answer", logging.INFO)
         raise
     except Exception as exc:
         logs.note(cut_off=True)
-        if isinstance(exc, RelayError):
+        if isinstance(exc, CallerLeft):
+            logs.explain("the caller left before the end of the answer", logging.INFO)
+        elif isinstance(exc, RelayError):
             logs.explain(f"the answer was cut off: {exc.detail}", logging.WARNING)
         else:
             logs.explain("the answer was cut off: the relay failed", logging.ERROR, error=exc)
@@ -119,11 +184,13 @@ def _alive() -> flask.Response:
 
 
 def _ready() -> flask.Response:
+    return to_flask(problem(503, "this process is ending")) if _is_ending() else _alive()
+
+
+def _is_ending() -> bool:
     # gunicorn's worker handles the signal, and is alive until it has come.
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if not getattr(worker, "alive", True):
-        return to_flask(problem(503, "this process is ending"))
-    return _alive()
+    return not getattr(worker, "alive", True)
 
 
 def _refused(error: RelayError) -> flask.Response:

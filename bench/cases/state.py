@@ -107,7 +107,7 @@ def _fill(store: Store, size: int) -> None:
             attempts=1,
             answer_status=200,
         )
-        store.change(record.id, lambda old: (old or record, None), likely_new=True)
+        store.change(record.id, lambda old: (old or record, None), guess=(None, None))
 
     _wait_until_ready(store)
     with ThreadPoolExecutor(_FILLERS) as pool:

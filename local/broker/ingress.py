@@ -12,6 +12,7 @@ import logging
 import time
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -26,6 +27,7 @@ from local.broker.event import KNATIVE, fields
 from local.broker.feed import feed
 from local.broker.routing import Routing
 from local.broker.store import EventStore, Publication
+from local.browsers import ProgramsOnly
 from relay.events import Event
 from relay.problems import InvalidRequest
 
@@ -56,6 +58,8 @@ class Ingress:
                 Route("/activity", feed(self._activity)),
                 Route("/{namespace}/{broker}", self._publish, methods=["POST"]),
             ],
+            # Events are acted on, and the facts of /activity hold whole ones, credentials too.
+            middleware=[Middleware(ProgramsOnly)],
             lifespan=lifespan,
         )
         app.router.redirect_slashes = False

@@ -45,7 +45,11 @@ def test_only_fields_that_func_knows(function: dict[str, Any]) -> None:
     assert set(function) == fields
     assert set(function["build"]) == {"builder"}
     assert set(function["run"]) == {"envs"}
-    assert set(function["deploy"]) - {"labels"} == {"options", "healthEndpoints"}
+    assert set(function["deploy"]) - {"labels"} == {
+        "healthEndpoints",
+        "options",
+        "serviceAccountName",
+    }
     assert set(function["deploy"]["options"]) == {"scale", "resources"}
 
 

@@ -69,6 +69,7 @@ def test_comes_from_func_yaml_and_the_manifests(tmp_path: Path) -> None:
         "K_SINK": "http://127.0.0.1:8081/default/default",
         "K_CE_OVERRIDES": "",
         "ALLOWED_TARGETS": "localhost:30000",
+        "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],send-serving.default.example.com",
         "STATE_URL": "sqlite:///data/state.sqlite3",
     }
 
@@ -103,6 +104,7 @@ def test_passes_on_what_the_user_sets_for_the_relay(tmp_path: Path) -> None:
         "K_SINK": "http://127.0.0.1:8081/default/default",
         "K_CE_OVERRIDES": "",
         "ALLOWED_TARGETS": "localhost:30000",
+        "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],send-serving.default.example.com",
         "STATE_URL": "sqlite:///data/state.sqlite3",
     }
 

@@ -51,7 +51,9 @@ def calls(api: str, query: str = "") -> Calls:
 )
 def test_echoes_the_call(api: str, method: str, path: str) -> None:
     """A task answers with the method, path, headers and body that it received."""
-    answer = call(method, api + path, '{"type": "10"}', {"X-Header": "value", "Host": "a.b"})
+    answer = call(
+        method, api + path, '{"type": "10"}', {"X-Header": "value", "Host": "localhost:1"}
+    )
 
     echo = answer.json()
     assert answer.status == 200
@@ -59,7 +61,7 @@ def test_echoes_the_call(api: str, method: str, path: str) -> None:
     assert echo == {
         "method": method,
         "path": path,
-        "headers": {"Host": "a.b", "X-Header": "value", "Content-Length": "14"},
+        "headers": {"Host": "localhost:1", "X-Header": "value", "Content-Length": "14"},
         "body": '{"type": "10"}',
     }
 
@@ -109,14 +111,14 @@ def test_names_the_methods_of_a_route(api: str) -> None:
 
 def test_calls_back_with_the_host_given(api: str) -> None:
     """A callback task is accepted at once, then POSTs to the URI with that Host."""
-    task = json.dumps({"callback_uri": f"{api}/test?id=7", "host": "send.example.com"})
+    task = json.dumps({"callback_uri": f"{api}/test?id=7", "host": "localhost:7"})
 
     answer = call("POST", f"{api}/callback_tasks", task, {"Idempotency-Key": "k"})
 
     assert answer.status == 202
     (callback,) = wait_until(lambda: calls(api, "?path=/test"), 10, "the callback")
     assert (callback["method"], callback["path"]) == ("POST", "/test?id=7")
-    assert cast(dict[str, str], callback["headers"])["Host"] == "send.example.com"
+    assert cast(dict[str, str], callback["headers"])["Host"] == "localhost:7"
     assert callback["body"] == '{"status": "completed", "idempotencyKey": "k"}'
 
 
@@ -205,7 +207,9 @@ def test_repeats_a_header(api: str) -> None:
 def test_closes_on_a_body_that_is_too_large(api: str) -> None:
     """A body beyond the bound is refused unread."""
     with socket.create_connection(("127.0.0.1", int(api.rpartition(":")[2])), timeout=10) as client:
-        client.sendall(b"POST /tasks HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n")
+        client.sendall(
+            b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
+        )
         with client.makefile("rb") as stream:
             answer = stream.read()
 
@@ -222,7 +226,7 @@ def test_stops_at_once(number: signal.Signals) -> None:
         running(command, ready_output="sample API on") as process,
         socket.create_connection(("127.0.0.1", port)) as client,
     ):
-        client.sendall(b"GET /misbehave/slow/60 HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.sendall(b"GET /misbehave/slow/60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         process.send_signal(number)
         exit_code = process.wait()
 
@@ -238,7 +242,7 @@ def test_logs_no_control_characters() -> None:
         running(command, ready_output="sample API on") as process,
         socket.create_connection(("127.0.0.1", port)) as client,
     ):
-        client.sendall(b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.sendall(b"GET /\x1b[2J HTTP/1.1\r\nHost: localhost\r\n\r\n")
         process.wait_for_output("[2J 404")
 
     assert "GET /\\x1b[2J 404" in process.output

@@ -256,6 +256,24 @@ def test_without_the_store_it_calls(target: Peer, tmp_path: Path) -> None:
     assert len(target.requests) == 3
 
 
+def test_a_store_that_comes_back_in_a_call_hears_of_it(target: Peer, tmp_path: Path) -> None:
+    """A call that nobody could claim is known to be done all the same."""
+    gate = Gate(answer_of(200, b"done"))
+    target.on("/back", gate.talk)
+    port = free_port()
+    with served(f"redis://127.0.0.1:{port}") as receive, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(deliver, receive, target, "back", path="/back")
+        assert gate.came.wait(10)
+        with redis_server(tmp_path, port):
+            gate.go.set()
+            done = first.result()
+
+            copy = deliver(receive, target, "back", path="/back")
+
+    assert (copy.all("ce-id"), copy.json()) == (done.all("ce-id"), done.json())
+    assert len(target.requests) == 1
+
+
 def test_a_store_that_goes_away_in_a_call_spoils_nothing(target: Peer, tmp_path: Path) -> None:
     """The Broker hears of the answer all the same."""
     gate = Gate(answer_of(200, b"done"))

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.jsons import MAX_DEPTH, JSONError, decode_base64, loads
+from relay.jsons import (
+    MAX_DEPTH,
+    JSONError,
+    Raw,
+    decode_base64,
+    dumps,
+    loads,
+    members,
+    numbers_as_text,
+)
 
 VALUES = st.recursive(
     st.none()
@@ -116,3 +125,45 @@ def test_no_other_base64_is_read(text: object) -> None:
         decode_base64(text)
 
     assert str(caught.value) == "must be base64 (RFC 4648 section 4)"
+
+
+@given(VALUES)
+def test_what_is_written_is_read_back(value: object) -> None:
+    """UTF-8 stays UTF-8, nothing stands between the tokens, and any text can be written."""
+    written = dumps(value)
+
+    assert loads(written) == value
+    assert dumps({"a": [Raw(written)], "b": Raw(b" 1.10 ")}) == b'{"a":[%b],"b": 1.10 }' % written
+
+
+def test_only_what_must_be_is_escaped() -> None:
+    """Quotes, backslashes and control characters; and half of a surrogate pair."""
+    assert dumps('é€😀/\x7f"\\\n\x01\ud800') == '"é€😀/\x7f\\"\\\\\\n\\u0001\\ud800"'.encode()
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=4), st.text(" \t\r\n", max_size=2))
+def test_members_are_cut_out_with_their_blanks(value: dict[str, object], blanks: str) -> None:
+    """The text of a member is what stands between its colon and the next comma or brace."""
+    texts = {name: f"{blanks}{json.dumps(item)}{blanks}" for name, item in value.items()}
+    fields = ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items())
+
+    assert members(f"{{{fields}}}".encode()) == texts
+
+
+def test_long_texts_are_cut_out() -> None:
+    """A hundred thousand values of any kind are one member's text."""
+    for piece in (b"[]", b"1e15", b'{"a":1}', b'"\\\\"'):
+        raw = b'{"body":[' + b",".join([piece] * 100_000) + b"]}"
+
+        assert loads(raw) is not None
+        assert members(raw)["body"].encode() == raw[8:-1]
+
+
+def test_numbers_are_the_text_that_they_are() -> None:
+    """In an object of headers, say."""
+    assert numbers_as_text(' {"a": 1.10, "b": -1e-400, "c": "1", "d": true} ') == {
+        "a": "1.10",
+        "b": "-1e-400",
+        "c": "1",
+        "d": True,
+    }

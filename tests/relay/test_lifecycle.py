@@ -11,6 +11,7 @@ from relay.lifecycle import (
     LEASE_MS,
     Attempt,
     Busy,
+    Made,
     Times,
     accept,
     attempt_failed,
@@ -66,8 +67,13 @@ def accepted(
 
 
 def claimed(
-    record: Record | None, times: Times = TIMES, *, print_: str = "f", round: int = 1
-) -> tuple[Record | None, Attempt | Busy | None]:
+    record: Record | None,
+    times: Times = TIMES,
+    *,
+    print_: str = "f",
+    attempt: int = 1,
+    round: int = 1,
+) -> tuple[Record | None, Attempt | Busy | Made | None]:
     return claim(
         record,
         times,
@@ -75,6 +81,7 @@ def claimed(
         fingerprint=print_,
         target="x.test:80",
         caller="d",
+        attempt=attempt,
         round=round,
     )
 
@@ -92,9 +99,20 @@ def died(record: Record | None, *, round: int = 1) -> tuple[Record, bool]:
     )
 
 
-def finished(record: Record | None, ending: str = COMPLETED, attempts: int = 0) -> Record:
+def finished(
+    record: Record | None,
+    ending: str = COMPLETED,
+    attempts: int = 0,
+    print_: str | None = None,
+) -> Record:
     return finish(
-        record, TIMES, request_id="r", ending=ending, answer_status=200, attempts=attempts
+        record,
+        TIMES,
+        request_id="r",
+        ending=ending,
+        answer_status=200,
+        attempts=attempts,
+        fingerprint=print_,
     )
 
 
@@ -238,23 +256,53 @@ def test_a_call_is_claimed(record: Record | None) -> None:
     """Whoever delivers, it has been published; the claim is for a lease's time."""
     kept, attempt = claimed(record)
 
-    assert attempt == Attempt(caller="d", number=1, of_round=1)
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
     assert kept is not None
     assert (kept.state, kept.caller, kept.attempts) == (OPEN, "d", 1)
     assert kept.calling_until_ms == NOW + LEASE_MS
 
 
 def test_a_copy_that_comes_meanwhile_waits() -> None:
-    """Until the claim is given back, or its lease is over."""
+    """Until its claim is given back; then its attempt is made, and the next one can be claimed."""
     assert claimed(CALLED) == (CALLED, Busy(retry_after_s=6))
     assert claimed(CALLED, later(LEASE_MS - 1)) == (CALLED, Busy(retry_after_s=1))
     given_back = attempt_failed(CALLED, TIMES, caller="c", error="no", next_attempt_ms=NOW + 9)
     assert given_back is not None
     assert (given_back.error, given_back.next_attempt_ms) == ("no", NOW + 9)
 
-    for kept, attempt in (claimed(given_back), claimed(CALLED, later(LEASE_MS))):
-        assert kept is not None
-        assert (kept.attempts, attempt) == (2, Attempt(caller="d", number=2, of_round=2))
+    assert claimed(given_back) == (given_back, Made(error="no", next_in_s=0.009))
+    kept, attempt = claimed(given_back, attempt=2)
+    assert kept is not None
+    assert kept.attempts == 2
+    assert attempt == Attempt(caller="d", number=2, of_round=2, record=kept)
+
+
+def test_whoever_dies_in_a_call_leaves_it_to_the_next() -> None:
+    """How it ended nobody knows: it is made again, and is the same attempt."""
+    kept, attempt = claimed(CALLED, later(LEASE_MS))
+
+    assert kept is not None
+    assert (kept.attempts, kept.caller) == (1, "d")
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
+
+
+def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
+    """Its target is left alone for a while."""
+    kept = attempt_failed(
+        CALLED, TIMES, caller="c", error="avoided", next_attempt_ms=NOW + 9, made=False
+    )
+
+    assert kept is not None
+    assert (kept.attempts, kept.caller, kept.error) == (0, None, "avoided")
+    again, attempt = claimed(kept)
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=again)
+
+
+def test_a_copy_of_an_earlier_round_is_no_attempt_of_this_one() -> None:
+    """It goes its way without a call."""
+    second = replace(ON_ITS_WAY, round=2, attempts=6, earlier_attempts=6)
+
+    assert claimed(second, attempt=3) == (second, Made(error="the call failed", next_in_s=None))
 
 
 def test_a_claim_is_counted_once() -> None:
@@ -264,7 +312,7 @@ def test_a_claim_is_counted_once() -> None:
     again, attempt = claimed(kept, later(1))
 
     assert again is kept
-    assert attempt == Attempt(caller="d", number=1, of_round=1)
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
 
 
 def test_a_claim_is_renewed_by_its_caller_alone() -> None:
@@ -287,12 +335,12 @@ def test_what_is_done_or_dead_is_not_called_again(record: Record) -> None:
 def test_a_retry_of_a_dead_request_is_called() -> None:
     """Also one that this store knows nothing of."""
     kept, attempt = claimed(accepted(IS_DEAD), round=2)
-    assert attempt == Attempt(caller="d", number=7, of_round=1)
+    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
     assert kept is not None
 
     kept, attempt = claimed(IS_DEAD, round=2)
 
-    assert isinstance(attempt, Attempt)
+    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
     assert kept is not None
     assert (kept.state, kept.round) == (OPEN, 2)
 
@@ -300,7 +348,8 @@ def test_a_retry_of_a_dead_request_is_called() -> None:
 @pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, IS_DEAD])
 def test_another_event_with_the_same_id_is_called_without_a_claim(record: Record) -> None:
     """Ids are unique for one source only; what is no copy must not be taken for one."""
-    assert claimed(record, print_="g") == (record, Attempt())
+    assert claimed(record, print_="g") == (record, Attempt(is_strange=True))
+    assert finished(record, print_="g") is record
 
 
 @pytest.mark.parametrize("record", [None, NEW, ON_ITS_WAY, CALLED, UNHEARD, IS_DEAD])
@@ -311,6 +360,14 @@ def test_an_answer_ends_a_request(record: Record | None) -> None:
     assert (done.state, done.finished_ms, done.expires_ms) == (FAILED, NOW, NOW + 5_000)
     assert (done.caller, done.publisher, done.reason, done.error) == (None, None, None, None)
     assert done.attempts == max(2, record.attempts if record else 0)
+
+
+def test_an_answer_tells_whose_it_is() -> None:
+    """So that a later repeat finds it, though nobody had noted the request."""
+    done = finished(None, print_="f")
+
+    assert done.fingerprint == "f"
+    assert accepted(done) is done
 
 
 def test_the_first_answer_counts() -> None:

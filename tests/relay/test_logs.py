@@ -41,8 +41,9 @@ BROKEN = """
 import flask, functions_framework
 from relay import web
 from relay.http import Response
+from relay.settings import Settings
 
-web.prepare(flask.current_app, "INFO")
+web.prepare(flask.current_app, Settings())
 
 @functions_framework.http
 def broken(request):
@@ -408,12 +409,19 @@ class TestReceive:
         """The type and id of the event, what the target answered, and which attempt it was."""
         target.on("/busy", answer_of(503))
         headers = {**EVENT, **TRACED, "Ce-Id": "busy-1"}
+        again = {
+            **headers,
+            "Ce-Id": "busy-1.retry1",
+            "Ce-Type": f"{TYPE}.retry1",
+            "Ce-Subject": "busy-1",
+            "Ce-Relayattempts": "1",
+        }
 
         with logged(receive) as first:
             call("POST", f"{receive.url}/", envelope(target, "/busy"), headers)
         target.on("/busy", answer_of(201))
         with logged(receive) as second:
-            call("POST", f"{receive.url}/", envelope(target, "/busy"), headers)
+            call("POST", f"{receive.url}/", envelope(target, "/busy"), again)
 
         delivery = {
             "method": "POST",
@@ -426,15 +434,16 @@ class TestReceive:
             {
                 **delivery,
                 "severity": "WARNING",
-                "message": f"{TYPE} 503: the target answered 503",
+                "message": f"{TYPE} 200: the target answered 503; again in 1 s",
                 "attempt": 1,
                 "target_status": 503,
-                "status": 503,
+                "status": 200,
             },
             {
                 **delivery,
+                "type": f"{TYPE}.retry1",
                 "severity": "INFO",
-                "message": f"{TYPE} 200",
+                "message": f"{TYPE}.retry1 200",
                 "attempt": 2,
                 "target_status": 201,
                 "status": 200,
@@ -562,7 +571,7 @@ def serving_broken(folder: Path) -> Iterator[Function]:
     url = f"http://127.0.0.1:{port}"
     ready = f"{url}/health/readiness"
     with running(command, env={"PYTHONPATH": str(REPOSITORY)}, ready_url=ready) as process:
-        yield Function(url=url, port=port, process=process)
+        yield Function(name="broken", url=url, port=port, process=process)
 
 
 def test_defects(tmp_path: Path) -> None:

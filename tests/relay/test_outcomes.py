@@ -127,7 +127,8 @@ def test_a_made_up_result_cannot_break_the_answer_to_who_waits(send: Function) -
             "X B": ["1"],
             "Transfer-Encoding": ["chunked"],
             "Content-Length": ["99"],
-        }
+        },
+        "body": "done\ud800",  # half of a character
     }
     body = json.dumps({"targetURL": "http://127.0.0.1:1"})
     headers = {"Idempotency-Key": "r3", "Prefer": "wait=20"}
@@ -139,10 +140,67 @@ def test_a_made_up_result_cannot_break_the_answer_to_who_waits(send: Function) -
             assert came.status == 202
         answer = waiting.result()
 
-    assert (answer.status, answer.body) == (200, b"done")
+    assert (answer.status, answer.body) == (200, b"done?")
     assert answer.all("X-A") == ["2"]
     assert answer.all("X-Evil") == answer.all("X B") == answer.all("Transfer-Encoding") == []
-    assert answer.all("Content-Length") == ["4"]
+    assert answer.all("Content-Length") == ["5"]
+
+
+@pytest.mark.parametrize("path", ["/event/callback", "/event/dead-letter"])
+def test_a_dead_request_is_noted_wherever_it_comes_in(
+    send: Function, broker: Peer, path: str
+) -> None:
+    """It says why, and is published again as the request that it was."""
+    request_id = "dead-from" + path.replace("/", "-")
+    attributes = {
+        "id": f"{request_id}.dead",
+        "subject": request_id,
+        "relayattempts": "6",
+        "relayreason": "the target answered 503",
+        "relaystatus": "503",
+        "relayhops": "1",
+    }
+    envelope = {"targetURL": "http://127.0.0.1:9"}
+
+    answer = deliver(send, path, f"{TYPE}.dead", envelope, **attributes)
+
+    assert (answer.status, answer.body) == (202, b"")
+    known = call("GET", f"{send.url}/async/{request_id}").json()
+    assert (known["status"], known["attempts"]) == ("dead", 6)
+    assert known["reason"] == {"code": 503, "detail": "the target answered 503", "attempts": 6}
+    assert call("POST", f"{send.url}/async/{request_id}/retry").status == 202
+    assert_published(broker, request_id, envelope)
+
+
+@pytest.mark.parametrize("tier", ["retry1", "retry5"])
+def test_a_dead_letter_of_a_tier_is_its_request(send: Function, broker: Peer, tier: str) -> None:
+    """Receive was away while a request waited: it is dead under the request's own id."""
+    request_id = f"lost-in-{tier}"
+    attributes = {
+        "id": f"{request_id}.{tier}",
+        "subject": request_id,
+        "relayattempts": "2",
+        "relaynotbefore": "2026-01-01T00:00:00Z",
+        "knativeerrorcode": "500",
+    }
+    envelope = {"targetURL": "http://127.0.0.1:9"}
+
+    deliver(send, "/event/dead-letter", f"{TYPE}.{tier}", envelope, **attributes)
+
+    known = call("GET", f"{send.url}/async/{request_id}").json()
+    assert (known["status"], known["attempts"]) == ("dead", 2)
+    assert known["reason"] == {"code": 500, "attempts": 2}
+    assert call("POST", f"{send.url}/async/{request_id}/retry").status == 202
+    assert_published(broker, request_id, envelope)
+
+
+def assert_published(broker: Peer, request_id: str, envelope: object) -> None:
+    """Check the last event: the request's own, with nothing of how far it had come."""
+    published = broker.requests[-1]
+    assert (published.header("ce-id"), published.header("ce-type")) == (request_id, TYPE)
+    assert json.loads(published.body) == envelope
+    for name in ("subject", "relayattempts", "relayreason", "relaynotbefore", "knativeerrorcode"):
+        assert published.header(f"ce-{name}") is None
 
 
 def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:
@@ -152,6 +210,33 @@ def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:
     known = call("GET", f"{send.url}/async/silent").json()
 
     assert (known["status"], known["reason"]) == ("dead", {})
+
+
+@pytest.mark.parametrize(
+    "event_type", ["other", f"{TYPE}.other", f"{TYPE}.retry", f"x{TYPE}", f"{TYPE}.retry1.other"]
+)
+def test_a_dead_letter_is_an_event_of_the_relays(send: Function, event_type: str) -> None:
+    """Nobody else's event becomes a dead request, which a retry would publish as it is."""
+    answer = deliver(send, "/event/dead-letter", event_type, {}, id="forged", source="/somebody")
+
+    detail = "ce-type must be that of a request or a result of this relay"
+    assert (answer.status, answer.json()["detail"]) == (403, detail)
+    assert call("GET", f"{send.url}/async/forged").status == 404
+
+
+def test_a_dead_letter_whose_id_is_no_text_is_refused(send: Function) -> None:
+    """What cannot be read is kept under its id; half of a character is none."""
+    unread = json.dumps({"specversion": "1.0", "id": "\ud800", "source": "s", "type": TYPE})
+    headers = {"Content-Type": "application/cloudevents+json"}
+
+    answer = call("POST", f"{send.url}/event/dead-letter", unread, headers)
+
+    assert (answer.status, answer.json()["field"]) == (400, "ce-id")
+
+
+def test_an_attempt_that_is_a_dead_letter_is_taken(send: Function) -> None:
+    """What is tried again is an event of its own type."""
+    assert deliver(send, "/event/dead-letter", f"{TYPE}.retry3", {}, id="later").status == 202
 
 
 def encoded(text: str) -> str:

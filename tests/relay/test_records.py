@@ -87,7 +87,7 @@ def die(records: Records, request_id: str) -> bool:
 
 
 def claim(records: Records, request_id: str) -> Attempt:
-    attempt = records.claim(event_of(request_id), fingerprint="f", target="x.test:80")
+    attempt = claim_unless_done(records, request_id)
     assert isinstance(attempt, Attempt)
     return attempt
 
@@ -119,7 +119,7 @@ def test_an_open_request_tells_how_far_it_is(
     accept(records, request_id)
     attempt = claim(records, request_id)
     assert attempt.caller is not None
-    records.attempt_failed(request_id, attempt.caller, error="refused", next_in_s=2)
+    records.attempt_failed(request_id, attempt, error="refused", next_in_s=2)
 
     known = document(records, request_id)
 
@@ -157,7 +157,13 @@ def test_no_order_of_arrival_loses_a_fact(
 
 
 def claim_unless_done(records: Records, request_id: str) -> object:
-    return records.claim(event_of(request_id), fingerprint="f", target="x.test:80")
+    return records.claim(
+        event_of(request_id),
+        request_id=request_id,
+        attempt=1,
+        fingerprint="f",
+        target="x.test:80",
+    )
 
 
 def test_callbacks_are_noted_once_and_bounded(records: Records, request_id: str) -> None:

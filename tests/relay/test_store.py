@@ -156,6 +156,30 @@ def test_changes_from_many_threads_all_count(store: Store) -> None:
     assert sorted(seen) == list(range(200))
 
 
+def test_a_wrong_guess_costs_a_look_and_nothing_else(store: Store) -> None:
+    """Whoever guesses what is there is told by the store when it is not so."""
+    store.change("a", lambda record: (made(store), None), guess=(None, None), version="v1")
+    seen: list[int | None] = []
+
+    def count(record: Record | None) -> tuple[Record, None]:
+        seen.append(record.attempts if record else None)
+        record = record or made(store)
+        return replace(record, attempts=record.attempts + 1), None
+
+    store.change("a", count, guess=("v1", made(store)), version="v2")
+    store.change("a", count, guess=("v1", made(store)))
+    store.change("a", count, guess=(None, None))
+
+    whole = store.read("a")
+    assert seen == [0, 0, 1, None, 2]
+    assert whole is not None
+    assert whole.record.attempts == 3
+
+
+def made(store: Store) -> Record:
+    return Record(id="a", state=OPEN, expires_ms=store.now_ms() + HOUR_MS, heard_ms=0)
+
+
 def test_a_record_is_forgotten_after_its_time(store: Store, clock: Clock) -> None:
     """Nothing of it is left to the next request of its id."""
     put(store, "a", state=DEAD, event=b"secret")

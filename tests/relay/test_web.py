@@ -51,11 +51,11 @@ def test_a_probe_is_no_call(functions: Mapping[str, Function], name: str, path: 
 
 
 def test_a_second_slash_is_no_redirect(functions: Mapping[str, Function]) -> None:
-    """Flask can redirect to the path with one; no caller of an API expects that."""
+    """Flask can redirect to the path with one, or take it for that, which no ingress would."""
     answer = call("POST", f"{functions['send'].url}//sync", "{}")
 
-    assert answer.status == 400
-    assert problem_of(answer)["field"] == "targetURL"
+    assert answer.status == 404
+    assert problem_of(answer)["detail"] == "there is no '//sync'; GET / lists what there is"
 
 
 def test_what_the_framework_refuses_is_a_problem(functions: Mapping[str, Function]) -> None:

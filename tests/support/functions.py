@@ -13,6 +13,7 @@ from tests.support.processes import REPOSITORY, Process, free_port, python, runn
 class Function:
     """A function that is being served."""
 
+    name: str
     url: str
     port: int
     process: Process
@@ -44,4 +45,4 @@ def serving(
     with running(
         command, env={"PYTHONPATH": str(REPOSITORY), "THREADS": "8", **env}, ready_url=ready
     ) as process:
-        yield Function(url=url, port=port, process=process)
+        yield Function(name=name, url=url, port=port, process=process)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,19 +17,24 @@ from standardwebhooks import Webhook
 from tests.support.calls import Answer
 from tests.support.processes import wait_until
 from tests.support.redis import redis_server
-from tests.support.stack import Relay, quick_manifests, started
+from tests.support.stack import Relay, quick_settings, started
 
 SECRET = "whsec_" + base64.b64encode(b"a key of the tests, 24 bytes or more").decode()
 
 
 @pytest.fixture(scope="module")
-def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return quick_manifests(tmp_path_factory.mktemp("manifests") / "knative")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return quick_settings(tmp_path_factory.mktemp("manifests") / "knative")
 
 
 @pytest.fixture(scope="module")
-def relay(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    settings = {"MANIFESTS": str(manifests), "CALLBACK_SECRET": SECRET, "TARGET_TIMEOUT_S": "10"}
+def relay(quick: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    settings = {
+        **quick,
+        "CALLBACK_SECRET": SECRET,
+        "TARGET_TIMEOUT_S": "10",
+        "THREADS": "32",  # so few that a test can have all of them in use
+    }
     with started(tmp_path_factory.mktemp("broker"), settings=settings) as relay:
         yield relay
 
@@ -205,7 +211,7 @@ def test_a_callback_brings_the_outcome(
     assert (told["id"], told["status"]) == (request_id, status)
     assert told[member]["status" if member == "answer" else "code"] == code
     assert headers["X-Mine"] == "1"
-    assert headers["webhook-id"] == f"relay_{callback_id}"
+    assert re.fullmatch("relay_[0-9a-f]{64}", headers["webhook-id"])
     wait_for_status(relay, callback_id, "completed")
     assert relay.call("GET", f"/async/{callback_id}.completed.callback").status == 404
 
@@ -220,11 +226,11 @@ def test_a_callback_to_a_forbidden_address_is_refused(relay: Relay) -> None:
     assert "127.0.0.1:1" in str(answer.json()["detail"])
 
 
-def test_the_targets_own_callback_joins_its_request(manifests: Path, tmp_path: Path) -> None:
+def test_the_targets_own_callback_joins_its_request(quick: dict[str, str], tmp_path: Path) -> None:
     """A caller that chooses the id can write the callback's address before the call."""
     request_id = "chosen-by-the-caller"
     # The sample API signs nothing, so there is no secret here.
-    with started(tmp_path / "broker", settings={"MANIFESTS": str(manifests)}) as relay:
+    with started(tmp_path / "broker", settings=quick) as relay:
         host = "send-serving.default.example.com"
         uri = f"http://localhost:{relay.ports['GATEWAY']}/event/callback?id={request_id}"
         body = envelope(relay, "/callback_tasks", body={"callback_uri": uri, "host": host})
@@ -262,17 +268,19 @@ def test_waiting_callers_and_status_reads_do_not_starve_sync(relay: Relay) -> No
 
 
 @pytest.mark.parametrize("kind", ["default", "redis"])
-def test_a_restart_in_between_loses_nothing(kind: str, manifests: Path, tmp_path: Path) -> None:
+def test_a_restart_in_between_loses_nothing(
+    kind: str, quick: dict[str, str], tmp_path: Path
+) -> None:
     """Request, status, attempts, callback and dead letter outlive the Broker and both functions."""
     if kind == "default":
-        outlive({}, manifests, tmp_path)
+        outlive({}, quick, tmp_path)
     else:
         with redis_server(tmp_path) as url:
-            outlive({"STATE_URL": url}, manifests, tmp_path)
+            outlive({"STATE_URL": url}, quick, tmp_path)
 
 
-def outlive(settings: dict[str, str], manifests: Path, folder: Path) -> None:
-    settings = {"MANIFESTS": str(manifests), **settings}
+def outlive(settings: dict[str, str], quick: dict[str, str], folder: Path) -> None:
+    settings = {**quick, **settings}
     data = folder / "broker"
     with started(data, settings=settings) as relay:
         dead = accept(relay, envelope(relay, "/misbehave/fail-times/6/restart"))
@@ -299,12 +307,12 @@ def outlive(settings: dict[str, str], manifests: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("outcome", ["completed", "dead"])
 def test_without_the_state_every_promise_is_kept(
-    outcome: str, manifests: Path, tmp_path: Path
+    outcome: str, quick: dict[str, str], tmp_path: Path
 ) -> None:
     """Requests are accepted and called; when it is back their outcomes are known, and told."""
     with redis_server(tmp_path) as url:
         port = int(url.rpartition(":")[2])
-    settings = {"MANIFESTS": str(manifests), "STATE_URL": url}
+    settings = {**quick, "STATE_URL": url}
     with started(tmp_path / "broker", settings=settings) as relay:
         target = f"http://localhost:{relay.ports['SAMPLE_API']}/tasks?told"
         api = "/tasks" if outcome == "completed" else "/misbehave/status/503"

@@ -125,7 +125,7 @@ export async function post(path, what, body) {
     tell([`${what}: ${word}${sent.status}${took}`, sent.detail].filter(Boolean).join(" – "), sent.status < 400 ? "good" : "bad");
     return sent;
   } catch {
-    tell(`${what}: not sent. The page’s server does not answer; is ./dev up still running?`, "bad");
+    tell(`${what}: not sent. The server of this page does not answer; is ./dev up still running?`, "bad");
     return null;
   }
 }

@@ -42,6 +42,7 @@ def test_error_data_is_cut_at_1024_bytes() -> None:
         (503, "soon", None),
         (503, "-7", None),
         (503, "Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        (503, "Mon, 1 Jan 99999999999999 00:00:00 GMT", None),
     ],
 )
 def test_retry_after_is_read_from_429_and_503(

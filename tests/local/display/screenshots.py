@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.browser import chromium
 from tests.support.processes import REPOSITORY, free_port
-from tests.support.stack import PARTS, Relay, quick_manifests, started
+from tests.support.stack import PARTS, Relay, quick_settings, started
 
 IMAGES = REPOSITORY / "docs" / "images"
 # As a user has them, where they are free; else the pictures would show strange ports.
@@ -21,7 +21,7 @@ def main() -> None:
     """Start the system, send it requests, and take the pictures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = {"MANIFESTS": str(quick_manifests(folder / "knative"))}
+        settings = quick_settings(folder / "knative")
         ports = {part: USUAL.get(part) or free_port() for part in PARTS}
         with (
             started(folder / "broker", ports=ports, settings=settings) as relay,

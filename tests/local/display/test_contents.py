@@ -1,4 +1,4 @@
-"""What was sent and answered is kept within bounds, found by its text, and shown without secrets."""
+"""What was sent and answered: kept within bounds, found by its text, shown without secrets."""
 
 from __future__ import annotations
 

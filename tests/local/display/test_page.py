@@ -13,7 +13,7 @@ from tests.local.display.conftest import Displaying
 from tests.local.display.facts import accepted, dies, result
 from tests.support.calls import call
 from tests.support.processes import wait_until
-from tests.support.stack import Relay, quick_manifests, started
+from tests.support.stack import Relay, quick_settings, started
 
 TOKEN = "a-token-of-the-tests"
 COMPOSED = {"method": "POST", "path": "/async", "headers": {}, "body": "{}"}
@@ -31,7 +31,7 @@ def display(displaying: Displaying) -> Iterator[str]:
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     folder = tmp_path_factory.mktemp("stack")
     settings = {
-        "MANIFESTS": str(quick_manifests(folder / "knative")),
+        **quick_settings(folder / "knative"),
         "API_TOKEN": TOKEN,
     }
     with started(folder / "broker", settings=settings) as relay:
@@ -252,14 +252,15 @@ def test_its_own_page_can(display: str) -> None:
 
 
 def test_the_page_has_a_port_of_its_own(relay: Relay) -> None:
-    """At the port of callers Send answers, whatever the Host."""
+    """At the port of callers Send answers, to the names of this machine and its own."""
     page, send = (f"http://localhost:{relay.ports[name]}" for name in ("DISPLAY", "GATEWAY"))
 
     assert b"<title>Requests" in call("GET", page).body
     assert rows(page)["is_new"] is True
-    for host in ("localhost", "send-serving.default.example.com", "10.0.0.1:8080"):
+    for host in ("localhost", "127.0.0.1:8080", "send-serving.default.example.com"):
         answer = call("GET", f"{send}/async/none", headers={"Host": host})
         assert (answer.status, answer.json()["title"]) == (401, "Unauthorized")
+    assert call("GET", f"{send}/async/none", headers={"Host": "evil.test:8080"}).status == 403
 
 
 def test_sends_the_examples(relay: Relay) -> None:

@@ -194,7 +194,8 @@ def test_each_attempt_has_its_time() -> None:
     assert [each.due_at for each in tries] == [1002.5, 1005.0, 1008.0, None]
     assert [each.tone for each in tries] == ["waiting"] * 3 + ["bad"]
     assert tries[1].reason == "target:1 cannot be reached: refused"
-    assert (tries[0].started_at, tries[0].ended_at) == (pytest.approx(1000.4877), 1000.5)
+    assert tries[0].started_at == pytest.approx(1000.4877)
+    assert tries[0].ended_at == 1000.5
 
 
 def test_attempts_of_tiers_join_their_request() -> None:
@@ -277,6 +278,31 @@ def test_the_method_of_sync_is_its_own() -> None:
     requests.direct(direct(200, by_target=True, method="GET"))
 
     assert only(requests).method == "GET"
+
+
+def test_the_timeline_tells_of_tiers() -> None:
+    """Each wait with its reason and its end, and the deliveries of the events that wait."""
+    request = only(
+        told(
+            accepted(),
+            attempted("200 with a reply"),
+            follows("retry1", 1),
+            attempted("200 with a reply", event_id="order-7.retry1", trigger="default/receive-r1"),
+            follows("dead", 2, to="retry1"),
+            attempted("202", event_id="order-7.dead", trigger="default/results"),
+        )
+    )
+
+    assert titles(request)[3:] == [
+        "To be tried again",
+        "Delivery of retry 1 by Trigger receive-r1",
+        "Dead",
+        "Delivery of the dead request by Trigger results",
+    ]
+    waiting, _, dead, _ = request.entries[3:]
+    assert waiting.details == ("the target answered 503", "attempt 1", "for Trigger receive-retry1")
+    assert waiting.due_at == 1002.5
+    assert dead.details == ("the target answered 503", "attempt 2", "for Trigger results")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.system.crash.plan import Plan
-from tests.system.crash.report import table
+from tests.system.crash.report import broken_together, table
 from tests.system.crash.run import run
 
 _EVENTS = 7000
@@ -55,6 +55,8 @@ def main() -> int:
             broken += [*report.broken_bounds(), f"the logs of that run are in {folder}"]
         else:
             shutil.rmtree(folder)
+    if not arguments.quick:
+        broken += broken_together(reports)
     print(table(reports), end="", flush=True)
     print("\n".join(broken) or "Every bound was kept.", flush=True)
     return 1 if broken else 0

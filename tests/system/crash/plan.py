@@ -6,8 +6,11 @@ import enum
 import random
 from dataclasses import dataclass
 
-# Further attempts that the run's Triggers allow after the first one.
-RETRY = 20
+# The longest that a call may take.
+TARGET_TIMEOUT_S = 1.0
+
+# Calls to the target that the relay makes for an event, at most.
+ATTEMPTS = 6
 
 _FAILING = 0.2
 _EVERY = 200
@@ -27,8 +30,12 @@ class Fate(enum.Enum):
 
     @property
     def is_final(self) -> bool:
-        """Whether this is an answer, after which the target must not be called again."""
-        return self in (Fate.OK, Fate.NOT_FOUND)
+        """Whether this is an answer, after which the target must not be called again.
+
+        The calls are POSTs: a final status decides, even if the body after it has no end by the
+        deadline.
+        """
+        return self in (Fate.OK, Fate.NOT_FOUND, Fate.DRIP)
 
 
 _FAILURES = tuple(fate for fate in Fate if fate is not Fate.OK)
@@ -71,9 +78,9 @@ class Plan:
         return draw.choice(_FAILURES) if draw.random() < _FAILING else Fate.OK
 
     def must_die(self, event_id: str) -> bool:
-        """Tell whether every attempt that the Triggers allow would fail."""
+        """Tell whether every attempt that the relay makes would fail."""
         return is_poison(event_id) or not any(
-            self.fate(event_id, call).is_final for call in range(1, RETRY + 2)
+            self.fate(event_id, call).is_final for call in range(1, ATTEMPTS + 1)
         )
 
     def asks_for_callback(self, event_id: str) -> bool:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tests.system.crash.plan import Fate, Plan
+from tests.system.crash.plan import TARGET_TIMEOUT_S, Fate, Plan
 
 CALLS = "/calls/"
 RESULTS = "/results"
@@ -51,7 +51,7 @@ class Target:
 
     Attributes:
         calls: how often the target was called, by event.
-        finished: how often it gave a final answer, to its last byte, by event.
+        finished: how often it gave a final answer, by event.
         failed: how many calls ended otherwise, or with 404.
         wrong_keys: calls whose Idempotency-Key was not the event's id.
         results: how often a result event arrived, by the event it is about.
@@ -119,15 +119,22 @@ class Target:
         if request.path.startswith(CALLS):
             return await self._call(request, reader, writer)
         answer = _TAKEN
+        event_id = request.headers.get("ce-id", "")
+        ending = request.headers.get("ce-type", "").rpartition(".")[2]
         if request.path == RESULTS:
-            self.results[request.headers["ce-subject"]] += 1
+            if ending == "dead":
+                self.dead_letters.setdefault(request.headers["ce-subject"], set()).add(ending)
+            elif ending in ("completed", "failed"):
+                self.results[request.headers["ce-subject"]] += 1
         elif request.path.startswith(CALLBACKS):
             self.callbacks[request.path.removeprefix(CALLBACKS)] += 1
         else:
             # Also what follows from a request may die here: its result, or its caller's callback.
-            if request.headers["ce-id"] in self.calls or "poison" in request.headers["ce-id"]:
+            if ending.startswith("retry"):
+                event_id = request.headers["ce-subject"]
+            if event_id in self.calls or "poison" in event_id:
                 code = request.headers.get("ce-knativeerrorcode", "none")
-                self.dead_letters.setdefault(request.headers["ce-id"], set()).add(code)
+                self.dead_letters.setdefault(event_id, set()).add(code)
             answer = _TAKEN if await self._hand_on(request) else _REFUSED
         writer.write(answer)
         await writer.drain()
@@ -172,10 +179,16 @@ class Target:
             writer.transport.abort()
         else:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % _DRIP_BYTES)
-            for _ in range(_DRIP_BYTES):
-                writer.write(b".")
-                await writer.drain()
-                await asyncio.sleep(_DRIP_INTERVAL_S)
+            until = asyncio.get_running_loop().time() + TARGET_TIMEOUT_S - _DRIP_INTERVAL_S
+            try:
+                for _ in range(_DRIP_BYTES):
+                    writer.write(b".")
+                    await writer.drain()
+                    await asyncio.sleep(_DRIP_INTERVAL_S)
+            finally:
+                # Else the caller was killed while it read, and nobody knows of the answer.
+                if asyncio.get_running_loop().time() >= until:
+                    self.finished[event_id] += 1
         return False
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import python, running
 from tests.system.crash.plan import Fate, Plan, is_hopeless, is_poison
-from tests.system.crash.report import Report, table
+from tests.system.crash.report import Report, broken_together, table
 
 KEPT = Report(
     seed=7,
@@ -73,12 +73,16 @@ def test_without_kills_one_event_in_a_hundred_may_be_delivered_twice() -> None:
 
 
 def test_with_a_shared_state_next_to_nothing_is_done_twice() -> None:
-    """Nothing at all without kills, and three in a thousand with them."""
-    report = replace(KEPT, state="redis", accepted=1000, published=1000, duplicates=3)
+    """Nothing without kills; with them 1 % in a run, and 0.3 % in all."""
+    report = replace(KEPT, state="redis", accepted=1000, published=1000, duplicates=10)
+    other = replace(report, state="sqlite", accepted=3000, duplicates=2)
 
-    assert report.broken_bounds() == []
-    assert len(replace(report, duplicates=4).broken_bounds()) == 1
+    assert report.broken_bounds() == broken_together([report, other, KEPT]) == []
+    assert len(replace(report, duplicates=11).broken_bounds()) == 1
     assert len(replace(report, kills=0, duplicates=1).broken_bounds()) == 1
+    assert broken_together([report, replace(other, duplicates=3)]) == [
+        "all runs with kills: 13 duplicates, at most 12 allowed"
+    ]
 
 
 def test_the_table_has_one_row_a_run() -> None:
@@ -106,7 +110,7 @@ def test_a_fifth_of_the_calls_fail_in_every_way() -> None:
 
 
 def test_only_what_can_never_succeed_has_to_die() -> None:
-    """Hopeless and poison events exhaust the Triggers' retries, and nothing else does."""
+    """Hopeless and poison events exhaust all attempts, and nothing else does."""
     plan = Plan(seed=1, events=1000)
     doomed = {each for each in plan.event_ids() if plan.must_die(each)}
 
