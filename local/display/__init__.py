@@ -3,7 +3,7 @@
 event_form     an event as Knative's event_display prints it
 subscription   follows the Broker's activity
 direct         the calls that Send answers itself; `send` serves Send with an eye on them
-requests       the state, the attempts and the timeline of each request
+requests       the newest requests, each `tracked` by its state, attempts and timeline
 tries          the attempts: what each has come to, and when
 timeline       the entries of a timeline, in words
 contents       what was sent and answered, in full

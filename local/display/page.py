@@ -28,7 +28,8 @@ from local.display.caller import Caller, Composed, Sent
 from local.display.contents import body_of, document
 from local.display.direct import Call
 from local.display.event_form import render, render_unreadable
-from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
+from local.display.requests import MAX_REQUESTS, Requests
+from local.display.tracked import TrackedRequest
 from relay import http
 from relay.events import Event
 from relay.problems import InvalidRequest

@@ -153,7 +153,9 @@ def attempted(fact: Attempted, *, about: str) -> Entry:
     details = [fact.result, *([reason] if reason else []), counted, took]
     due_at = None
     if fact.next_step == DELIVERED:
-        tone = BAD if fact.to_dead_letter_sink else GOOD
+        # The reply to it, which follows, says how it has ended.
+        tone = PLAIN if fact.result.endswith("with a reply") else GOOD
+        tone = BAD if fact.to_dead_letter_sink else tone
         if fact.to_dead_letter_sink:
             title = f"Dead letter{what} of Trigger {trigger} delivered"
     elif fact.next_step == RETRY:

@@ -50,6 +50,7 @@ export class Details {
 
   clear() {
     this.entries = [];
+    $("details").scrollTop = 0;
     for (const id of ["timeline", "facts", "tries"]) $(id).replaceChildren();
     for (const id of ["retry", "edit", "curl", "tries-title"]) $(id).hidden = true;
   }

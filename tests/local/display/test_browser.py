@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from msgspec import structs
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from local.broker.activity import RETRY
+from local.broker.activity import RETRY, Fact
 from tests.local.display.conftest import Displaying
 from tests.local.display.facts import accepted, attempted, dies, result
 from tests.support.browser import chromium
@@ -188,12 +188,12 @@ def test_what_is_copied_can_be_pasted(browser: Browser, relay: Relay) -> None:
 
         send(relay, "copied", "/tasks?x=it's")
         page.get_by_role("button", name="copied", exact=True).click()
-        page.locator("#curl").click()
-        expect(page.locator("#told")).to_have_text("The curl command is on the clipboard")
-        assert json.loads(pasted(page))["status"] == "accepted"
         page.get_by_role("button", name="Copy id").click()
         expect(page.locator("#told")).to_have_text("The id is on the clipboard")
         assert page.evaluate("navigator.clipboard.readText()") == "copied"
+        page.locator("#curl").click()
+        expect(page.locator("#told")).to_have_text("The curl command is on the clipboard")
+        assert json.loads(pasted(page))["status"] == "accepted"
 
 
 def pasted(page: Page) -> str:
@@ -252,7 +252,7 @@ def test_attempts_are_drawn_to_scale(browser: Browser, displaying: Displaying) -
     """A bar from the start to the answer, another until the next attempt, in one scale."""
     reason = b'{"detail": "target:1 cannot be reached: connection refused"}'
     away = {"knativeerrordata": base64.b64encode(reason).decode()}
-    facts = [
+    facts: list[Fact] = [
         accepted(at=1000.0),
         attempted("502", RETRY, duration_ms=1000, at=1001.0, extensions=away),
         attempted("200 with a reply", duration_ms=1000, at=1004.0),
@@ -280,10 +280,10 @@ def test_attempts_are_drawn_to_scale(browser: Browser, displaying: Displaying) -
 def test_the_chart_tells_of_the_last_minutes(browser: Browser, displaying: Displaying) -> None:
     """How many requests began, and how long they took; what is older is not in it."""
     now = time.time()
-    facts = [accepted("old", at=now - 400)]
+    facts: list[Fact] = [accepted("old", at=now - 400)]
     for number in range(10):
-        done = structs.replace(result("completed", 200, f"o{number}"), at=now - 59.5)
-        facts += [accepted(f"o{number}", at=now - 60), done]
+        done = result("completed", 200, f"o{number}")
+        facts += [accepted(f"o{number}", at=now - 60), structs.replace(done, at=now - 59.5)]
     with displaying(facts) as url, opened(browser, url) as page:
         expect(page.locator("#chart-text")).to_have_text(
             "5 min: 10 requests · at most 2/s · median 500 ms · p95 500 ms"

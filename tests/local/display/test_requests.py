@@ -10,7 +10,8 @@ import pytest
 
 from local.broker.activity import DROPPED, RETRY, TO_DEAD_LETTER_SINK, Accepted, Attempted
 from local.display.direct import Call, Message
-from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
+from local.display.requests import MAX_REQUESTS, Requests
+from local.display.tracked import TrackedRequest
 from tests.local.display.facts import TYPE, accepted, attempted, dies, follows, result
 
 DISPLAY = "default/event-display"
@@ -278,31 +279,6 @@ def test_the_method_of_sync_is_its_own() -> None:
     requests.direct(direct(200, by_target=True, method="GET"))
 
     assert only(requests).method == "GET"
-
-
-def test_the_timeline_tells_of_tiers() -> None:
-    """Each wait with its reason and its end, and the deliveries of the events that wait."""
-    request = only(
-        told(
-            accepted(),
-            attempted("200 with a reply"),
-            follows("retry1", 1),
-            attempted("200 with a reply", event_id="order-7.retry1", trigger="default/receive-r1"),
-            follows("dead", 2, to="retry1"),
-            attempted("202", event_id="order-7.dead", trigger="default/results"),
-        )
-    )
-
-    assert titles(request)[3:] == [
-        "To be tried again",
-        "Delivery of retry 1 by Trigger receive-r1",
-        "Dead",
-        "Delivery of the dead request by Trigger results",
-    ]
-    waiting, _, dead, _ = request.entries[3:]
-    assert waiting.details == ("the target answered 503", "attempt 1", "for Trigger receive-retry1")
-    assert waiting.due_at == 1002.5
-    assert dead.details == ("the target answered 503", "attempt 2", "for Trigger results")
 
 
 @pytest.mark.parametrize(
