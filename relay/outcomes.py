@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from relay import jsons, logs
@@ -122,6 +123,8 @@ class Outcomes:
             # this one waits for the state as long as results do.
             logs.explain(f"the dead letter is published again: {exc.detail}", logging.WARNING)
             progress = Progress.of(event, self._settings.event_type, time.time())
+            if isinstance(attempts := reason.get("attempts"), int):
+                progress = replace(progress, attempts=attempts)
             return self._followers.dead(event, progress, Why.from_reason(reason))
 
     def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:

@@ -6,9 +6,6 @@ import enum
 import random
 from dataclasses import dataclass
 
-# The longest that a call may take.
-TARGET_TIMEOUT_S = 1.0
-
 # Calls to the target that the relay makes for an event, at most.
 ATTEMPTS = 6
 
@@ -30,12 +27,8 @@ class Fate(enum.Enum):
 
     @property
     def is_final(self) -> bool:
-        """Whether this is an answer, after which the target must not be called again.
-
-        The calls are POSTs: a final status decides, even if the body after it has no end by the
-        deadline.
-        """
-        return self in (Fate.OK, Fate.NOT_FOUND, Fate.DRIP)
+        """Whether this is an answer, after which the target must not be called again."""
+        return self in (Fate.OK, Fate.NOT_FOUND)
 
 
 _FAILURES = tuple(fate for fate in Fate if fate is not Fate.OK)

@@ -19,7 +19,7 @@ from local import manifests
 from local.functions import Function, function_environment
 from local.ports import HOST, free_port
 from local.process import REPOSITORY, Process, ProcessError, clean_environment
-from tests.system.crash.plan import ATTEMPTS, TARGET_TIMEOUT_S
+from tests.system.crash.plan import ATTEMPTS
 from tests.system.crash.target import DEAD_LETTERS, RESULTS, Target
 
 VICTIMS = ("receive worker", "receive master", "send", "broker", "state")
@@ -32,6 +32,7 @@ _READY = {
 _SERVICES = {"send": "send-serving", "receive": "receive-cloudevent-service"}
 _RESTART_POLL_S = 0.05
 _START_TIMEOUT_S = 30.0
+_TARGET_TIMEOUT_S = "1"
 # Whoever repeats what a Send that was killed had begun to publish waits so long.
 _PUBLISH_TIMEOUT_S = "2"
 _RETRY_DELAY_S = "0.1"
@@ -231,7 +232,7 @@ class System:
     def _function(self, name: str) -> _Part:
         function = Function(REPOSITORY / "functions" / name)
         settings = {
-            "TARGET_TIMEOUT_S": str(TARGET_TIMEOUT_S),
+            "TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S,
             "PUBLISH_TIMEOUT_S": _PUBLISH_TIMEOUT_S,
             "RETRY_DELAYS_S": ",".join([_RETRY_DELAY_S] * (ATTEMPTS - 1)),
             "LOG_LEVEL": "WARNING",
