@@ -24,9 +24,9 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from local.broker.event import KNATIVE, fields
 from local.browsers import foreign_host, foreign_origin
+from local.display import direct
 from local.display.caller import Caller, Composed, Sent
 from local.display.contents import body_of, document
-from local.display.direct import Call
 from local.display.event_form import render, render_unreadable
 from local.display.requests import MAX_REQUESTS, Requests
 from local.display.tracked import TrackedRequest
@@ -127,6 +127,8 @@ class Display:
         kept = None if known is None else self._requests.contents.get(known.content, known.number)
         if known is None or kept is None:
             return _problem(HTTPStatus.NOT_FOUND, _GONE)
+        if isinstance(kept, direct.Message) and kept.is_cut:
+            return _problem(HTTPStatus.CONFLICT, "it is too long: only its beginning is kept")
         method = known.type.partition(" ")[0] if known.route == "/sync" else "POST"
         body = body_of(kept).decode("utf-8", "replace")
         return JSONResponse({"method": method, "path": known.route, "body": body})
@@ -141,7 +143,7 @@ class Display:
     async def _take_calls(self, request: Request) -> Response:
         """Take what Send tells of the calls that it has answered itself."""
         try:
-            calls = msgspec.json.decode(await request.body(), type=list[Call])
+            calls = msgspec.json.decode(await request.body(), type=list[direct.Call])
         except msgspec.DecodeError as exc:
             return _problem(HTTPStatus.BAD_REQUEST, str(exc))
         for call in calls:

@@ -80,15 +80,19 @@ class Requests:
         if is_reply and ending in RESULTS:
             root.result = ending
             root.status = shortened(str(members_of(fact.event.data).get("status", "")))
-            self._replied(root, fact, GOOD if ending == "completed" else BAD, root.status)
-            entry = timeline.result(fact, ending, content)
+            told = f"the target answered {root.status}"
+            tone = GOOD if ending == "completed" else BAD
+            self._replied(root, fact, tone, root.status)
+            entry = timeline.follow_up(fact, content, f"Result: {ending}", tone, [told])
         elif is_reply and (ending == DEAD or timeline.is_tier(kind, root.type)):
-            is_dead = ending == DEAD
-            root.fate = DEAD if is_dead else RETRYING
-            self._replied(root, fact, BAD if is_dead else WAITING)
+            root.fate, title, tone, due_at = DEAD, "Dead", BAD, None
+            if ending != DEAD:
+                root.fate, title, tone = RETRYING, "To be tried again", WAITING
+                due_at = timeline.due_at(fact)
+            self._replied(root, fact, tone)
             if root.result is None:
                 root.status = shortened(fact.event.attributes.get("relaystatus", "no answer"))
-            entry = (timeline.dead if is_dead else timeline.waiting)(fact, content)
+            entry = timeline.follow_up(fact, content, title, tone, timeline.why(fact), due_at)
         else:
             entry = timeline.follow_up(fact, content)
         self._claim(root, key, timeline.label(fact.event))
@@ -218,7 +222,7 @@ class Requests:
         request.entries.append(entry)
         if len(request.entries) > _MAX_ENTRIES:
             # The first two entries say where the request came from.
-            del request.entries[2]
+            self.contents.drop([request.entries.pop(2).content or 0])
         if request.duration_ms is None and request.state not in (ACCEPTED, RETRYING):
             request.duration_ms = (entry.at - request.at) * 1000
         self.revision += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from urllib.parse import unquote
 
@@ -80,34 +81,27 @@ def direct(call: Call, sent: int, answered: int) -> list[Entry]:
     ]
 
 
-def result(fact: Accepted, ending: str, content: int) -> Entry:
-    """Describe a result event."""
-    status = members_of(fact.event.data).get("status")
+def follow_up(
+    fact: Accepted,
+    content: int,
+    title: str = "",
+    tone: str = PLAIN,
+    details: Iterable[str] = (),
+    due_at: float | None = None,
+) -> Entry:
+    """Describe another event about the request; without a title, by its type."""
+    kind = fact.event.attributes["type"]
+    if not title:
+        is_callback = kind.endswith(".callback")
+        title = "The target called back" if is_callback else f"Event {shortened(kind)}"
     return Entry(
         at=fact.at,
-        title=f"Result: {ending}",
-        details=(f"the target answered {status}", _wanted_by(fact)),
-        tone=GOOD if ending == "completed" else BAD,
+        title=title,
+        details=(*details, _wanted_by(fact)),
+        tone=tone,
+        due_at=due_at,
         content=content,
     )
-
-
-def waiting(fact: Accepted, content: int) -> Entry:
-    """Describe the event of a tier: the target is called again when it is due."""
-    return Entry(
-        at=fact.at,
-        title="To be tried again",
-        details=(*_why(fact), _wanted_by(fact)),
-        tone=WAITING,
-        due_at=due_at(fact),
-        content=content,
-    )
-
-
-def dead(fact: Accepted, content: int) -> Entry:
-    """Describe the event of a dead request."""
-    details = (*_why(fact), _wanted_by(fact))
-    return Entry(at=fact.at, title="Dead", details=details, tone=BAD, content=content)
 
 
 def is_tier(event_type: str, request_type: str) -> bool:
@@ -125,17 +119,11 @@ def reason_told(fact: Accepted) -> str:
     return shortened(unquote(fact.event.attributes.get("relayreason", "")))
 
 
-def _why(fact: Accepted) -> list[str]:
+def why(fact: Accepted) -> list[str]:
+    """Say what Receive tells of an attempt without an outcome."""
     reason = reason_told(fact)
     attempts = shortened(fact.event.attributes.get("relayattempts", "0"))
     return [*([reason] if reason else []), f"attempt {attempts}"]
-
-
-def follow_up(fact: Accepted, content: int) -> Entry:
-    """Describe another event about the request."""
-    kind = fact.event.attributes["type"]
-    title = "The target called back" if kind.endswith(".callback") else f"Event {shortened(kind)}"
-    return Entry(at=fact.at, title=title, details=(_wanted_by(fact),), content=content)
 
 
 def attempted(fact: Attempted, *, about: str) -> Entry:

@@ -52,6 +52,7 @@ export class Composer {
 
   async load() {
     this.guide = await get("/guide");
+    document.querySelector(".send").hidden = !this.guide.send;
     const made = this.guide.examples.map((example) => {
       const one = button(`${example.method} ${example.path} `, () => this.open(example));
       one.append(element("span", example.about));

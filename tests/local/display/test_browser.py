@@ -679,6 +679,7 @@ def test_says_that_the_broker_is_away(browser: Browser, is_stuck: bool) -> None:
         opened(browser, f"http://127.0.0.1:{port}") as page,
     ):
         expect(page.locator("#link")).to_contain_text("The Broker does not answer")
+        expect(page.locator(".send")).to_be_hidden()  # nor does it know where Send is
 
 
 def test_an_empty_list_says_what_to_do(browser: Browser, displaying: Displaying) -> None:

@@ -326,3 +326,21 @@ def test_a_sync_call_is_kept_whole(relay: Relay) -> None:
     assert texts[0][0].startswith("POST /sync\n")
     assert [TOKEN in text for text in texts[0]] == [False, True]
     assert json.loads(texts[1][1].partition("\n\n")[2]) == json.loads(answer.body)
+
+
+def test_what_is_cut_is_not_sent_again(relay: Relay) -> None:
+    """Of a long call only the beginning is kept, which is no request."""
+    url = f"http://127.0.0.1:{relay.ports['DISPLAY']}"
+    envelope = json.loads(relay.example("post_sync_tasks.json")) | {"body": "x" * 300_000}
+    headers = {"Authorization": f"Bearer {TOKEN}", "Page-Call": "long"}
+    assert relay.call("POST", "/sync", json.dumps(envelope), headers).status == 200
+
+    def found() -> list[object]:
+        listed = rows(url)["rows"]
+        assert isinstance(listed, list)
+        return [row["number"] for row in listed if row["id"] == "long"]
+
+    (number,) = wait_until(found, 10, "the call in the list")
+    answer = call("GET", f"{url}/requests/{number}/call")
+    assert answer.status == 409
+    assert answer.json()["detail"] == "it is too long: only its beginning is kept"

@@ -375,6 +375,8 @@ def test_one_request_cannot_fill_the_memory() -> None:
     ]
     assert len(request.entries) == 200
     assert len(request.events) == 200
+    kept = [requests.contents.get(number, 1) for number in range(1, 1002)]
+    assert sum(each is not None for each in kept) == 199  # all but the first entry have one
 
 
 def test_tells_what_has_changed() -> None:
