@@ -77,7 +77,11 @@ class Caller:
 
     async def send(self, call: Composed) -> Sent:
         name = f"{call.path[1:]}-{uuid.uuid4().hex[:8]}"
-        headers = {"Content-Type": "application/json", **call.headers, PAGE_CALL: name}
+        headers = {"Content-Type": "application/json", **call.headers}
+        if call.path != "/sync" and "Prefer" in headers:
+            # The answer may be the target's, which does not tell the id.
+            name = headers.setdefault("Idempotency-Key", name)
+        headers[PAGE_CALL] = name
         status, content, duration_ms = await self._call(
             call.method, call.path, headers, call.body.encode()
         )

@@ -77,8 +77,9 @@ class Observer:
         at, started_s = time.time(), time.perf_counter()
         sent, answered = _Copy(), _Copy()
         response = handle(replace(request, stream=_Read(request.stream, sent)))
-        is_event = not is_sync or find(response.headers, "preference-applied") is not None
-        if is_event and response.status < 400:
+        # Only what has become an event can be waited for, or be answered later.
+        is_event = find(response.headers, "preference-applied") is not None
+        if is_event or (not is_sync and response.status < 400):
             return response
 
         def tell() -> None:

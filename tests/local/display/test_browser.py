@@ -160,6 +160,18 @@ def test_fields_and_json_are_one(page: Page, relay: Relay) -> None:
     expect(page.locator("#told")).to_have_attribute("data-tone", "bad")
 
 
+def test_an_answer_that_was_waited_for(page: Page) -> None:
+    """The answer is the target's; the request that it belongs to opens all the same."""
+    compose(page, "POST /event")
+    page.get_by_label("targetAPI").fill("/misbehave/status/404")
+    page.get_by_label("Prefer").fill("wait=10")
+    press_send(page)
+
+    expect(page.locator("#told")).to_contain_text("POST /event: refused or failed with 404")
+    expect(page.locator("#facts [data-state]")).to_have_text("failed")
+    expect(page.locator("#tries b")).to_have_text(["404"])
+
+
 def test_an_earlier_request_is_edited_and_sent(page: Page, relay: Relay) -> None:
     """With everything in it, what is secret too, under an id of its own."""
     send(relay, "to-be-edited", "/tasks", headers={"Authorization": "Bearer c4nary"})

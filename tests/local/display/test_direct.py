@@ -96,10 +96,11 @@ def test_a_refusal_is_told(display: Peer, path: str) -> None:
     [
         ("POST", "/async", Response.empty(202)),
         ("POST", "/sync", Response.empty(202, (("Preference-Applied", "respond-async"),))),
+        ("POST", "/async", Response.empty(404, (("Preference-Applied", "wait=5"),))),
         ("GET", "/async/7", problem(404, "unknown")),
         ("POST", "/event/dead-letter", problem(403, "no MAC")),
     ],
-    ids=["accepted", "accepted by /sync", "status", "the Broker's"],
+    ids=["accepted", "accepted by /sync", "waited for", "status", "the Broker's"],
 )
 def test_what_is_seen_elsewhere_is_not_told(
     display: Peer, method: str, path: str, answer: Response
