@@ -60,7 +60,7 @@ def take_all(relay: Relay, browser: Browser) -> None:
     page.set_viewport_size({"width": 1280, "height": 1750})
     take(page.locator("#details"), "timeline.png")
 
-    page.set_viewport_size({"width": 1280, "height": 680})
+    page.set_viewport_size({"width": 1280, "height": 720})
     page.get_by_role("button", name="order-1", exact=True).click()
     page.get_by_role("button", name="Edit and send").click()
     expect(page.locator("#composer")).to_be_visible()
@@ -69,6 +69,7 @@ def take_all(relay: Relay, browser: Browser) -> None:
     page.get_by_role("button", name="order-3", exact=True).click()
     page.locator("summary").first.click()
 
+    page.set_viewport_size({"width": 1280, "height": 680})
     page.emulate_media(color_scheme="dark")
     take(page, "dark.png")
 
