@@ -96,7 +96,9 @@ def plan(env: Mapping[str, str], ports: Ports, data_dir: Path) -> list[list[Part
             ready_url=_url(port) + ready_path,
         )
 
-    def serving(name: str, port: int, function: Function) -> Part:
+    def serving(
+        name: str, port: int, function: Function, source: str = "main.py", **extra: str
+    ) -> Part:
         function_env = function_environment(
             function,
             env,
@@ -108,12 +110,13 @@ def plan(env: Mapping[str, str], ports: Ports, data_dir: Path) -> list[list[Part
         Settings.from_env(function_env)  # here a bad one is one line
         return Part(
             name=name,
-            command=function.command(sys.executable, HOST, port),
+            command=function.command(sys.executable, HOST, port, source),
             cwd=function.source_folder,
-            env=function_env,
+            env=function_env | extra,
             ready_url=_url(port) + "/health/readiness",
         )
 
+    watched = str(REPOSITORY / "local" / "display" / "send.py")
     display = program(
         *("event-display", ports.display, "/healthz", "-m", "local.display"),
         *("--broker", _url(ports.broker), "--send", f"http://localhost:{ports.gateway}"),
@@ -133,7 +136,8 @@ def plan(env: Mapping[str, str], ports: Ports, data_dir: Path) -> list[list[Part
         [
             program("sample-api", ports.sample_api, "/", "local/sample_api.py"),
             display,
-            serving("send", ports.gateway, send),
+            # As deployed, but that the page is told of /sync.
+            serving("send", ports.gateway, send, watched, DISPLAY_URL=_url(ports.display)),
             serving("receive", ports.receive, receive),
         ],
         [broker],
