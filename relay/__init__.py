@@ -7,8 +7,8 @@ Functions: `send` takes calls over HTTP, `receive` takes request events from the
 adapts Flask, which functions-framework serves them with; `start` becomes its process.
 
 Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
-(`arrivals`, in the `inbox` of their connection), answers what is none (`refusals`), and gives up on
-`callers` who do not read. `sites` keeps other sites' pages out.
+(`arrivals`, in the `inbox` of their connection), answers malformed ones (`refusals`), and gives up
+on `callers` who do not read. `sites` keeps other sites' pages out.
 
 Watching: `metrics` counts for Prometheus what `operations` tells, `traces` makes spans of it for
 OpenTelemetry, where that is on.
@@ -25,7 +25,7 @@ Events: `events` reads and writes CloudEvents, `broker` publishes them; `progres
 of a request that waits or was given up, and `retries` decides which.
 
 Neighbours: `gate` lets a call through or not, by a `breaker` and a share of the `places` for each
-target, so that one delays nobody else.
+target, so that none delays the others.
 
 Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
 the egress policy permits, after one of the `lookups`; `responses` parses what comes back, `reasons`
@@ -38,5 +38,5 @@ a request came. `tracing` is what travels with a call. `settings` is what an ope
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `leaving`
 watches callers in case they go, `budget` bounds the bodies that are held, `logs` has one line for
-each request; `operations` tells whoever watches what is done, and how long it takes.
+each request; `operations` tells watchers what is done, and how long it takes.
 """

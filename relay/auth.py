@@ -130,7 +130,7 @@ class Signatures:
 
         Args:
             request_id: the id of that one.
-            callback: what it says that one's envelope asked for.
+            callback: the one that the first event's envelope asked for, as this event says.
 
         Raises:
             Forbidden: it does not.

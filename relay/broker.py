@@ -116,7 +116,7 @@ class Broker:
         Raises:
             TooLarge: the event is larger than `MAX_EVENT_BYTES`, or than the Broker takes.
             InvalidRequest: the Broker says that the event is wrong.
-            BrokerUnavailable: the Broker did not take it, or there is none.
+            BrokerUnavailable: the Broker did not take it, or K_SINK is not set.
             DeadlineExceeded: the Broker did not answer in time.
         """
         trace = trace or context_in(event.attributes)
@@ -170,7 +170,7 @@ class Broker:
             answer = self._client.call(
                 self._target, method="POST", headers=headers, content=body, timeout_s=timeout_s
             )
-            if not answer.has_head:  # half an answer is no promise
+            if not answer.has_head:  # half an answer promises nothing
                 answer.begin()
         except TargetUnreachable as exc:
             return _Failure(reason=exc.detail, maybe_taken=False, passing=True)

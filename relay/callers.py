@@ -20,7 +20,7 @@ _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Crowd:
-    """Who waits for whom, among the threads of a process.
+    """The waits of a process's threads, for callers and for each other.
 
     Args:
         places: how many threads may wait for callers who do not read while requests wait for a

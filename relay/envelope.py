@@ -195,7 +195,7 @@ def parse_callback(callback: object) -> Callback:
     """Read the field `callback`; a number in its headers comes as its text.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: it is not a valid callback.
     """
     if not isinstance(callback, dict):
         raise InvalidRequest("callback", f"must be an object, not {json_type(callback)}")

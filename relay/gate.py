@@ -1,4 +1,4 @@
-"""Whether a call to an origin may be made now, so that none is everybody's trouble."""
+"""Decide whether a call may be made now: one bad origin must not hold up the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relay.urls import Origin
 
 # A caller may give its call so little time that any target is too late; that says nothing of it.
 _COSTLY_S = 5.0
-# Who has to wait for a share has seen that the calls which hold it take long.
+# A call has to wait for a share only when the calls that hold it take long.
 _SHARE_AGAIN_S = "5"
 
 

@@ -47,7 +47,7 @@ HOP_BY_HOP = frozenset(
 _NOT_FOR_CALLERS = HOP_BY_HOP | {"accept-encoding", "content-length", "expect", HOPS}
 
 # gunicorn writes these two into every answer; a second one would make the message malformed,
-# since they are no lists (RFC 9110 section 5.3).
+# since they are not lists (RFC 9110 section 5.3).
 _SERVERS_OWN = frozenset({"date", "server"})
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)

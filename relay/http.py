@@ -35,7 +35,8 @@ _RENAMED: Final = {
 }
 
 _PIECE_BYTES = 64 * 1024
-# What is decoded, and how zlib calls it. An x-gzip is a gzip (RFC 9110 section 8.4.1.3).
+# The codings that are decoded, and zlib's names for them. An x-gzip is a gzip (RFC 9110 section
+# 8.4.1.3).
 _CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW_DEFLATE: Final = -15
 _CODED_BYTES = 4096

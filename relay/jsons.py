@@ -1,7 +1,7 @@
 """Read JSON as RFC 8259 has it and nothing more, so that every reader sees the same value.
 
 Python's own reader also takes `NaN`, repeated names, UTF-16 and numbers beyond a double's range.
-What is passed on is not written anew: `members` cuts a value's own text out, `Raw` writes it.
+A value that is passed on is not written anew: `members` cuts out its text, `Raw` writes it.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def each_member(text: str, *, blanks_after: bool = False) -> Iterator[tuple[str,
         name, and the text of the value with the white space before it; a name as often as it comes.
 
     Raises:
-        JSONError: the text is not one JSON object. What is before the fault has been yielded.
+        JSONError: the text is not one JSON object. The members before the fault have been yielded.
     """
     try:
         at = _past(text, 0, "{")

@@ -10,7 +10,7 @@ A result outweighs a dead letter: whatever a second delivery of the same event r
 has answered. A request is `unknown` when it may never have been published, or nothing was heard of
 it for longer than its retries can take; then, and when it is dead, it may be published again. One
 that failed is published again only when somebody asks for that. What was never called can be
-cancelled: whoever is about to call it looks here first.
+cancelled: Receive looks here before each call.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ ACCEPTED: Final = "accepted"
 UNKNOWN: Final = "unknown"
 
 # A caller's claim on its request ends so long after it was last renewed. Short, since the Broker's
-# retries meanwhile are in vain: whoever dies in a call must not take all of them along.
+# retries meanwhile are in vain: a process that dies in a call must not use them all up.
 LEASE_MS: Final = 6_000
-# How soon whoever finds a request in the middle of its publication is to come again.
+# How soon a caller that finds its request being published is to come again.
 _PUBLISHED_SOON_S: Final = 1
 
 
@@ -56,7 +56,7 @@ class Attempt:
 
     Args:
         caller: the claim's name; None when there is no claim.
-        number: which call it is for the request; 0 when nobody counts.
+        number: which call it is for the request; 0 when it is not counted.
         of_round: which it is since the request was last begun.
         record: as the claim left it.
         is_strange: the record of this id is that of another event; nothing is noted.
@@ -109,7 +109,7 @@ def accept(
     """Take a request that a caller hands over.
 
     Args:
-        may_repeat: its caller chose the key. Nobody else knows the key before the Broker has the
+        may_repeat: its caller chose the key. No one else knows the key before the Broker has the
             request, so that it need not be told from one that is being published.
 
     Returns:
@@ -120,7 +120,7 @@ def accept(
         KeyReused: the key is that of another request.
         Conflict: somebody is publishing it at this moment.
     """
-    # Without a fingerprint nobody can tell that it is the same request.
+    # Without a fingerprint it cannot be told that it is the same request.
     if record is None or record.fingerprint is None:
         record = Record(
             id=request_id,
@@ -189,7 +189,7 @@ def not_published(record: Record | None, times: Times, *, publisher: str) -> Rec
 
 
 def maybe_published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
-    """Note that nobody knows whether the Broker has the request: it may be published again."""
+    """Note that the Broker may or may not have the request: it may be published again."""
     if record is None or record.publisher != publisher or not _is_unseen(record):
         return record
     return replace(
@@ -213,7 +213,7 @@ def cancel(record: Record, times: Times) -> Record:
 
 
 def _is_unseen(record: Record) -> bool:
-    """Tell whether nobody has seen the event that is being published."""
+    """Tell whether the event that is being published has not been seen yet."""
     is_called = record.attempts > record.earlier_attempts
     return record.state == PUBLISHING or (record.state == OPEN and not is_called)
 
@@ -260,7 +260,7 @@ def claim(
     if not is_mine:
         earlier = record.earlier_attempts if round <= record.round else record.attempts
         made = record.attempts - earlier
-        # Whoever died in a call has not said how that ended: it is made again.
+        # A process that died in a call has not said how it ended: the call is made again.
         is_known = attempt < made or (attempt == made and record.caller is None)
         if is_known or round < record.round:
             left_ms = (record.next_attempt_ms or 0) - times.now_ms

@@ -1,4 +1,4 @@
-"""What the relay does, told to whoever watches it: metrics, and traces.
+"""Tell watchers what the relay does: metrics, and traces.
 
 The code that is measured says here what it does; it knows neither of them, nor their libraries.
 """
@@ -26,7 +26,7 @@ class Operation:
     Args:
         kind: one of the above.
         facts: what is known of it; more may be added until it ends.
-        trace: headers that go along with it. Whoever traces puts its own trace context into them.
+        trace: headers that go along with it. A tracer puts its own trace context into them.
     """
 
     __slots__ = ("duration_s", "error", "facts", "kind", "span", "started_s", "trace")
@@ -74,7 +74,7 @@ class Operation:
 
 
 class Watcher(Protocol):
-    """What is told; it must not raise."""
+    """A watcher; it must not raise."""
 
     def began(self, operation: Operation) -> None: ...
 

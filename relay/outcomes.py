@@ -60,7 +60,7 @@ class Outcomes:
         ]
 
     def _check_type(self, event_type: str) -> None:
-        """Refuse what is no request, no attempt at one and nothing that follows from one.
+        """Refuse events that are neither a request, nor an attempt at one, nor follow from one.
 
         A retry would publish it as it is.
         """
@@ -90,7 +90,7 @@ class Outcomes:
     def take_dead_letter(self, headers: Mapping[str, str], body: bytes) -> None:
         """Note a dead letter, and publish the callback if its caller asked for one.
 
-        A result that could not be delivered is no dead request: this is its last delivery. It is
+        A result that could not be delivered is not a dead request: this is its last delivery. It is
         the last one, too, of what cannot be read, which is kept as it came under its id.
 
         Raises:
@@ -110,11 +110,11 @@ class Outcomes:
             self._keep_unread(attributes, body, exc)
             return
         if follows is not None:
-            # No reply: what a dead letter sink answers, nobody publishes.
+            # No reply: the Broker does not publish what a dead letter sink answers.
             self._broker.publish(follows)
 
     def _bury(self, event: Event) -> Event | None:
-        """Note a dead request; return its callback, or what tells of it when the state is away."""
+        """Note a dead request; return its callback, or without the state what tells of it later."""
         reason = reason_of(event)
         try:
             return self._note_dead(self._followers.request(event), reason)
@@ -142,8 +142,8 @@ class Outcomes:
         """Note what one of the relay's own events tells; return the callback it gives rise to.
 
         Args:
-            is_last: nobody delivers the event again, so that its callback cannot wait for a state
-                that is away.
+            is_last: the event is not delivered again, so its callback cannot wait for a state
+                that is unavailable.
         """
         ending = event.type.rpartition(".")[2]
         if ending == CALLBACK:
@@ -271,7 +271,7 @@ def reason_of(event: Event) -> dict[str, object]:
         `code` (of the target), `detail` and `attempts`, as Receive says; of a dead letter
         `destination` and `code` as Knative's extensions give them, `data` as the subscriber sent
         it, and, where that is a problem of Receive's, its `detail` and `attempts`. Empty when
-        nobody has said anything.
+        neither has said anything.
     """
     why = Why.of(event)
     known = {"code": why.status, "detail": why.reason, "attempts": attempts_of(event)}
@@ -312,7 +312,7 @@ def target_callback_event(request: Request, body: bytes, *, event_type: str, sou
         source: of the event.
 
     Raises:
-        InvalidRequest: the id is none, or the body is not what its Content-Type says.
+        InvalidRequest: the id is invalid, or the body is not what its Content-Type says.
     """
     attributes = {"id": new_id(), "type": event_type, "source": source}
     query = parse_qsl(request.query, keep_blank_values=True)

@@ -81,7 +81,7 @@ class Delivery:
     """An event that a Broker delivers, the call that it asks for, and how far that has come.
 
     Args:
-        broker: who waits for the answer.
+        broker: the Broker's connection, which waits for the answer.
     """
 
     event: Event
@@ -178,7 +178,7 @@ class Receive:
         return "" if waited else "this process is ending, or the Broker has left"
 
     def _claim(self, delivery: Delivery) -> Attempt | Busy | Made | Known:
-        """Claim the call; without the state it is made all the same, and nobody counts."""
+        """Claim the call; without the state it is made all the same, uncounted."""
         progress = delivery.progress
         try:
             return self._records.claim(
@@ -282,7 +282,7 @@ class Receive:
     def _failed(
         self, delivery: Delivery, claim: Attempt, why: Why, retry_after: str | None = None
     ) -> Response:
-        """Answer the Broker after a call that is no outcome."""
+        """Answer the Broker after a call without an outcome."""
         decision = self._retries.after_failure(
             delivery.progress, retry_after_s=retry_after_s(retry_after), now_s=time.time()
         )
@@ -328,8 +328,8 @@ class Receive:
         """Make the event that tells of an answer, with the callback that its request asks for."""
         event, request_id = delivery.event, delivery.progress.request_id
         attributes = {
-            # The same for every delivery of the same event, so that whoever counts results can tell
-            # a repeated one from that of a retry.
+            # The same for every delivery of the same event: so a repeated result can be told from
+            # that of a retry.
             "id": result_id(request_id, ending, round_of(event)),
             "source": self._settings.event_source,
             "type": f"{self._settings.event_type}.{ending}",

@@ -82,7 +82,7 @@ class Records:
     def accept(
         self, request_id: str, *, fingerprint: str, target: str, may_repeat: bool
     ) -> tuple[Known, bool]:
-        """Note a request before it is published, so that nothing can overtake that.
+        """Note a request before it is published, so that its outcome cannot come first.
 
         Args:
             may_repeat: see `lifecycle.accept`.
@@ -272,7 +272,7 @@ class Records:
             ending: `completed` or `failed`.
             status: that the target answered.
             answer: the data of its result event.
-            attempts: how many calls it took; 0 when nobody knows.
+            attempts: how many calls it took; 0 when that is unknown.
             round: that of the event that tells the answer.
             request: the request's own event, where it is at hand; kept with the answer if that says
                 no, so that it can be sent again.

@@ -53,7 +53,7 @@ _SCHEMAS: Final = Path(__file__).with_name("schemas")
 _GUARDED: Final = frozenset(
     {"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry", "/async/retry"}
 )
-# About one request; whoever writes a query there believes that it does something.
+# About one request. A query there would do nothing, so it is refused.
 _WITHOUT_QUERY: Final = frozenset({"/async/{id}", "/async/{id}/retry"})
 
 # What the Broker calls.

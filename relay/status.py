@@ -36,7 +36,7 @@ class Accepted:
     """A request that the Broker has.
 
     Args:
-        known: None when the store was away, so that nothing of it is noted.
+        known: None when the store was unavailable, and so nothing is noted.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """Where what is known about requests is kept: one small interface, over SQLite or Redis.
 
 The store speaks of requests. Each has a record, which is read, changed by a step and written back
-if nobody else has changed it meanwhile, and three things beside it that may be large:
+if it has not been changed meanwhile, and three things beside it that may be large:
 
     answer      what the target answered; the first to go when the store is full
     event       the event of a dead or failed request, whole, to be published again; that of a
@@ -45,9 +45,9 @@ class Record:
         id: of the request, and of its event.
         state: `publishing`, `open`, `completed`, `failed`, `dead` or `cancelled`.
         expires_ms: when it may be forgotten.
-        unknown_ms: when nobody knows any more whether it is on its way, if it is open until then
+        unknown_ms: when it is unknown whether it is still on its way, if it is open until then
             and nothing else is heard of it.
-        fingerprint: of the envelope; None when nobody here has seen that.
+        fingerprint: of the envelope; None when it has not been seen here.
         target: its authority, `host:port`.
         accepted_ms: when Send first had it; None when it came past Send.
         finished_ms: when its outcome came.
@@ -339,7 +339,7 @@ def open_store(
         max_bytes: of the whole store in SQLite, of the answers in Redis.
 
     Raises:
-        ValueError: the url is none of these.
+        ValueError: the URL has another form.
     """
     parts = urllib.parse.urlsplit(url)
     # Each is imported only where it is used: that takes long, and cold starts should not.

@@ -42,7 +42,7 @@ _ANSWERS: Final = "relay:answers"
 _ANSWERS_BYTES: Final = "relay:answers:bytes"
 # How many answers one call may drop: a script holds up everybody.
 _BATCH: Final = 50
-# What is freed at least when Redis itself has no memory left.
+# How much is freed at least when Redis itself has no memory left.
 _ROOM_BYTES: Final = 1024 * 1024
 
 # When memory is short, Redis refuses a script's first write if that may need more of it, and none

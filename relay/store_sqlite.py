@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 # How long a write waits for those of other processes.
 _BUSY_TIMEOUT_S: Final = 2.0
-# What is expired goes in batches, each a few milliseconds of writing, with room for others between.
+# Expired records are dropped in batches, each a few milliseconds of writing, so that others can
+# write in between.
 _BATCH: Final = 50
 _ANSWERS_BATCH: Final = 10
 _PAUSE_S: Final = 0.01

@@ -127,7 +127,7 @@ def _message(what: str, facts: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def _error_type(operation: Operation) -> str | None:
-    """Name the error: a caller's mistake is none of a server's, but is one of its client's."""
+    """Name the error: a caller's mistake is an error of the client span, not of the server's."""
     if operation.error is not None:
         return type(operation.error).__name__
     status = int(operation.facts.get("status", 0))

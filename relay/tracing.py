@@ -15,7 +15,7 @@ from relay.problems import LoopDetected
 # A synchronous loop holds one thread a hop, so this must stay well below THREADS.
 MAX_HOPS = 3
 
-# W3C Trace Context, section 3.2: neither id is all zero, version ff is none, and version 00 ends
+# W3C Trace Context, section 3.2: neither id is all zero, version ff is invalid, and version 00 ends
 # after 55 characters.
 _TRACEPARENT = re.compile(
     r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -74,7 +74,7 @@ def trace_id(traceparent: str | None) -> str | None:
 
 
 def hops_of(value: str | None) -> int:
-    """Read the hop counter; one that is no number counts as none."""
+    """Read the hop counter; one that is not a number counts as 0."""
     return int(value) if value and re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) else 0
 
 

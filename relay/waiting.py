@@ -1,4 +1,4 @@
-"""Let callers wait for results, but not so many that nobody else is served."""
+"""Let callers wait for results, but leave threads for all others."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LIVENESS = "/health/liveness"
 READINESS = "/health/readiness"
 METRICS = "/metrics"
-# What is asked by kubelet and Prometheus, who know the address of a pod and no name.
+# Paths that kubelet and Prometheus ask for; they know a pod's address, not its name.
 _OWN = (LIVENESS, READINESS, METRICS)
 _BODIES = "relay.bodies"
 _KNATIVE_TIMEOUT_S = 300
