@@ -24,6 +24,7 @@ from bench.cases import (
     large,
     neighbours,
     state,
+    strain,
     sync,
 )
 from bench.cases.plan import Plan
@@ -33,7 +34,7 @@ from bench.report import PATH, Curve, Figure, Measured, Report
 CASES: dict[str, Callable[[Plan], Iterator[Measured]]] = {
     module.CASE: module.run
     for module in (
-        *(client, sync, burst, large, accept, backlog, deliver, neighbours, state),
+        *(client, sync, burst, large, accept, backlog, deliver, neighbours, strain, state),
         *(cold, curves),
     )
 }

@@ -61,10 +61,12 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
             ready_url=_url(port) + ready_path,
         )
 
-    def serving(name: str, port: int, function: Function) -> Part:
+    def serving(
+        name: str, port: int, function: Function, source: str = "main.py", **extra: str
+    ) -> Part:
         return Part(
             name=name,
-            command=function.command(sys.executable, HOST, port),
+            command=function.command(sys.executable, HOST, port, source),
             cwd=function.source_folder,
             env=function_environment(
                 function,
@@ -73,10 +75,12 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
                 broker_url=_url(ports.broker),
                 sample_api=sample_api,
                 state_url=f"sqlite://{quote(str(data_dir))}/state.sqlite3",
-            ),
+            )
+            | extra,
             ready_url=_url(port) + "/health/readiness",
         )
 
+    watched = str(REPOSITORY / "local" / "display" / "send.py")
     display = program(
         *("event-display", ports.display, "/healthz", "-m", "local.display"),
         *("--broker", _url(ports.broker), "--send", f"http://localhost:{ports.gateway}"),
@@ -96,7 +100,8 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
         [
             program("sample-api", ports.sample_api, "/", "local/sample_api.py"),
             display,
-            serving("send", ports.gateway, send),
+            # As deployed, but that the page is told of /sync.
+            serving("send", ports.gateway, send, watched, DISPLAY_URL=_url(ports.display)),
             serving("receive", ports.receive, receive),
         ],
         [broker],

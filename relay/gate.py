@@ -17,6 +17,8 @@ from relay.urls import Origin
 
 # A caller may give its call so little time that any target is too late; that says nothing of it.
 _COSTLY_S = 5.0
+# Who has to wait for a share has seen that the calls which hold it take long.
+_SHARE_AGAIN_S = "5"
 
 
 class Gate:
@@ -54,7 +56,7 @@ class Gate:
             if not is_taken:
                 raise TargetAvoided(
                     f"the target {origin.authority} has as many calls open as one may have",
-                    headers=(("Retry-After", "1"),),
+                    headers=(("Retry-After", _SHARE_AGAIN_S),),
                 )
             started_s = self._clock()
             try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gunicorn.http.errors import InvalidHeader, NoMoreData
+from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import Unreader
 from gunicorn.workers.gthread import TConn
@@ -21,19 +23,25 @@ class Inbox(Unreader):  # type: ignore[misc]  # gunicorn has no types
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Return the next piece, b"" at the end; the parser copies what it does not need yet."""
-        pieces = self.arrival.pieces
-        piece = pieces.popleft() if pieces else bytearray()
-        wanted = max(size_hint or 0, 8192)
-        if len(piece) > wanted:
-            pieces.appendleft(piece[wanted:])
-        return bytes(piece[:wanted])
+        raw = self.arrival.raw
+        piece = bytes(raw[: max(size_hint or 0, 8192)])
+        del raw[: len(piece)]
+        return piece
 
     def left_over(self) -> bytes:
         """Take what came behind the request: the next one, if its sender does not wait."""
         held: bytes = self.take_buffered()
-        rest = b"".join((held, *self.arrival.pieces))
-        self.arrival.pieces.clear()
-        return rest
+        return held + self.arrival.raw
+
+
+class Parser(RequestParser):  # type: ignore[misc]
+    """gunicorn's parser, which would close the connection unanswered when a head breaks off."""
+
+    def __next__(self) -> Request:
+        try:
+            return super().__next__()
+        except NoMoreData as exc:
+            raise InvalidHeader("broken off") from exc
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -42,7 +50,7 @@ class Connection(TConn):  # type: ignore[misc]
     def __init__(self, cfg: Any, sock: CallerSocket, client: Any, server: Any) -> None:
         super().__init__(cfg, sock, client, server)
         self.inbox = Inbox()
-        self.parser = RequestParser(cfg, (), client)
+        self.parser = Parser(cfg, (), client)
         self.parser.unreader = self.inbox
         self.initialized = True
         self.discarded_bytes = 0

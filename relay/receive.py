@@ -319,7 +319,7 @@ class Receive:
             )
             return waiting.to_response()
         if decision.too_old:
-            age = f"; it is older than {self._settings.max_age_s:g} s (MAX_AGE_S)"
+            age = f"; it is older than {self._retries.longest_s:g} s (MAX_AGE_S)"
             why = replace(why, reason=why.reason + age)
         logs.explain(f"{why.reason}; the request is dead", logging.WARNING)
         return self._followers.dead(event, progress, why).to_response()

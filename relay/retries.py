@@ -66,6 +66,11 @@ class Retries:
     delays_s: tuple[float, ...]
     max_age_s: float
 
+    @property
+    def longest_s(self) -> float:
+        """How old a request may be that is tried again."""
+        return min(self.max_age_s, _MAX_ROUNDS * min(self.delays_s[-1], LONGEST_PAUSE_S))
+
     def pause(self, progress: Progress, now_s: float) -> tuple[float, bool]:
         """Say how long a delivery has to wait.
 
@@ -108,8 +113,7 @@ class Retries:
     def _again(
         self, progress: Progress, tier: int, not_before_s: float, now_s: float
     ) -> Again | Dead:
-        rounds_s = _MAX_ROUNDS * min(self.delays_s[-1], LONGEST_PAUSE_S)
-        if now_s - progress.since_s >= min(self.max_age_s, rounds_s):
+        if now_s - progress.since_s >= self.longest_s:
             return Dead(too_old=True)
         return Again(tier=tier, not_before_s=not_before_s)
 

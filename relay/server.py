@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import gunicorn.config
 from gunicorn.workers.gthread import ThreadWorker
 
-from relay.arrivals import MAX_HEAD_BYTES, Arrival
+from relay.arrivals import Arrival
 from relay.callers import CallerSocket, Crowd
 from relay.inbox import Connection
 from relay.refusals import is_defect, refusal_of, refuse
@@ -35,6 +35,10 @@ from relay.settings import Settings
 _READ_BYTES = 64 * 1024
 # What arriving requests hold together. Beyond it, the one that holds most is refused.
 _HELD_BYTES = 64 * 1024 * 1024
+_TOO_MUCH = (
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "too much is arriving at once; send the request again",
+)
 _LEAVING_S = 2.0
 _LEAVING_BYTES = 16 * 1024 * 1024
 
@@ -47,6 +51,8 @@ def configure(settings: Settings) -> None:
     # Knative's queue-proxy calls from the same address as the strangers whose headers it passes on.
     config.ForwardedAllowIPS.default = ""
     config.LimitRequestFieldSize.default = settings.max_header_bytes
+    # Half of them may be on their way in or out while all threads are busy.
+    config.WorkerConnections.default = max(config.WorkerConnections.default, 2 * settings.threads)
     config.ControlSocketDisable.default = True  # nobody is there to use it
 
 
@@ -78,7 +84,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         caller = CallerSocket(sock, self._crowd)
         self._await(Connection(self.cfg, caller, address, listener.getsockname()))
         if self.nr_conns >= self.worker_connections and self._arriving:
-            self._refuse(next(iter(self._arriving)), HTTPStatus.SERVICE_UNAVAILABLE)
+            self._refuse(next(iter(self._arriving)), *_TOO_MUCH)
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
         self.poller.unregister(client)
@@ -119,11 +125,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _take(self, conn: Connection, data: bytes) -> None:
         arrival = conn.inbox.arrival
-        held_bytes, asked = arrival.held_bytes, arrival.wants_go_ahead
+        held_bytes, asked = len(arrival.raw), arrival.wants_go_ahead
         arrival.feed(data)
-        self._held_bytes += arrival.held_bytes - held_bytes
+        self._held_bytes += len(arrival.raw) - held_bytes
         if arrival.refused_as is not None:
-            self._refuse(conn, arrival.refused_as)
+            self._refuse(conn, arrival.refused_as, arrival.reason)
         elif arrival.is_complete:
             self._forget(conn)
             self.enqueue_req(conn)
@@ -131,32 +137,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             with contextlib.suppress(OSError):
                 conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif self._held_bytes > _HELD_BYTES:
-            largest = max(self._arriving, key=lambda each: each.inbox.arrival.held_bytes)
-            self._refuse(largest, HTTPStatus.SERVICE_UNAVAILABLE)
+            largest = max(self._arriving, key=lambda each: len(each.inbox.arrival.raw))
+            self._refuse(largest, *_TOO_MUCH)
 
     def _forget(self, conn: Connection) -> None:
         del self._arriving[conn]
-        self._held_bytes -= conn.inbox.arrival.held_bytes
+        self._held_bytes -= len(conn.inbox.arrival.raw)
+        conn.inbox.arrival.close()
         with contextlib.suppress(KeyError):  # all may have come before it was registered
             self.poller.unregister(conn.sock)
 
-    def _refuse(self, conn: Connection, status: HTTPStatus) -> None:
+    def _refuse(self, conn: Connection, status: HTTPStatus, reason: str) -> None:
         self._forget(conn)
         if conn.inbox.arrival.size_bytes:
-            refuse(conn.sock, "-", status, self._reason(status))
+            refuse(conn.sock, "-", status, reason)
         if status is HTTPStatus.SERVICE_UNAVAILABLE:  # its place is needed now
             self._close(conn)
         else:
             self._leave(conn)
-
-    def _reason(self, status: HTTPStatus) -> str:
-        if status is HTTPStatus.REQUEST_TIMEOUT:
-            limit_s = self.settings.request_timeout_s
-            return f"the request did not arrive within {limit_s:g} s (REQUEST_TIMEOUT_S)"
-        if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            return "too much is arriving at once; send the request again"
-        what = "request line" if status is HTTPStatus.REQUEST_URI_TOO_LONG else "head"
-        return f"the {what} is too long; a head has at most {MAX_HEAD_BYTES} bytes"
 
     # Answered
 
@@ -197,6 +195,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _leave(self, conn: Connection) -> None:
         """Close once the caller has: sooner, and the end of the answer could be lost to it."""
+        conn.inbox.arrival.raw.clear()
         if conn.sock.is_given_up:
             self._close(conn)
             return
@@ -236,12 +235,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         for conn in _due(self._leaving, now):
             self._left(conn)
+        limit_s = self.settings.request_timeout_s
+        reason = f"the request did not arrive within {limit_s:g} s (REQUEST_TIMEOUT_S)"
         for conn in _due(self._arriving, now):
             if conn.inbox.arrival.is_cut:  # a 413, and it is known already
                 self._forget(conn)
                 self.enqueue_req(conn)
             else:
-                self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT)
+                self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT, reason)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """At the end of the process, wait no longer for who has sent nothing yet."""

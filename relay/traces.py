@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
@@ -42,10 +43,16 @@ class Traces:
     """The watcher that makes spans.
 
     The worker is forked from the process that makes this; there the SDK starts its thread anew.
+
+    Args:
+        service: what it is called where the environment does not say.
     """
 
-    def __init__(self) -> None:
-        provider = TracerProvider()
+    def __init__(self, service: str) -> None:
+        resource = Resource.create()
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: service}))
+        provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = provider.get_tracer("relay")
 

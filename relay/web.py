@@ -89,7 +89,7 @@ def _measure(app: flask.Flask, settings: Settings, census: Callable[[], Census] 
     if settings.otel_exporter_otlp_endpoint is not None:
         from relay import traces  # its libraries take long to import
 
-        operations.watchers.append(traces.Traces())
+        operations.watchers.append(traces.Traces(settings.k_service or app.name))
 
     @app.get(METRICS)
     def tell() -> flask.Response:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from local.broker.activity import (
@@ -181,6 +181,7 @@ class Attempts:
                 duration_ms=report.duration_ms,
                 next_step=next_step,
                 wait_s=wait_s,
+                at=report.ended_at,
             )
         )
 
@@ -230,6 +231,7 @@ class _Report:
     delivery: PendingDelivery
     result: str
     duration_ms: float
+    ended_at: float = field(default_factory=time.time)
 
     def log(self, next_step: str) -> None:
         attributes = self.delivery.event.attributes

@@ -165,7 +165,7 @@ class TestShares:
             statuses = sorted(each.result().status for each in calls)
 
         assert statuses == [200] * 8 + [503] * 12
-        assert refused.all("Retry-After") == ["1"]
+        assert refused.all("Retry-After") == ["5"]
         assert refused.json()["detail"] == (
             f"the target 127.0.0.1:{target.port} has as many calls open as one may have"
         )

@@ -30,6 +30,17 @@ class Collector:
 
     peer: Peer
 
+    def services(self) -> set[str]:
+        """Name the services that have sent something."""
+        requests = [ExportTraceServiceRequest.FromString(each.body) for each in self.peer.requests]
+        return {
+            each.value.string_value
+            for request in requests
+            for resource in request.resource_spans
+            for each in resource.resource.attributes
+            if each.key == "service.name"
+        }
+
     def spans(self) -> list[Span]:
         """List what has come, in the order in which it began."""
         requests = [ExportTraceServiceRequest.FromString(each.body) for each in self.peer.requests]
@@ -90,6 +101,7 @@ def test_one_trace_leads_from_the_caller_to_the_target() -> None:
         spans = collector.wait(7)
         called = system.target.received("/")
 
+    assert collector.services() == {"send", "receive"}
     assert {span.trace_id.hex() for span in spans} == {TRACE_ID}
     assert parents(spans) == {
         "POST /async #1": CALLER,

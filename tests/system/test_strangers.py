@@ -25,6 +25,9 @@ SETTINGS = {
     "THREADS": "4",
     "REQUEST_TIMEOUT_S": "3",
     "TARGET_TIMEOUT_S": "4",
+    # One target stands for all of them here, the slow ones too.
+    "BREAKER_FAILURES": "0",
+    "ORIGIN_SHARE": "1",
 }
 CROWD = 60
 HOST = b"Host: localhost\r\n"
@@ -115,6 +118,16 @@ def test_who_sends_half_a_request_holds_nobody_up(send: Function, target: Peer, 
     assert serves(send, target)
 
 
+@pytest.mark.parametrize("half", [half for half in HALVES if HALVES[half]])
+def test_who_breaks_off_is_told(send: Function, half: str) -> None:
+    """It may still read, whatever is missing."""
+    with connections(send, HALVES[half]) as (sock,):
+        sock.shutdown(socket.SHUT_WR)
+        told = b"".join(iter(lambda: sock.recv(65536), b""))
+
+    assert told.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
 def test_who_does_not_read_holds_nobody_up(send: Function, target: Peer) -> None:
     """An answer without end, and callers who read nothing of it: they have the call's deadline."""
 
@@ -180,6 +193,7 @@ def test_nobody_is_believed_to_be_a_proxy(function: Function, head: bytes, statu
 MALFORMED = {
     "rubbish": (b"\x16\x03\x01\x02\x00\x01\xfc\r\n\r\n", 400),
     "method": (b"ge\x7ft / HTTP/1.1\r\n\r\n", 400),
+    "unknown-method": (b"FOO / HTTP/1.1\r\n\r\n", 400),
     "version": (b"GET / HTTP/9.9\r\n\r\n", 400),
     "http-2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "line-breaks": (b"GET / HTTP/1.1\nHost: a\n\n", 400),

@@ -257,7 +257,7 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
                 break
 
         def pieces() -> Iterator[bytes]:
-            yield from map(bytes, arrival.pieces)
+            yield bytes(arrival.raw)
             raise Fault("gunicorn waits")
 
         if arrival.is_complete:
