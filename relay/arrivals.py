@@ -42,14 +42,14 @@ class Arrival:
         self.reason = ""
         self._max_body_bytes = max_body_bytes
         self._framing: list[tuple[bytes, bytes]] = []  # the headers that decide how it arrives
-        self._has_head = False
         self._left = MAX_HEAD_BYTES  # what may still come without any of the body
         self._length = self._body_bytes = 0
+        self._begin()
+
+    def _begin(self) -> None:
         self._llhttp = httptools.HttpRequestParser(self)
-        self._llhttp.set_dangerous_leniencies(
-            lenient_spaces_after_chunk_size=True,  # they may precede an extension
-            lenient_data_after_close=True,  # it is not read
-        )
+        # They may precede an extension (RFC 9112 section 7.1.1).
+        self._llhttp.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
 
     def close(self) -> None:
         """Break the cycle with llhttp, so that memory is given back at once."""
@@ -74,6 +74,7 @@ class Arrival:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
             # The protocol stays, but llhttp has stepped over the body, so it gets a head without.
+            self._begin()
             head = b"".join(b"%b:%b\r\n" % field for field in self._framing)
             self._parse(b"POST / HTTP/1.1\r\n%b\r\n%b" % (head, bytes(data[exc.args[0] :])))
         except httptools.HttpParserError as exc:
@@ -91,12 +92,11 @@ class Arrival:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if not self._has_head and name in (b"content-length", b"transfer-encoding", b"expect"):
+        if name in (b"content-length", b"transfer-encoding", b"expect"):
             self._framing.append((name, value.strip(b" \t").lower()))
 
     def on_headers_complete(self) -> None:
         framing = dict(self._framing)
-        self._has_head = True
         self._left = _MAX_CHUNK_LINE_BYTES
         self._length = int(framing.get(b"content-length", 0))
         self.is_probe = self.raw.startswith(b"GET /health/")
