@@ -18,7 +18,10 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 REQUIREMENTS = Path("functions/requirements.in")
 DEPLOYED = Path("functions/send/function/requirements.txt")
 CONFIG_MAP = Path("knative/500-sample-api-configmap.yaml")
-CODE = ("relay", "functions", "local", "bench", "tests", "knative", "docs", "noxfile.py")
+CODE = (
+    *("relay", "functions", "client", "local", "bench", "tests", "knative", "docs"),
+    "noxfile.py",
+)
 
 
 def install(session: nox.Session, *groups: str) -> None:

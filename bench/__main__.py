@@ -13,14 +13,30 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from bench import document, load, machine, tables
-from bench.cases import accept, backlog, burst, client, cold, curves, deliver, large, state, sync
+from bench.cases import (
+    accept,
+    backlog,
+    burst,
+    client,
+    cold,
+    curves,
+    deliver,
+    large,
+    neighbours,
+    state,
+    strain,
+    sync,
+)
 from bench.cases.plan import Plan
 from bench.processes import BenchError, Cores
 from bench.report import PATH, Curve, Figure, Measured, Report
 
 CASES: dict[str, Callable[[Plan], Iterator[Measured]]] = {
     module.CASE: module.run
-    for module in (client, sync, burst, large, accept, backlog, deliver, state, cold, curves)
+    for module in (
+        *(client, sync, burst, large, accept, backlog, deliver, neighbours, strain, state),
+        *(cold, curves),
+    )
 }
 _QUICK = ("client", "sync", "async", "cold")
 

@@ -21,7 +21,7 @@ PROBE = "/health/readiness"
 RIVALS = Path(__file__).parent / "rivals"
 
 _MANIFESTS = REPOSITORY / "knative"
-_EVENTING = ("100-broker.yaml", "300-receive-trigger.yaml", "310-results-trigger.yaml")
+_EVENTING = ("100-broker.yaml", "30*-receive*-trigger.yaml", "310-results-trigger.yaml")
 _SERVICES = {"send": "send-serving", "receive": "receive-cloudevent-service"}
 _NGINX = """\
 daemon off;
@@ -111,6 +111,7 @@ def function(
     called: Server,
     broker_port: int = 9,
     threads: int | None = None,
+    settings: Mapping[str, str] | None = None,
     cores: frozenset[int] | None = None,
 ) -> Server:
     """Start Send or Receive as its pod does: func.yaml's environment and one worker.
@@ -120,11 +121,13 @@ def function(
         called: The target, which is allowed.
         broker_port: Where events are published; by default nowhere.
         threads: As func.yaml has it when not given.
+        settings: Others than func.yaml's.
     """
+    given = {**(settings or {}), **({"THREADS": str(threads)} if threads else {})}
     declared = Function(REPOSITORY / "functions" / name)
     env = function_environment(
         declared,
-        {**clean_environment(os.environ), **({"THREADS": str(threads)} if threads else {})},
+        {**clean_environment(os.environ), **given},
         manifests.load(_MANIFESTS),
         broker_url=f"http://{HOST}:{broker_port}",
         sample_api=f"localhost:{called.port}",
@@ -164,20 +167,28 @@ def rival(lab: Lab, name: str, *, broker_port: int = 9, threads: int | None = No
 
 
 def broker(
-    lab: Lab, services: Mapping[str, str], *, port: int, cores: frozenset[int] | None = None
+    lab: Lab,
+    services: Mapping[str, str],
+    *,
+    port: int,
+    cores: frozenset[int] | None = None,
+    like: str = "in-memory",
 ) -> Server:
     """Start the local Broker with the relay's own Triggers, those of Receive and of results.
 
     Args:
         services: The URLs of `send` and `receive`.
-        port: Chosen by the caller, since Send is told of it before.
+        port: Chosen by the caller, since Send is told of it before. An earlier one of the same
+            port is gone on with.
+        like: Whose dispatcher it follows.
     """
     folder = lab.folder / f"broker-{port}"
-    folder.mkdir()
-    for name in _EVENTING:
-        shutil.copy(_MANIFESTS / name, folder)
+    folder.mkdir(exist_ok=True)
+    for pattern in _EVENTING:
+        for file in _MANIFESTS.glob(pattern):
+            shutil.copy(file, folder)
     command = [
-        *(sys.executable, "-m", "local.broker", "--port", str(port)),
+        *(sys.executable, "-m", "local.broker", "--port", str(port), "--like", like),
         *("--manifests", str(folder), "--data", str(folder / "data")),
     ]
     for name, url in services.items():

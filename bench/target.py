@@ -1,8 +1,10 @@
 """The target of cases that need more than a quick answer: `python -m bench.target PORT`.
 
-`/slow/SECONDS` answers after a while, `/hang` never; anything else at once. `GET /receipts` tells
-how many calls came with an Idempotency-Key, and when: their keys with the seconds of the machine's
-monotonic clock, which is the same in all its processes. `DELETE /receipts` forgets them.
+`/slow/SECONDS` answers after a while, `/hang` never, `/status/STATUS` with that status, `/once`
+with 503 to the first call of an Idempotency-Key; anything else at once. `GET /receipts` tells which
+keys came, and when: each with the seconds of the machine's monotonic clock, which is the same in
+all its processes. `DELETE /receipts` forgets them. `GET /open` tells how many calls wait for their
+answer, and how many have at most.
 """
 
 from __future__ import annotations
@@ -16,7 +18,22 @@ from local.ports import HOST
 
 ANSWER = json.dumps({"status": "done", "task": "10", "padding": "." * 200}).encode()
 
-_receipts: dict[str, float] = {}
+_receipts: dict[str, list[float]] = {}
+
+
+class _Open:
+    """How many calls wait for their answer."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+
+    def count(self, more: int) -> None:
+        self.now += more
+        self.most = max(self.most, self.now)
+
+
+_open = _Open()
 
 
 class Target(asyncio.Protocol):
@@ -27,6 +44,12 @@ class Target(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._buffer = b""
+        self._waiting = 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the calls that nobody waits for any more."""
+        _open.count(-self._waiting)
+        self._waiting = 0
 
     def data_received(self, data: bytes) -> None:
         """Answer once a request is complete."""
@@ -54,17 +77,33 @@ class Target(asyncio.Protocol):
                 _receipts.clear()
             self._send(body)
             return
+        if path == "/open":
+            self._send(json.dumps({"now": _open.now, "most": _open.most}).encode())
+            return
         if key is not None:
-            _receipts[key] = time.monotonic()
-        if path.startswith("/slow/"):
-            seconds = float(path.rpartition("/")[2])
-            asyncio.get_running_loop().call_later(seconds, self._send, ANSWER)
-        elif not path.startswith("/hang"):
+            _receipts.setdefault(key, []).append(time.monotonic())
+        _, kind, *rest = path.split("/")
+        if kind in ("slow", "hang"):
+            self._waiting += 1
+            _open.count(1)
+        if kind == "slow":
+            asyncio.get_running_loop().call_later(float(rest[0]), self._send_late)
+        elif kind == "status":
+            self._send(ANSWER, int(rest[0]))
+        elif kind == "once" and key is not None and len(_receipts[key]) == 1:
+            self._send(ANSWER, 503)
+        elif kind != "hang":
             self._send(ANSWER)
 
-    def _send(self, body: bytes) -> None:
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        self._transport.write(head.encode() + b"\r\n\r\n" + body)
+    def _send_late(self) -> None:
+        if self._waiting:
+            self._waiting -= 1
+            _open.count(-1)
+            self._send(ANSWER)
+
+    def _send(self, body: bytes, status: int = 200) -> None:
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
+        self._transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
 async def main(port: int) -> None:

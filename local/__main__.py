@@ -35,8 +35,9 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
 
     Args:
         env: The user's environment. `BROKER_DATA_DIR` is where the Broker keeps its events and the
-            functions what becomes of requests, `MANIFESTS` a folder that replaces knative/; the
-            relay's own settings are passed on to the functions.
+            functions what becomes of requests, `BROKER_LIKE` whose dispatcher it follows
+            (`in-memory` or `kafka`), `MANIFESTS` a folder that replaces knative/; the relay's own
+            settings are passed on to the functions.
 
     Raises:
         FunctionError, ManifestError, OSError: A func.yaml or a manifest cannot be read.
@@ -60,10 +61,12 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
             ready_url=_url(port) + ready_path,
         )
 
-    def serving(name: str, port: int, function: Function) -> Part:
+    def serving(
+        name: str, port: int, function: Function, source: str = "main.py", **extra: str
+    ) -> Part:
         return Part(
             name=name,
-            command=function.command(sys.executable, HOST, port),
+            command=function.command(sys.executable, HOST, port, source),
             cwd=function.source_folder,
             env=function_environment(
                 function,
@@ -72,10 +75,12 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
                 broker_url=_url(ports.broker),
                 sample_api=sample_api,
                 state_url=f"sqlite://{quote(str(data_dir))}/state.sqlite3",
-            ),
+            )
+            | extra,
             ready_url=_url(port) + "/health/readiness",
         )
 
+    watched = str(REPOSITORY / "local" / "display" / "send.py")
     display = program(
         *("event-display", ports.display, "/healthz", "-m", "local.display"),
         *("--broker", _url(ports.broker), "--send", f"http://localhost:{ports.gateway}"),
@@ -86,6 +91,7 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
     broker = program(
         *("broker", ports.broker, "/healthz", "-m", "local.broker"),
         *("--manifests", str(folder), "--data", str(data_dir)),
+        *("--like", env.get("BROKER_LIKE") or "in-memory"),
         *("--service", f"{send.name}={_url(ports.gateway)}"),
         *("--service", f"{receive.name}={_url(ports.receive)}"),
         *("--service", f"event-display={_url(ports.display)}"),
@@ -94,7 +100,8 @@ def plan(env: Mapping[str, str], ports: Ports) -> list[list[Part]]:
         [
             program("sample-api", ports.sample_api, "/", "local/sample_api.py"),
             display,
-            serving("send", ports.gateway, send),
+            # As deployed, but that the page is told of /sync.
+            serving("send", ports.gateway, send, watched, DISPLAY_URL=_url(ports.display)),
             serving("receive", ports.receive, receive),
         ],
         [broker],

@@ -78,10 +78,10 @@ class Function:
         """The folder of main.py."""
         return self.folder / "function"
 
-    def command(self, python: str, host: str, port: int) -> list[str]:
+    def command(self, python: str, host: str, port: int, source: str = "main.py") -> list[str]:
         """Return the command that serves the function, to be run in `source_folder`."""
         return [
-            *(python, "-m", "functions_framework", "--source", "main.py"),
+            *(python, "-m", "functions_framework", "--source", source),
             *("--signature-type", self.invoke, "--host", host, "--port", str(port)),
         ]
 

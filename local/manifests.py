@@ -100,13 +100,13 @@ class DeliverySpec(Struct, frozen=True, kw_only=True, rename="camel"):
     def retry_after_max_s(self) -> float | None:
         return None if self.retry_after_max is None else self.retry_after_max.total_seconds()
 
-    def backoff_s(self, failures: int) -> float:
-        """Return the wait after an attempt that failed after so many other failures."""
+    def backoff_s(self, number: int) -> float:
+        """Return the wait before a retry, the first of which is number 0 (1 for Kafka's Broker)."""
         # Knative's reader of durations knows tenths of a second and cuts off what is finer.
         delay_s = math.floor(round(self.backoff_delay.total_seconds() * 10, 6)) / 10
         if self.backoff_policy == "exponential":
-            return delay_s * float(2 ** min(failures, _MAX_EXPONENT))
-        return delay_s * failures if self.backoff_policy == "linear" else 0.0
+            return delay_s * float(2 ** min(number, _MAX_EXPONENT))
+        return delay_s * number if self.backoff_policy == "linear" else 0.0
 
 
 # What Knative's config-br-defaults gives to a Broker without a delivery spec.

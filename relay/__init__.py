@@ -10,23 +10,33 @@ Serving: `server` is gunicorn as the relay wants it. It hands requests on once t
 (`arrivals`, in the `inbox` of their connection), answers what is none (`refusals`), and gives up on
 `callers` who do not read. `sites` keeps other sites' pages out.
 
-Outcomes: what became of a request. `outcomes` takes what comes back, `status` reports it, and
-`auth` authenticates callers, callbacks and the relay's own events.
+Watching: `metrics` counts for Prometheus what `operations` tells, `traces` makes spans of it for
+OpenTelemetry, where that is on.
+
+Outcomes: what became of a request. `outcomes` takes what comes back, `status` tells of one request
+and steers it, `lists` does so for many; some callers are `waiting`. `auth` authenticates callers,
+callbacks and the relay's own events.
 
 Records: what is known of a request. `records` notes each step of its `lifecycle` in the `store`,
 which is `store_sqlite` or `store_redis`, and a target's answer as `results` puts it into JSON;
 `claims` keep others from making a call that is being made.
 
-Events: `events` reads and writes CloudEvents, `broker` publishes them.
+Events: `events` reads and writes CloudEvents, `broker` publishes them; `progress` is what they say
+of a request that waits or was given up, and `retries` decides which.
+
+Neighbours: `gate` lets a call through or not, by a `breaker` and a share of the `places` for each
+target, so that one delays nobody else.
 
 Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
-the egress policy permits; `responses` parses what comes back, `reasons` are why nothing does.
+the egress policy permits, after one of the `lookups`; `responses` parses what comes back, `reasons`
+are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
-read with `urls`, `headers` and `jsons`; `bodies` are what their headers say. `tracing` is what
-travels with a call. `settings` is what an operator can set, with `tls` for certificates; `egress`
-is the policy, which judges `addresses`.
+read with `urls`, `headers` and `jsons`; `bodies` are what their headers say, and `forwarded` is how
+a request came. `tracing` is what travels with a call. `settings` is what an operator can set, with
+`tls` for certificates; `egress` is the policy, which judges `addresses`.
 
-Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `logs` one
-line for each request.
+Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `leaving`
+watches callers in case they go, `budget` bounds the bodies that are held, `logs` has one line for
+each request; `operations` tells whoever watches what is done, and how long it takes.
 """

@@ -11,6 +11,8 @@ from relay.client import Client
 from relay.egress import Policy
 from relay.events import Event, written_bytes
 from relay.headers import Headers, find, retry_after_s
+from relay.operations import PUBLICATION, Operation
+from relay.places import Places, at_most
 from relay.problems import (
     BrokerUnavailable,
     DeadlineExceeded,
@@ -21,6 +23,7 @@ from relay.problems import (
     TooLarge,
 )
 from relay.settings import Settings
+from relay.tracing import as_attributes, context_in
 from relay.urls import IPAddress, Origin
 
 # A Broker that restarts is back after this; a longer wait is the caller's, who may have a better
@@ -64,6 +67,11 @@ class _Failure:
     status: int | None = None
 
 
+_CROWDED = _Failure(
+    reason="the Broker is slow, and as many publish to it as may at once", maybe_taken=False
+)
+
+
 class Broker:
     """Publish to `K_SINK`.
 
@@ -77,6 +85,8 @@ class Broker:
         self._overrides = settings.k_ce_overrides or {}
         self._timeout_s = settings.publish_timeout_s
         self._max_event_bytes = settings.max_event_bytes
+        # A Broker that hangs keeps no more of the threads than these.
+        self._publishing = Places(at_most(max(1, settings.threads // 8)))
         self._client = Client(
             _OperatorsOwn(),
             connect_timeout_s=settings.target_connect_timeout_s,
@@ -93,6 +103,8 @@ class Broker:
     def publish(self, event: Event, *, trace: Headers = (), is_request: bool = False) -> None:
         """Publish one event; return only when the Broker has answered 2xx.
 
+        A part of the threads may publish at once; who comes beside them waits for a moment.
+
         What surely was not taken (no connection, 429, 503) is tried again for a moment. What may
         have been taken is not: that would make duplicates, so the caller decides.
 
@@ -107,6 +119,14 @@ class Broker:
             BrokerUnavailable: the Broker did not take it, or there is none.
             DeadlineExceeded: the Broker did not answer in time.
         """
+        trace = trace or context_in(event.attributes)
+        with Operation(PUBLICATION, {"id": event.id, "type": event.type}, trace) as publication:
+            if "traceparent" in event.attributes:  # for another there may be no room
+                context = as_attributes(publication.trace)
+                event = replace(event, attributes={**event.attributes, **context})
+            self._publish(event, publication.trace, is_request=is_request)
+
+    def _publish(self, event: Event, trace: Headers, *, is_request: bool) -> None:
         if self._target is None:
             raise BrokerUnavailable(
                 "there is no Broker to publish to: K_SINK is not set;"
@@ -123,16 +143,22 @@ class Broker:
                 limit=self._max_event_bytes,
                 published="no",
             )
+        with self._publishing.take("publisher") as is_taken:
+            if not is_taken:
+                raise _error(event.id, _CROWDED)
+            self._send(event.id, headers + trace, body)
+
+    def _send(self, event_id: str, headers: Headers, body: bytes) -> None:
         until = time.monotonic() + self._timeout_s
         for longest_s in (*_PAUSES_S, 0.0):
-            failure = self._attempt(headers + trace, body, until - time.monotonic())
+            failure = self._attempt(headers, body, until - time.monotonic())
             if failure is None:
                 return
             # Jitter keeps many publishers from coming back all at once.
             pause_s = failure.pause_s or longest_s * random.uniform(0.5, 1)  # noqa: S311
             in_time = time.monotonic() + pause_s < until - _SHORTEST_ATTEMPT_S
             if not failure.passing or longest_s == 0.0 or pause_s > longest_s or not in_time:
-                raise _error(event.id, failure)
+                raise _error(event_id, failure)
             time.sleep(pause_s)
 
     def _as_published(self, event: Event) -> Event:

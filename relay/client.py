@@ -18,10 +18,13 @@ from relay.connections import Answer, Pool, error_of
 from relay.egress import Policy
 from relay.envelope import Envelope
 from relay.headers import HOPS, Headers, complete, find, message_head
+from relay.leaving import Cut
+from relay.lookups import Lookups
+from relay.operations import CALL, Operation
 from relay.reasons import reason_of
 from relay.responses import BrokenAnswer
 from relay.settings import Settings
-from relay.sockets import Deadline, connect, permitted
+from relay.sockets import Deadline, connect, permitted, shut_down
 from relay.tls import client_context
 from relay.urls import Origin, Target
 
@@ -37,6 +40,7 @@ class TargetRequest(requests.PreparedRequest):
     """A prepared request that has its URL in parts, as they are judged."""
 
     target: Target
+    cut: Cut | None
 
 
 class Client(BaseAdapter):
@@ -64,6 +68,7 @@ class Client(BaseAdapter):
         self._policy = policy
         self._connect_timeout_s = connect_timeout_s
         self._pool = Pool(pool_size)
+        self._lookups = Lookups()
         self._peer = peer
         # When first needed: reading the certificates is slow, and starts should be quick.
         self._tls = functools.cache(lambda: client_context(ca_certs, client_cert))
@@ -71,7 +76,8 @@ class Client(BaseAdapter):
     def check(self, target: Target) -> None:
         """Raise TargetNotAllowed if a call made now would; a name that is not found passes."""
         with contextlib.suppress(requests.ConnectionError):
-            permitted(target.origin, self._policy, Deadline(self._connect_timeout_s))
+            budget = Deadline(self._connect_timeout_s)
+            permitted(target.origin, self._policy, budget, self._lookups)
 
     def call(
         self,
@@ -81,11 +87,13 @@ class Client(BaseAdapter):
         headers: Headers = (),
         content: bytes | None = None,
         timeout_s: float,
+        cut: Cut | None = None,
     ) -> Answer:
         """Make one call and wait for the final status, and for the headers unless they break off.
 
         Args:
             timeout_s: for everything, the body of the answer included.
+            cut: ends it before that.
 
         Raises:
             TargetNotAllowed: the policy refuses every address of the target.
@@ -96,7 +104,7 @@ class Client(BaseAdapter):
         request.target, request.method, request.url = target, method, target.url
         # A plain dict will do: names are unique by here, and only `send` reads them.
         request.headers = complete(headers, target.origin.authority, method, content)  # type: ignore[assignment]
-        request.body = content
+        request.body, request.cut = content, cut
         try:
             answer: Answer = self.send(request, timeout=timeout_s).raw  # type: ignore[assignment]
         except requests.RequestException as exc:
@@ -114,7 +122,7 @@ class Client(BaseAdapter):
             BrokenAnswer, requests.ReadTimeout: no final status came, or not in time.
         """
         origin, method = request.target.origin, request.method or ""
-        deadline, message = Deadline(timeout), _message(request)
+        deadline, message = Deadline(timeout, request.cut), _message(request)
 
         def start(sock: socket.socket) -> Answer:
             give_back = functools.partial(self._pool.put, origin)
@@ -139,18 +147,30 @@ class Client(BaseAdapter):
         return f"the {self._peer} {target.origin.authority}"
 
     def _connect(self, origin: Origin, deadline: Deadline) -> socket.socket:
-        budget = Deadline(min(self._connect_timeout_s, deadline.left_s))
-        sock = connect(origin, self._policy, budget)
+        budget = Deadline(min(self._connect_timeout_s, deadline.left_s), deadline.cut)
+        sock = connect(origin, self._policy, budget, self._lookups)
         if origin.scheme == "https":
             try:
                 sock.settimeout(max(deadline.left_s, 0.001))
-                sock = self._tls().wrap_socket(sock, server_hostname=origin.host)
+                sock = self._start_tls(sock, origin, deadline)
             except TimeoutError as exc:
                 raise deadline.error() from exc
             except OSError as exc:
                 raise requests.exceptions.SSLError(reason_of(exc)) from exc
         sock.setblocking(False)
         return sock
+
+    def _start_tls(self, sock: socket.socket, origin: Origin, deadline: Deadline) -> socket.socket:
+        tls = self._tls().wrap_socket(
+            sock, server_hostname=origin.host, do_handshake_on_connect=False
+        )
+        deadline.cut.ends_by(functools.partial(shut_down, tls))
+        try:
+            tls.do_handshake()
+        except OSError:
+            tls.close()
+            raise
+        return tls
 
 
 class TargetClient:
@@ -189,11 +209,20 @@ class TargetClient:
             self._check_host(envelope.callback.headers, "callback.headers")
             self._client.check(envelope.callback.target)
 
-    def call(self, envelope: Envelope, *, method: str, hops: int, headers: Headers) -> Answer:
+    def call(
+        self,
+        envelope: Envelope,
+        *,
+        method: str,
+        hops: int,
+        headers: Headers,
+        cut: Cut | None = None,
+    ) -> Answer:
         """Make the call, by another method than the envelope's if need be.
 
         Args:
             headers: what the relay adds; the envelope's own headers win.
+            cut: ends the call before its time is up.
 
         Raises:
             InvalidRequest: a Host header is not allowed.
@@ -201,13 +230,18 @@ class TargetClient:
         """
         logs.note(target=envelope.target.origin.authority)
         self._check_host(envelope.headers, "headers")
-        answer = self._client.call(
-            envelope.target,
-            method=method,
-            headers=envelope.sent_headers(((HOPS, str(hops)), *headers)),
-            content=envelope.content,
-            timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
-        )
+        origin = envelope.target.origin
+        facts = {"method": method, "scheme": origin.scheme, "host": origin.host}
+        with Operation(CALL, facts | {"port": origin.port}, headers) as call:
+            answer = self._client.call(
+                envelope.target,
+                method=method,
+                headers=envelope.sent_headers(((HOPS, str(hops)), *call.trace)),
+                content=envelope.content,
+                timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
+                cut=cut,
+            )
+            call.facts["status"] = answer.status
         logs.note(target_status=answer.status)
         return answer
 

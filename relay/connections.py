@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import select
 import socket
 import ssl
@@ -17,7 +18,7 @@ from relay.headers import Headers, end_to_end
 from relay.problems import DeadlineExceeded, RelayError, TargetFailed, TargetUnreachable
 from relay.reasons import reason_of
 from relay.responses import BrokenAnswer, ResponseParser
-from relay.sockets import Deadline
+from relay.sockets import Deadline, shut_down
 from relay.urls import Origin
 
 _READ_BYTES = 32 * 1024
@@ -123,6 +124,7 @@ class Answer:
                 reading to raise.
         """
         assert self._sock is not None  # noqa: S101 - nothing has been read
+        self._deadline.cut.ends_by(functools.partial(shut_down, self._sock))
         try:
             for data in message:
                 self._send(self._sock, data)
@@ -212,6 +214,7 @@ class Answer:
         self._piece = self._parser.feed(data)
         if self._parser.is_complete:
             if not self._parser.is_last and not _is_ready(sock, select.POLLIN):
+                self._deadline.cut.is_over()
                 self._give_back(sock)
                 self._sock = None
             self.close()

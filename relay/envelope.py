@@ -288,8 +288,8 @@ def parse_key(text: str) -> str:
         InvalidRequest: as for `parse_id`, or it could be taken for another thing.
     """
     key = parse_id(text, field="Idempotency-Key")
-    if key in (".", ".."):
-        raise InvalidRequest("Idempotency-Key", f"must not be {key}, which no path can hold")
+    if key in (".", "..", "retry"):
+        raise InvalidRequest("Idempotency-Key", f"must not be {key}, which no path can name")
     if _OWN_ENDING.search(key):
         raise InvalidRequest("Idempotency-Key", "must not end as the relay's own ids do")
     return key

@@ -32,6 +32,8 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 DEAD: Final = "dead"
 CALLBACK: Final = "callback"
+# The number of a tier follows.
+RETRY: Final = "retry"
 RESULTS: Final = (COMPLETED, FAILED)
 
 # More than any event has; what reads the event after the relay may need quadratic time.

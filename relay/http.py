@@ -9,18 +9,30 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from relay.problems import InvalidRequest, RelayError, TooLarge, UnsupportedMediaType
+from relay.leaving import Caller
+from relay.problems import (
+    InvalidRequest,
+    RelayError,
+    TooBusy,
+    TooLarge,
+    UnsupportedMediaType,
+)
 
 PROBLEM_JSON: Final = "application/problem+json"
 
 # Before 3.13 Python has the phrases of the RFC that 9110 replaced.
-_RENAMED: Final = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
+_RENAMED: Final = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    422: "Unprocessable Content",
+    499: "Client Closed Request",
+}
 
 _PIECE_BYTES = 64 * 1024
 # What is decoded, and how zlib calls it. An x-gzip is a gzip (RFC 9110 section 8.4.1.3).
@@ -43,6 +55,14 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+class Body(Protocol):
+    """The body of an answer that is closed when the answer is done with."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One HTTP request.
@@ -54,6 +74,7 @@ class Request:
         headers: by lower-case name.
         stream: the body, not yet read.
         content_length: in bytes; None when the request did not say.
+        caller: who waits for the answer.
     """
 
     method: str
@@ -62,6 +83,7 @@ class Request:
     headers: Mapping[str, str]
     stream: Readable
     content_length: int | None
+    caller: Caller = field(default_factory=Caller)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +190,8 @@ def _decoded(body: bytes, coding: str, limit_bytes: int) -> bytes:
 def _next_piece(stream: Readable, size_bytes: int) -> bytes:
     try:
         return stream.read(size_bytes)
+    except TooBusy:
+        raise
     except Exception as exc:  # each server has its own errors for a broken chunk or a dead client
         raise InvalidRequest("body", "broke off before its end") from exc
 

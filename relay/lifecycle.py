@@ -1,12 +1,16 @@
 """The life of a request, step by step: what each event makes of its record, without side effects.
 
-    (none) ──► publishing ──► open ──► completed, failed
-                   ▲            │
-                   └── dead ◄───┘
+    (none) ──► publishing ──► open ──► completed
+                  ▲   │         │
+                  │   └─────────┼──► cancelled
+                  └── dead, ◄───┘
+                      failed
 
 A result outweighs a dead letter: whatever a second delivery of the same event ran into, the target
 has answered. A request is `unknown` when it may never have been published, or nothing was heard of
-it for longer than its retries can take; then, and when it is dead, it may be published again.
+it for longer than its retries can take; then, and when it is dead, it may be published again. One
+that failed is published again only when somebody asks for that. What was never called can be
+cancelled: whoever is about to call it looks here first.
 """
 
 from __future__ import annotations
@@ -15,9 +19,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from relay.events import COMPLETED, DEAD, FAILED, RESULTS
+from relay.events import COMPLETED, DEAD, FAILED
 from relay.problems import Conflict, KeyReused
-from relay.store import OPEN, PUBLISHING, Record
+from relay.store import CANCELLED, OPEN, PUBLISHING, Record
 
 ACCEPTED: Final = "accepted"
 UNKNOWN: Final = "unknown"
@@ -72,14 +76,24 @@ class Busy:
     retry_after_s: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """The call was made, and failed.
+
+    Args:
+        error: why.
+        next_in_s: when there is another, if one is waited for.
+    """
+
+    error: str
+    next_in_s: float | None
+
+
 def status_of(record: Record, times: Times) -> str:
-    """Return what a caller is told: accepted, completed, failed, dead or unknown."""
-    if record.state in (COMPLETED, FAILED, DEAD):
+    """Return what a caller is told: accepted, completed, failed, dead, cancelled or unknown."""
+    if record.state not in (PUBLISHING, OPEN):
         return record.state
-    if record.state == PUBLISHING:
-        return ACCEPTED if times.now_ms < record.publishing_until_ms else UNKNOWN
-    heard_ms = max(record.heard_ms, record.calling_until_ms, record.next_attempt_ms or 0)
-    return ACCEPTED if times.now_ms < heard_ms + times.quiet_ms else UNKNOWN
+    return ACCEPTED if times.now_ms < record.unknown_ms else UNKNOWN
 
 
 def accept(
@@ -111,14 +125,14 @@ def accept(
         record = Record(
             id=request_id,
             state=PUBLISHING if may_repeat else OPEN,
-            expires_ms=times.now_ms + times.ttl_ms,
-            heard_ms=times.now_ms,
+            expires_ms=0,
             fingerprint=fingerprint,
             target=target,
             accepted_ms=times.now_ms,
             publisher=publisher,
             publishing_until_ms=times.now_ms + times.publishing_ms,
         )
+        record = _heard(record, times)
         return record, record
     if record.publisher == publisher:
         return record, record
@@ -139,8 +153,8 @@ def accept(
 
 
 def publish_again(record: Record, times: Times, *, publisher: str) -> Record:
-    """Begin to publish a request that is dead, which begins a new round, or unknown."""
-    is_dead = record.state == DEAD
+    """Begin to publish a request that is over, which begins a new round, or unknown."""
+    is_over = record.state in (DEAD, FAILED)
     return _heard(
         record,
         times,
@@ -148,9 +162,9 @@ def publish_again(record: Record, times: Times, *, publisher: str) -> Record:
         accepted_ms=record.accepted_ms or times.now_ms,
         publisher=publisher,
         publishing_until_ms=times.now_ms + times.publishing_ms,
-        before=DEAD if is_dead else UNKNOWN,
-        round=record.round + is_dead,
-        earlier_attempts=record.attempts if is_dead else record.earlier_attempts,
+        before=record.state if is_over else UNKNOWN,
+        round=record.round + is_over,
+        earlier_attempts=record.attempts if is_over else record.earlier_attempts,
         error=None,
         next_attempt_ms=None,
     )
@@ -169,8 +183,8 @@ def not_published(record: Record | None, times: Times, *, publisher: str) -> Rec
         return record
     if record.before is None:
         return None
-    if record.before == DEAD:
-        return replace(record, state=DEAD, publisher=None, round=record.round - 1)
+    if record.before in (DEAD, FAILED):
+        return replace(record, state=record.before, publisher=None, round=record.round - 1)
     return maybe_published(record, times, publisher=publisher)
 
 
@@ -178,7 +192,24 @@ def maybe_published(record: Record | None, times: Times, *, publisher: str) -> R
     """Note that nobody knows whether the Broker has the request: it may be published again."""
     if record is None or record.publisher != publisher or not _is_unseen(record):
         return record
-    return replace(record, state=PUBLISHING, publishing_until_ms=times.now_ms)
+    return replace(
+        record, state=PUBLISHING, publishing_until_ms=times.now_ms, unknown_ms=times.now_ms
+    )
+
+
+def cancel(record: Record, times: Times) -> Record:
+    """Cancel a request whose target was never called.
+
+    Raises:
+        Conflict: it is too late.
+    """
+    if record.state == CANCELLED:
+        return record
+    if record.state not in (PUBLISHING, OPEN):
+        raise Conflict(f"{record.id} is {record.state}; only an open request can be cancelled")
+    if record.attempts:
+        raise Conflict(f"{record.id} cannot be cancelled any more: its target has been called")
+    return _heard(record, times, state=CANCELLED, finished_ms=times.now_ms, **_NOT_OPEN)
 
 
 def _is_unseen(record: Record) -> bool:
@@ -195,22 +226,23 @@ def claim(
     fingerprint: str,
     target: str,
     caller: str,
+    attempt: int,
     round: int,
-) -> tuple[Record | None, Attempt | Busy | None]:
-    """Claim the next call for a request.
+) -> tuple[Record | None, Attempt | Busy | Made | None]:
+    """Claim a call for a request.
 
     Args:
-        round: that of the event that was delivered.
+        attempt: which call of its round it is, as the event says that was delivered.
+        round: that of the event.
 
     Returns:
-        the record and what may be done; None when the request is done, or dead.
+        the record and what may be done; None when the request is over.
     """
     if record is None:
         record = Record(
             id=request_id,
             state=OPEN,
             expires_ms=0,
-            heard_ms=0,
             fingerprint=fingerprint,
             target=target,
             round=round,
@@ -218,30 +250,40 @@ def claim(
     if record.fingerprint not in (None, fingerprint):
         # Somebody else's event with the same id; it must not be taken for a copy.
         return record, Attempt(is_strange=True)
-    if record.state in RESULTS or (record.state == DEAD and round <= record.round):
+    is_over = record.state in (DEAD, FAILED) and round <= record.round
+    if is_over or record.state in (COMPLETED, CANCELLED):
         return record, None
     is_mine = record.caller == caller
     if record.caller is not None and not is_mine and times.now_ms < record.calling_until_ms:
         wait_ms = record.calling_until_ms - times.now_ms
         return record, Busy(retry_after_s=math.ceil(wait_ms / 1000))
     if not is_mine:
+        earlier = record.earlier_attempts if round <= record.round else record.attempts
+        made = record.attempts - earlier
+        # Whoever died in a call has not said how that ended: it is made again.
+        is_known = attempt < made or (attempt == made and record.caller is None)
+        if is_known or round < record.round:
+            left_ms = (record.next_attempt_ms or 0) - times.now_ms
+            next_in_s = left_ms / 1000 if left_ms > 0 else None
+            return record, Made(error=record.error or "the call failed", next_in_s=next_in_s)
         record = _heard(
             record,
             times,
             state=OPEN,
             round=max(round, record.round),
-            attempts=record.attempts + 1,
+            attempts=earlier + attempt,
+            earlier_attempts=earlier,
             caller=caller,
             calling_until_ms=times.now_ms + LEASE_MS,
             next_attempt_ms=None,
         )
-    attempt = Attempt(
+    claimed = Attempt(
         caller=caller,
         number=record.attempts,
         of_round=record.attempts - record.earlier_attempts,
         record=record,
     )
-    return record, attempt
+    return record, claimed
 
 
 def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
@@ -252,9 +294,15 @@ def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
 
 
 def attempt_failed(
-    record: Record | None, times: Times, *, caller: str, error: str, next_attempt_ms: int | None
+    record: Record | None,
+    times: Times,
+    *,
+    caller: str,
+    error: str,
+    next_attempt_ms: int | None,
+    made: bool = True,
 ) -> Record | None:
-    """Give a claim back after a call that is to be tried again."""
+    """Give a claim back after a call that is to be tried again, or was not made after all."""
     if record is None or record.caller != caller:
         return record
     return _heard(
@@ -264,6 +312,7 @@ def attempt_failed(
         calling_until_ms=0,
         error=error,
         next_attempt_ms=next_attempt_ms,
+        attempts=record.attempts - (not made),
     )
 
 
@@ -275,6 +324,7 @@ def finish(
     ending: str,
     answer_status: int,
     attempts: int,
+    round: int = 1,
     fingerprint: str | None = None,
 ) -> Record:
     """Note the target's answer; the first one counts.
@@ -282,13 +332,15 @@ def finish(
     Args:
         ending: `completed` or `failed`.
         attempts: how many calls it took, as the result says.
+        round: that of the result; how an earlier one failed says nothing of this one.
         fingerprint: of the envelope, if that is known; of another request nothing is noted.
     """
     if record is None:
         record = Record(
-            id=request_id, state=OPEN, expires_ms=0, heard_ms=0, fingerprint=fingerprint
+            id=request_id, state=OPEN, expires_ms=0, round=round, fingerprint=fingerprint
         )
-    if record.state in RESULTS:
+    is_old = ending == FAILED and round < record.round
+    if is_old or record.state == COMPLETED or (record.state == FAILED and round <= record.round):
         return record
     if fingerprint is not None and record.fingerprint not in (None, fingerprint):
         return record
@@ -299,6 +351,7 @@ def finish(
         fingerprint=record.fingerprint or fingerprint,
         finished_ms=times.now_ms,
         attempts=max(attempts, record.attempts),
+        round=max(round, record.round),
         answer_status=answer_status,
         reason=None,
         **_NOT_OPEN,
@@ -329,12 +382,12 @@ def die(
             id=request_id,
             state=OPEN,
             expires_ms=0,
-            heard_ms=0,
             fingerprint=fingerprint,
             target=target,
             round=round,
         )
-    if record.state in RESULTS or round < record.round:
+    is_answered = record.state == FAILED and round <= record.round
+    if is_answered or record.state in (COMPLETED, CANCELLED) or round < record.round:
         return record, False
     if record.state == DEAD and round == record.round:
         return record, True
@@ -364,5 +417,10 @@ _NOT_OPEN: Final = {
 
 def _heard(record: Record, times: Times, **changes: object) -> Record:
     """Change a record and remember it for longer."""
-    expires_ms = times.now_ms + times.ttl_ms
-    return replace(record, heard_ms=times.now_ms, expires_ms=expires_ms, **changes)  # type: ignore[arg-type]
+    record = replace(record, expires_ms=times.now_ms + times.ttl_ms, **changes)  # type: ignore[arg-type]
+    if record.state == PUBLISHING:
+        unknown_ms = record.publishing_until_ms
+    else:
+        latest_ms = max(times.now_ms, record.calling_until_ms, record.next_attempt_ms or 0)
+        unknown_ms = latest_ms + times.quiet_ms
+    return replace(record, unknown_ms=unknown_ms)

@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from relay.operations import REQUEST, Carried, Fact, Operation
 from relay.problems import RelayError
-
-Field = str | int | float | bool
 
 # The longest text from outside that a field holds. containerd splits a line at 16 KiB, and one
 # character may take twelve bytes.
@@ -31,9 +29,8 @@ log = logging.getLogger("relay")
 class _Line:
     """The line of a request or delivery that is still being handled."""
 
-    fields: dict[str, Field]
+    request: Operation
     level: int
-    started_s: float = field(default_factory=time.perf_counter)
     detail: str = ""
     error: BaseException | None = None
 
@@ -49,19 +46,33 @@ def begin(method: str, *, level: int = logging.INFO) -> None:
         method: of the request.
         level: of its line, unless `explain` raises it.
     """
-    _current.set(_Line(fields={"method": method}, level=level))
+    request = Operation(REQUEST, {"method": method})
+    _current.set(_Line(request=request, level=level))
+    request.begin()
 
 
-def note(**fields: Field | None) -> None:
+def join(trace: Carried) -> Carried:
+    """Make the current request part of a trace; return the headers that go along from here."""
+    line = _current.get()
+    return trace if line is None else line.request.join(trace)
+
+
+def noted(name: str) -> Fact | None:
+    """Return a field of the current request."""
+    line = _current.get()
+    return None if line is None else line.request.facts.get(name)
+
+
+def note(**fields: Fact | None) -> None:
     """Note fields for the lines of the current request; a field that is None is left out."""
     line = _current.get()
     if line is None:
         return
     for name, value in fields.items():
         if isinstance(value, str):
-            line.fields[name] = value[:_MAX_CHARACTERS]
+            line.request.facts[name] = value[:_MAX_CHARACTERS]
         elif value is not None:
-            line.fields[name] = value
+            line.request.facts[name] = value
 
 
 def explain(detail: str, level: int, *, error: BaseException | None = None) -> None:
@@ -90,12 +101,14 @@ def finish(status: int) -> None:
     line = _current.get()
     if line is None:
         return
+    fields = line.request.facts
+    fields["status"] = status
+    line.request.error = line.error
+    line.request.end()
     if log.isEnabledFor(line.level):
-        fields = line.fields
         what = fields.get("type") or f"{fields['method']} {fields.get('route', '')}".rstrip()
         why = f": {line.detail[:_MAX_CHARACTERS]}" if line.detail else ""
-        fields["status"] = status
-        fields["duration_ms"] = round((time.perf_counter() - line.started_s) * 1000, 1)
+        fields["duration_ms"] = round(line.request.duration_s * 1000, 1)
         error = line.error
         # log.log would look up the calling line of code, which costs as much as all the rest.
         record = log.makeRecord(
@@ -111,14 +124,14 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record with the fields of the current request and `extra={"fields": …}`."""
-        fields: dict[str, Field] = {
+        fields: dict[str, Fact] = {
             "time": _rfc3339(record.created),
             "severity": record.levelname,
             "message": record.getMessage(),
         }
         line = _current.get()
         if line is not None:
-            fields |= line.fields
+            fields |= line.request.facts
         fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["stack_trace"] = self.formatException(record.exc_info)

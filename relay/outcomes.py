@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from relay import jsons, logs
@@ -28,13 +27,11 @@ from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, is_text, text_of
 from relay.http import Request, Response
 from relay.jsons import BOM, Raw, dumps, is_json
 from relay.problems import Forbidden, InvalidRequest, StateUnavailable
-from relay.records import Records, round_of
+from relay.progress import Followers, Progress, Why, attempts_of
+from relay.records import Records, callback_id, round_of
 from relay.results import Result
 from relay.settings import Settings
 from relay.tracing import trace_id
-
-# Why a request is dead, as JSON, on the event that tells it.
-_REASON: Final = "relayreason"
 
 
 class Outcomes:
@@ -54,6 +51,7 @@ class Outcomes:
         self._records = records
         self._broker = broker
         self._signatures = signatures
+        self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
 
     def is_own(self, event_type: str | None) -> bool:
         """Tell whether an event is one that the relay made, back from the Broker."""
@@ -119,15 +117,15 @@ class Outcomes:
         """Note a dead request; return its callback, or what tells of it when the state is away."""
         reason = reason_of(event)
         try:
-            return self._note_dead(event, reason)
+            return self._note_dead(self._followers.request(event), reason)
         except StateUnavailable as exc:
             # The Broker gives up on dead letters as soon as on requests; as an event of its own
             # this one waits for the state as long as results do.
             logs.explain(f"the dead letter is published again: {exc.detail}", logging.WARNING)
-            dead = _dead_event(event, reason)
-            if self._broker.room_left(dead) >= 0:
-                return dead
-            return _dead_event(event, {name: reason[name] for name in reason if name != "data"})
+            progress = Progress.of(event, self._settings.event_type, time.time())
+            if isinstance(attempts := reason.get("attempts"), int):
+                progress = replace(progress, attempts=attempts)
+            return self._followers.dead(event, progress, Why.from_reason(reason))
 
     def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:
         own = {"source": self._settings.event_source, "type": self._settings.event_type}
@@ -155,7 +153,7 @@ class Outcomes:
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         if ending == DEAD:
-            return self._note_dead(*_request_of(event, self._settings.event_type))
+            return self._note_dead(self._followers.request(event), reason_of(event))
         data = event.data or b""
         callback = callback_in(data)
         self._check(event, request_id, callback)
@@ -164,7 +162,8 @@ class Outcomes:
         answer = dumps({name: Raw(text.encode()) for name, text in texts if name != "callback"})
         try:
             counts = self._records.finish(
-                request_id, ending, result.status, answer, _attempts_of(event)
+                *(request_id, ending, result.status, answer, attempts_of(event)),
+                round=round_of(event),
             )
         except StateUnavailable as exc:
             if callback is None or not is_last:
@@ -219,24 +218,21 @@ class Outcomes:
     def _callback(self, event: Event, callback: Callback, about: dict[str, object]) -> Event:
         """Make the request event that brings an outcome to the url the caller gave.
 
-        Its id depends on nothing but the request, its round and the outcome: however often the
-        Broker delivers an outcome, the caller sees one `Idempotency-Key` and one `webhook-id`.
+        However often the Broker delivers an outcome, the caller sees one `Idempotency-Key` and one
+        `webhook-id`.
 
         Args:
             event: that tells the outcome.
             about: what the caller is told.
         """
-        parts = [str(about["id"]), str(about["status"])]
-        if (round := round_of(event)) > 1:
-            parts.append(str(round))
-        callback_id = ".".join([*parts, CALLBACK])
+        own_id = callback_id(str(about["id"]), str(about["status"]), round_of(event))
         body = dumps(about)
-        signature = self._signatures.sign(callback_id, body)
+        signature = self._signatures.sign(own_id, body)
         theirs = {name: value for name, value in callback.headers if name.lower() not in signature}
         envelope = {**callback.envelope(), "headers": {**theirs, **signature}, "body": Raw(body)}
         request = Event(
             attributes={
-                "id": callback_id,
+                "id": own_id,
                 "source": self._settings.event_source,
                 "type": self._settings.event_type,
                 "datacontenttype": JSON,
@@ -244,38 +240,6 @@ class Outcomes:
             data=dumps(envelope),
         )
         return self._signatures.stamp(request)
-
-
-def _attempts_of(event: Event) -> int:
-    attempts = event.attributes.get("relayattempts", "")
-    return int(attempts) if re.fullmatch("[0-9]{1,6}", attempts) else 0
-
-
-def _dead_event(event: Event, reason: Mapping[str, object]) -> Event:
-    """Make the event that tells of a dead request: its event as it is, and why it is dead."""
-    attributes = {
-        name: value for name, value in event.attributes.items() if not name.startswith("knative")
-    }
-    attributes |= {
-        "id": f"{event.id}.{DEAD}",
-        "type": f"{event.type}.{DEAD}",
-        "subject": event.id,
-        _REASON: json.dumps(reason, separators=(",", ":")),
-    }
-    return replace(event, attributes=attributes)
-
-
-def _request_of(event: Event, event_type: str) -> tuple[Event, dict[str, object]]:
-    """Read from such an event the one of the request, and the reason."""
-    attributes = {**event.attributes, "id": event.attributes["subject"], "type": event_type}
-    del attributes["subject"]
-    try:
-        reason = jsons.loads(attributes.pop(_REASON, "{}").encode("utf-8"))
-    except jsons.JSONError as exc:
-        raise InvalidRequest(f"ce-{_REASON}", str(exc)) from exc
-    if not isinstance(reason, dict):
-        raise InvalidRequest(f"ce-{_REASON}", "must be a JSON object")
-    return replace(event, attributes=attributes), reason
 
 
 def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
@@ -301,14 +265,17 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
 
 
 def reason_of(event: Event) -> dict[str, object]:
-    """Read why the Broker gave an event up.
+    """Read why a request was given up, by Receive or by the Broker.
 
     Returns:
+        `code` (of the target), `detail` and `attempts`, as Receive says; of a dead letter
         `destination` and `code` as Knative's extensions give them, `data` as the subscriber sent
-        it, and, where that is a problem of Receive's, its `detail` and `attempts`. Empty when the
-        Broker understood nothing of the answer.
+        it, and, where that is a problem of Receive's, its `detail` and `attempts`. Empty when
+        nobody has said anything.
     """
-    reason: dict[str, object] = {}
+    why = Why.of(event)
+    known = {"code": why.status, "detail": why.reason, "attempts": attempts_of(event)}
+    reason: dict[str, object] = {name: value for name, value in known.items() if value}
     if "knativeerrordest" in event.attributes:
         reason["destination"] = event.attributes["knativeerrordest"]
     code = event.attributes.get("knativeerrorcode", "")

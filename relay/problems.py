@@ -13,9 +13,12 @@
     ├── KeyReused          422  the Idempotency-Key is that of another request
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
+    ├── TargetAvoided      503  the target is not called now, so that it delays nobody else
+    ├── TooBusy            503  as many bodies are held as may be at once
     ├── BrokerUnavailable  503  the Broker did not take the event
     ├── StateUnavailable   503  the store cannot be read or written
     ├── DeadlineExceeded   504  the time for a call ran out
+    ├── CallerLeft         499  nobody waits for the answer any more
     └── LoopDetected       508  the relay called itself too many times
 
 They are not `OSError`s, which HTTP libraries take for network faults and wrap.
@@ -35,7 +38,7 @@ class RelayError(Exception):
         members: extension members of the problem document (RFC 9457 section 3.2).
     """
 
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
 
     def __init__(
         self,
@@ -128,6 +131,14 @@ class TargetUnreachable(TargetFailed):
     pass
 
 
+class TargetAvoided(RelayError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class TooBusy(RelayError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class BrokerUnavailable(RelayError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -138,6 +149,13 @@ class StateUnavailable(RelayError):
 
 class DeadlineExceeded(RelayError):
     status = HTTPStatus.GATEWAY_TIMEOUT
+
+
+class CallerLeft(RelayError):
+    status = 499  # of nginx, and of nobody's specification: only the log has it
+
+    def __init__(self) -> None:
+        super().__init__("the caller left before there was an answer")
 
 
 class LoopDetected(RelayError):

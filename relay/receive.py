@@ -1,23 +1,38 @@
 """Receive: take request events from the Broker and make the calls they ask for.
 
-The answer steers the Broker, so it is chosen by what the Broker does with it:
+A delivery makes at most one call. The answer steers the Broker, so it is chosen by what the Broker
+does with it:
 
-    the target answered 2xx                          200 and a `.completed` event: delivered
+    the target answered 2xx                          200 and a `.completed` event
     3xx, or 4xx but 408, 425, 429                    200 and a `.failed` event: it is an answer
-    408, 425, 429, 5xx, or no answer in time         503: the Broker retries, then dead-letters
+    408, 425, 429, 5xx, or no answer in time         200 and the event of the next tier, `.retryN`
+    it is left alone, or has its share of calls      200 and the same, with no attempt counted
+    out of tiers, or too old                         200 and a `.dead` event: the request, and why
     the event is malformed                           400: dead-lettered at once
     the target is not allowed, or a loop             403: dead-lettered at once
 
+What comes from a tier waits here until it is due:
+
+    a place is free                                  for its tier's delay at most; then it is due,
+                                                     or 200 and the event of the same tier
+    no place is free, or the process ends            503 with Retry-After: the Broker waits
+
 Brokers deliver at least once, and so without a call:
 
-    the request is done                              200 and its event, as at the first time
+    this attempt was made, or the request is done    200 and its event, as at the first time
+    the request is cancelled                         202, and nothing else
     another delivery of it is calling the target     503: the Broker comes again
-    the request is dead                              410: dead-lettered at once
+
+`relay.retries` decides what is tried again, and when.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -28,53 +43,62 @@ from relay.claims import Claims
 from relay.client import IDEMPOTENT, TargetClient
 from relay.connections import Answer
 from relay.envelope import Envelope, callback_in, fingerprint
-from relay.events import COMPLETED, FAILED, JSON, RESULTS, Event
+from relay.events import JSON, RESULTS, Event
+from relay.gate import Gate
 from relay.headers import Headers, find, retry_after_s
 from relay.http import Response, brokers_problem
 from relay.jsons import is_json
-from relay.lifecycle import Attempt, Busy
+from relay.leaving import Caller
+from relay.lifecycle import Attempt, Busy, Made
+from relay.places import Places, fair
 from relay.problems import (
     DeadlineExceeded,
     InvalidRequest,
     LoopDetected,
     RelayError,
     StateUnavailable,
+    TargetAvoided,
     TargetFailed,
     TargetNotAllowed,
+    TooBusy,
 )
-from relay.records import ROUND, Known, Records
+from relay.progress import ATTEMPTS, Followers, Progress, Why
+from relay.records import ROUND, Known, Records, result_id, round_of
 from relay.results import Result
+from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.store import open_store
-from relay.tracing import next_hop, trace_context, trace_id
+from relay.store import CANCELLED, open_store
+from relay.tracing import as_attributes, context_in, context_of, next_hop, trace_id
 
 log = logging.getLogger(__name__)
 
-# When the Broker is to try again: as in knative/300-receive-trigger.yaml, to tell a caller of.
-BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-RETRY_AFTER_MAX_S = 60.0
-
-_RETRIED = (
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.TOO_EARLY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-)
+# A delivery that waits for its target's share holds up what comes by the same Trigger.
+_PATIENCE_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """An event that a Broker delivers, and the call that it asks for."""
+    """An event that a Broker delivers, the call that it asks for, and how far that has come.
+
+    Args:
+        broker: who waits for the answer.
+    """
 
     event: Event
     envelope: Envelope
+    progress: Progress
+    broker: Caller
+
+    @property
+    def method(self) -> str:
+        return self.envelope.method or "POST"
 
 
 class Receive:
     """The CloudEvent function.
 
     Args:
-        settings: those of the target, of events and of the state, `max_event_bytes` and
-            `max_result_bytes` count.
+        settings: all but those of Send's own routes count.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -85,147 +109,239 @@ class Receive:
         )
         self._records = Records(store, settings)
         self._claims = Claims(self._records)
+        self._retries = Retries(delays_s=settings.retry_delays_s, max_age_s=settings.max_age_s)
+        self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
+        self._gate = Gate(settings)
+        # What comes from one tier is brought by one Trigger; no event can name a tenth tier.
+        rule = fair(settings.trigger_places)
+        self._calls = [Places(rule, patience_s=_PATIENCE_S) for _ in range(10)]
+        # A request that waits holds a thread; a quarter of them stays for calls and probes.
+        places = min(settings.waiting_places, max(1, settings.threads * 3 // 4))
+        self._places = threading.BoundedSemaphore(places)
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> Delivery:
+    def read(
+        self, headers: Mapping[str, str], body: bytes, broker: Caller | None = None
+    ) -> Delivery:
         """Read the event that a Broker delivers.
 
         The trace context of an event that carries none is the delivery's own.
 
         Raises:
-            InvalidRequest: see `Event.from_http` and `Envelope.from_json`.
+            InvalidRequest: see `Event.from_http`, `Progress.of` and `Envelope.from_json`.
         """
         event = Event.from_http(headers, body)
         logs.note(id=event.id, type=event.type)
-        trace = trace_context(headers.get("traceparent"), headers.get("tracestate"))
-        event = replace(event, attributes={**dict(trace), **event.attributes})
+        came = as_attributes(context_of(headers))
+        if "traceparent" in event.attributes:  # its trace is the one; what else came may be kept
+            came.pop("tracestate", None)
+        context = logs.join(context_in({**came, **event.attributes}))
+        event = replace(event, attributes={**event.attributes, **as_attributes(context)})
         logs.note(trace=trace_id(event.attributes.get("traceparent")))
-        return Delivery(event=event, envelope=_envelope(event))
+        progress = Progress.of(event, self._settings.event_type, time.time())
+        logs.note(id=progress.request_id)
+        envelope = _envelope(event)
+        return Delivery(
+            event=event, envelope=envelope, progress=progress, broker=broker or Caller()
+        )
 
     def handle(self, delivery: Delivery) -> Response:
         """Make the call that an event asks for and answer the Broker; nothing is raised."""
-        event = delivery.event
+        pause_s, due = self._retries.pause(delivery.progress, time.time())
+        if pause_s and (reason := self._wait(delivery.broker, pause_s)):
+            reason = f"the request is not due yet, and {reason}"
+            return _come_again(reason, after_s=math.ceil(pause_s))
+        # A Broker that has left delivers again: a call that is made now would be made twice.
+        if delivery.broker.has_left():
+            return _come_again("the Broker has left")
+        if not due:
+            decision = self._retries.early(delivery.progress, time.time())
+            return self._follow(delivery, decision, Why.of(delivery.event))
         claim = self._claim(delivery)
-        if isinstance(claim, Known):
-            return self._as_before(event, claim)
         if isinstance(claim, Busy):
-            reason = "another delivery of this event is calling the target"
-            headers = (("Retry-After", str(claim.retry_after_s)),)
-            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers=headers)
-        logs.note(attempt=claim.number or None)
+            reason = "another delivery of this request is calling the target"
+            return _come_again(reason, after_s=claim.retry_after_s)
+        if isinstance(claim, Known | Made):
+            return self._as_before(delivery, claim)
         if claim.caller is None:
-            return self._attempt(event, delivery.envelope, claim)
-        with self._claims.held(event.id, claim.caller):
-            return self._attempt(event, delivery.envelope, claim)
+            return self._attempt(delivery, claim)
+        with self._claims.held(delivery.progress.request_id, claim.caller):
+            return self._attempt(delivery, claim)
 
-    def _claim(self, delivery: Delivery) -> Attempt | Busy | Known:
+    def _wait(self, broker: Caller, pause_s: float) -> str:
+        """Wait, if there is a place; return why it was not to the end."""
+        if not self._places.acquire(blocking=False):
+            return "no place to wait is free (WAITING_PLACES)"
+        try:
+            waited = broker.wait(pause_s)
+        finally:
+            self._places.release()
+        return "" if waited else "this process is ending, or the Broker has left"
+
+    def _claim(self, delivery: Delivery) -> Attempt | Busy | Made | Known:
         """Claim the call; without the state it is made all the same, and nobody counts."""
-        event, envelope = delivery.event, delivery.envelope
+        progress = delivery.progress
         try:
             return self._records.claim(
-                event,
-                fingerprint=fingerprint(event.data or b""),
-                target=envelope.target.origin.authority,
+                delivery.event,
+                request_id=progress.request_id,
+                attempt=progress.attempts + 1,
+                fingerprint=fingerprint(delivery.event.data or b""),
+                target=delivery.envelope.target.origin.authority,
             )
         except StateUnavailable as exc:
             log.warning("the call is made without a claim on it: %s", exc.detail)
             return Attempt()
 
-    def _as_before(self, event: Event, known: Known) -> Response:
-        """Answer a delivery of a request that is done, or dead."""
+    def _as_before(self, delivery: Delivery, known: Known | Made) -> Response:
+        """Answer a delivery whose attempt was made, or whose request is over, as it was then."""
+        progress = delivery.progress
+        if isinstance(known, Made):
+            attempted = replace(progress, attempts=progress.attempts + 1)
+            decision = self._retries.after_failure(
+                attempted, retry_after_s=known.next_in_s, now_s=time.time()
+            )
+            return self._follow(replace(delivery, progress=attempted), decision, Why(known.error))
         record = known.record
         logs.note(attempt=record.attempts or None)
+        if known.status == CANCELLED:
+            logs.explain("the request is cancelled", logging.INFO)
+            return Response.empty(HTTPStatus.ACCEPTED)
         if known.status not in RESULTS:
-            reason = "the request is dead; only a retry of it is another attempt"
-            return _problem(HTTPStatus.GONE, reason, record.attempts)
+            return self._follow(
+                delivery, Dead(too_old=False), Why.from_reason(json.loads(record.reason or "{}"))
+            )
         if known.answer is None:
             status = record.answer_status or HTTPStatus.OK
             result = Result(status=status, headers=(), reason="the answer is no longer kept")
         else:
             result = Result.from_json(known.answer)
-        return self._result(event, known.status, result, record.attempts).to_response()
+        return self._result(delivery, known.status, result, record.attempts).to_response()
 
-    def _attempt(self, event: Event, envelope: Envelope, attempt: Attempt) -> Response:
-        retry_after = None
+    def _attempt(self, delivery: Delivery, claim: Attempt) -> Response:
+        """Make the call, if it may be made now."""
+        progress, places = delivery.progress, self._calls[delivery.progress.tier]
+        attempt = replace(delivery, progress=replace(progress, attempts=progress.attempts + 1))
         try:
-            answer = self._call(event, envelope)
-            if answer.status not in _RETRIED and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                return self._answered(event, envelope, answer, attempt)
-            answer.close()
-            retry_after = find(answer.headers, "Retry-After")
-            error: RelayError = TargetFailed(f"the target answered {answer.status}")
+            with self._gate.passing(delivery.envelope.target.origin, places):
+                return self._call(attempt, claim)
+        except TargetAvoided as exc:
+            decision = self._retries.without_call(progress, time.time())
+            self._note_failed(delivery, claim, exc.detail, decision, made=False)
+            return self._follow(delivery, decision, Why(exc.detail))
+        except (TargetFailed, DeadlineExceeded) as exc:
+            return self._failed(attempt, claim, Why(exc.detail))
         except RelayError as exc:
-            error = exc
-        self._failed(event, attempt, error, retry_after)
-        return refusal(error, attempt.number, retry_after)
+            self._note_failed(attempt, claim, exc.detail, None)
+            return refusal(exc, claim.number)
 
-    def _call(self, event: Event, envelope: Envelope) -> Answer:
-        return self._targets.call(
-            envelope,
-            method=_method(envelope),
-            hops=next_hop(event.attributes.get("relayhops")),
+    def _call(self, delivery: Delivery, claim: Attempt) -> Response:
+        logs.note(attempt=claim.number or delivery.progress.attempts)
+        answer = self._targets.call(
+            delivery.envelope,
+            method=delivery.method,
+            hops=next_hop(delivery.event.attributes.get("relayhops")),
             headers=(
                 ("Accept-Encoding", "identity"),
-                ("Idempotency-Key", event.id),
-                *_trace(event),
+                ("Idempotency-Key", delivery.progress.request_id),
+                *_trace(delivery.event),
             ),
         )
+        ending = ending_of(answer.status)
+        if ending is None:
+            answer.close()
+            why = Why(f"the target answered {answer.status}", status=answer.status)
+            return self._failed(delivery, claim, why, find(answer.headers, "Retry-After"))
+        return self._answered(delivery, claim, ending, answer)
 
     def _answered(
-        self, event: Event, envelope: Envelope, answer: Answer, attempt: Attempt
+        self, delivery: Delivery, claim: Attempt, ending: str, answer: Answer
     ) -> Response:
         # What is done may not be done again because its answer broke off, unless that is harmless.
-        harmless = _method(envelope) in IDEMPOTENT
+        harmless = delivery.method in IDEMPOTENT
         result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
-        ending = COMPLETED if 200 <= answer.status < 300 else FAILED
-        if not attempt.is_strange:
+        attempts = claim.number or delivery.progress.attempts
+        if not claim.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
+            request_id = delivery.progress.request_id
             try:
                 self._records.finish(
-                    event.id,
+                    request_id,
                     ending,
                     result.status,
                     result.to_json(self._settings.max_event_bytes),
-                    attempt.number,
-                    attempt=attempt,
-                    fingerprint=fingerprint(event.data or b""),
+                    attempts,
+                    round=round_of(delivery.event),
+                    request=self._followers.request(delivery.event),
+                    attempt=claim,
+                    fingerprint=fingerprint(delivery.event.data or b""),
                 )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)
-        return self._result(event, ending, result, attempt.number).to_response()
+        return self._result(delivery, ending, result, attempts).to_response()
 
     def _failed(
-        self, event: Event, attempt: Attempt, error: RelayError, retry_after: str | None
+        self, delivery: Delivery, claim: Attempt, why: Why, retry_after: str | None = None
+    ) -> Response:
+        """Answer the Broker after a call that is no outcome."""
+        decision = self._retries.after_failure(
+            delivery.progress, retry_after_s=retry_after_s(retry_after), now_s=time.time()
+        )
+        self._note_failed(delivery, claim, why.reason, decision)
+        return self._follow(delivery, decision, why)
+
+    def _note_failed(
+        self,
+        delivery: Delivery,
+        claim: Attempt,
+        error: str,
+        decision: Again | Dead | None,
+        *,
+        made: bool = True,
     ) -> None:
-        if attempt.caller is None:
+        if claim.caller is None:
             return
-        next_in_s = None
-        if _status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE and attempt.of_round <= len(
-            BACKOFF_S
-        ):
-            asked_s = retry_after_s(retry_after) or 0.0
-            next_in_s = max(BACKOFF_S[attempt.of_round - 1], min(asked_s, RETRY_AFTER_MAX_S))
+        next_in_s = decision.not_before_s - time.time() if isinstance(decision, Again) else None
         try:
-            self._records.attempt_failed(event.id, attempt, error=error.detail, next_in_s=next_in_s)
+            self._records.attempt_failed(
+                delivery.progress.request_id, claim, error=error, next_in_s=next_in_s, made=made
+            )
         except StateUnavailable as exc:
             log.warning("the failed attempt is not noted: %s", exc.detail)
 
-    def _result(self, event: Event, ending: str, result: Result, attempts: int) -> Event:
+    def _follow(self, delivery: Delivery, decision: Again | Dead, why: Why) -> Response:
+        """Answer with the event of a tier, or with that of a dead request."""
+        event, progress = delivery.event, delivery.progress
+        if isinstance(decision, Again):
+            wait_s = max(0.0, decision.not_before_s - time.time())
+            logs.explain(f"{why.reason}; again in {wait_s:.3g} s", logging.WARNING)
+            waiting = self._followers.waiting(
+                event, progress, why, tier=decision.tier, not_before_s=decision.not_before_s
+            )
+            return waiting.to_response()
+        if decision.too_old:
+            age = f"; it is older than {self._retries.longest_s:g} s (MAX_AGE_S)"
+            why = replace(why, reason=why.reason + age)
+        logs.explain(f"{why.reason}; the request is dead", logging.WARNING)
+        return self._followers.dead(event, progress, why).to_response()
+
+    def _result(self, delivery: Delivery, ending: str, result: Result, attempts: int) -> Event:
         """Make the event that tells of an answer, with the callback that its request asks for."""
+        event, request_id = delivery.event, delivery.progress.request_id
         attributes = {
             # The same for every delivery of the same event, so that whoever counts results can tell
-            # a repeated one.
-            "id": f"{event.id}.{ending}",
+            # a repeated one from that of a retry.
+            "id": result_id(request_id, ending, round_of(event)),
             "source": self._settings.event_source,
             "type": f"{self._settings.event_type}.{ending}",
-            "subject": event.id,
+            "subject": request_id,
             "datacontenttype": JSON,
-            **dict(_trace(event)),
+            **as_attributes(_trace(event)),
         }
         for name in (MAC, ROUND):
             if name in event.attributes:
                 attributes[name] = event.attributes[name]
         if attempts:
-            attributes["relayattempts"] = str(attempts)
+            attributes[ATTEMPTS] = str(attempts)
         callback = callback_in(event.data)
         beside = {} if callback is None else {"callback": callback}
         told = Event(attributes=attributes)
@@ -233,18 +349,20 @@ class Receive:
         return replace(told, data=result.to_json(room, **beside))
 
 
-def refusal(error: RelayError, attempts: int = 0, retry_after: str | None = None) -> Response:
-    """Answer the Broker for a call that could not be made or had no answer."""
-    headers = (("Retry-After", retry_after),) if retry_after else ()
-    return _problem(_status_of(error), error.detail, attempts, headers)
+def refusal(error: RelayError, attempts: int = 0) -> Response:
+    """Answer the Broker for an event that asks for nothing that can be done, or not now."""
+    if isinstance(error, TooBusy):
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+    elif isinstance(error, TargetNotAllowed | LoopDetected):
+        status = HTTPStatus.FORBIDDEN
+    else:
+        status = HTTPStatus.BAD_REQUEST
+    return _problem(status, error.detail, attempts, error.headers)
 
 
-def _status_of(error: RelayError) -> HTTPStatus:
-    if isinstance(error, TargetFailed | DeadlineExceeded):
-        return HTTPStatus.SERVICE_UNAVAILABLE
-    if isinstance(error, TargetNotAllowed | LoopDetected):
-        return HTTPStatus.FORBIDDEN
-    return HTTPStatus.BAD_REQUEST
+def _come_again(reason: str, *, after_s: int = 1) -> Response:
+    headers = (("Retry-After", str(after_s)),)
+    return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers=headers)
 
 
 def _problem(status: HTTPStatus, detail: str, attempts: int = 0, headers: Headers = ()) -> Response:
@@ -259,9 +377,5 @@ def _envelope(event: Event) -> Envelope:
     return Envelope.from_json(event.data or b"")
 
 
-def _method(envelope: Envelope) -> str:
-    return envelope.method or "POST"
-
-
 def _trace(event: Event) -> Headers:
-    return trace_context(event.attributes.get("traceparent"), event.attributes.get("tracestate"))
+    return context_in(event.attributes)

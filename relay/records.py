@@ -15,22 +15,22 @@ from typing import Final
 
 from relay import lifecycle
 from relay.bodies import readable
-from relay.events import DEAD, JSON, Event
+from relay.events import CALLBACK, COMPLETED, DEAD, FAILED, JSON, RESULTS, Event
 from relay.jsons import dumps
-from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Times
+from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Made, Times
 from relay.problems import Conflict, RelayError, StateUnavailable
 from relay.settings import Settings
-from relay.store import PUBLISHING, Record, Store, Whole
+from relay.store import CANCELLED, OPEN, PUBLISHING, Listing, Place, Record, Store, Whole
 
+STATUSES: Final = (ACCEPTED, COMPLETED, FAILED, DEAD, CANCELLED, UNKNOWN)
 MAX_CALLBACKS: Final = 20
-DEAD_LISTED: Final = 100
-# Which attempt to complete a request an event belongs to; only retries of dead ones have it.
+# Which attempt to complete a request an event belongs to; the first does not say so.
 ROUND: Final = "relayround"
 
 # What may pass between a record and the publication that it is for, and after.
 _PUBLISHING_SLACK_S: Final = 2.0
-# Without a word for so long, and the time of its calls, a request is not on its way any more: the
-# Triggers wait five times, a minute at most.
+# Without a word for so long, and the time of its calls, a request is not on its way any more: each
+# time that it waits is noted, and how long.
 _QUIET_S: Final = 600.0
 _CALLS: Final = 6
 # How often a waiting caller looks when another process may have got the result.
@@ -45,8 +45,9 @@ class Known:
 
     Args:
         record: as the store has it.
-        status: `accepted`, `completed`, `failed`, `dead` or `unknown`.
-        answer: the target's, as JSON; None when there is none, or it is no longer kept.
+        status: one of `STATUSES`.
+        answer: the target's, as JSON, once it has answered for good; None when it is not kept, or
+            was not read.
         callbacks: what the target called back with, as JSON, in the order it came.
         callbacks_left_out: how many more came than are kept.
     """
@@ -110,10 +111,13 @@ class Records:
         return self._known(record), record.publisher == publisher
 
     def retry(self, request_id: str) -> tuple[Known, Event] | None:
-        """Take the event of a dead request, to be published in `publishing`; None if unknown.
+        """Take the event of a request that is over, to be published in `publishing`.
+
+        Returns:
+            None when there is no such request.
 
         Raises:
-            Conflict: it is not dead, or somebody was quicker.
+            Conflict: it is neither dead nor failed, or its event is not kept.
         """
         times, publisher = self._times(), uuid.uuid4().hex
         kept = self._store.event(request_id)
@@ -122,8 +126,15 @@ class Records:
             if record is None or record.publisher == publisher:
                 return record, record
             status = lifecycle.status_of(record, times)
-            if kept is None or status not in (DEAD, UNKNOWN):
-                raise Conflict(f"{request_id} is not dead; only a dead request can be sent again")
+            if status not in (DEAD, FAILED) and (status != UNKNOWN or kept is None):
+                raise Conflict(
+                    f"{request_id} is {status}; only a dead or failed request can be sent again"
+                )
+            if kept is None:
+                raise Conflict(
+                    f"the event of {request_id} is no longer kept; send its envelope again, with"
+                    " another Idempotency-Key"
+                )
             record = lifecycle.publish_again(record, times, publisher=publisher)
             return record, record
 
@@ -131,6 +142,22 @@ class Records:
         if record is None or kept is None:
             return None
         return self._known(record), _event_from(kept, record.round)
+
+    def cancel(self, request_id: str) -> Known | None:
+        """Cancel a request whose target was never called; None if there is no such request.
+
+        Raises:
+            Conflict: see `lifecycle.cancel`.
+        """
+        times = self._times()
+
+        def step(record: Record | None) -> tuple[Record | None, Record | None]:
+            record = None if record is None else lifecycle.cancel(record, times)
+            return record, record
+
+        record = self._store.change(request_id, step)
+        self._tell_waiting()
+        return None if record is None else self._known(record)
 
     @contextlib.contextmanager
     def publishing(self, record: Record) -> Iterator[None]:
@@ -155,20 +182,26 @@ class Records:
         except StateUnavailable as exc:
             log.warning("how the publication ended is not noted: %s", exc.detail)
 
-    def claim(self, event: Event, *, fingerprint: str, target: str) -> Attempt | Busy | Known:
-        """Claim the next call for a request.
+    def claim(
+        self, event: Event, *, request_id: str, attempt: int, fingerprint: str, target: str
+    ) -> Attempt | Busy | Made | Known:
+        """Claim a call for a request.
+
+        Args:
+            attempt: see `lifecycle.claim`.
 
         Returns:
-            the attempt that may be made; that somebody else is making it; or what is known, when
-            the request is done or dead.
+            the attempt that may be made; that somebody else is making it, or has; or what is known,
+            when the request is over.
         """
         times, caller = self._times(), uuid.uuid4().hex
         answer = self._store.change(
-            event.id,
+            request_id,
             lambda record: lifecycle.claim(
                 record,
                 times,
-                request_id=event.id,
+                request_id=request_id,
+                attempt=attempt,
                 fingerprint=fingerprint,
                 target=target,
                 caller=caller,
@@ -178,7 +211,7 @@ class Records:
         )
         if answer is not None:
             return answer
-        known = self.read(event.id)
+        known = self.read(request_id)
         return known or Attempt()  # expired at this very moment
 
     def renew(self, request_id: str, caller: str) -> None:
@@ -189,16 +222,31 @@ class Records:
         )
 
     def attempt_failed(
-        self, request_id: str, attempt: Attempt, *, error: str, next_in_s: float | None
+        self,
+        request_id: str,
+        attempt: Attempt,
+        *,
+        error: str,
+        next_in_s: float | None,
+        made: bool = True,
     ) -> None:
-        """Note that a claimed call failed, and in how many seconds about there is another."""
+        """Note that a claimed call failed, and in how many seconds about there is another.
+
+        Args:
+            made: else it was not made after all, and does not count.
+        """
         times, caller = self._times(), attempt.caller or ""
         next_ms = None if next_in_s is None else times.now_ms + int(next_in_s * 1000)
         self._store.change(
             request_id,
             lambda record: (
                 lifecycle.attempt_failed(
-                    record, times, caller=caller, error=error, next_attempt_ms=next_ms
+                    record,
+                    times,
+                    caller=caller,
+                    error=error,
+                    next_attempt_ms=next_ms,
+                    made=made,
                 ),
                 None,
             ),
@@ -213,6 +261,8 @@ class Records:
         answer: bytes,
         attempts: int,
         *,
+        round: int = 1,
+        request: Event | None = None,
         attempt: Attempt | None = None,
         fingerprint: str | None = None,
     ) -> str:
@@ -223,6 +273,9 @@ class Records:
             status: that the target answered.
             answer: the data of its result event.
             attempts: how many calls it took; 0 when nobody knows.
+            round: that of the event that tells the answer.
+            request: the request's own event, where it is at hand; kept with the answer if that says
+                no, so that it can be sent again.
             attempt: that brought it, if it is known.
             fingerprint: of the request's envelope, if it is known.
         """
@@ -236,12 +289,14 @@ class Records:
                 ending=ending,
                 answer_status=status,
                 attempts=attempts,
+                round=round,
                 fingerprint=fingerprint,
             )
             return record, record.state
 
         guess = None if attempt is None else _as_claimed(attempt)
-        counts = self._store.change(request_id, step, answer=answer, guess=guess)
+        event = _event_to_bytes(request) if request is not None and ending == FAILED else None
+        counts = self._store.change(request_id, step, answer=answer, event=event, guess=guess)
         self._tell_waiting()
         return counts
 
@@ -312,9 +367,34 @@ class Records:
                 if self._changes == seen:
                     self._changed.wait(min(left_s, _POLL_S))
 
-    def newest_dead(self) -> list[Known]:
-        """List the requests that are dead now, the newest first, `DEAD_LISTED` at most."""
-        return [self._known(record) for record in self._store.newest_dead(DEAD_LISTED)]
+    def listing(
+        self, status: str, *, target: str | None = None, since_ms: int | None = None
+    ) -> Listing:
+        """Say which requests are meant.
+
+        Args:
+            status: one of `STATUSES`.
+            target: only calls to this authority.
+            since_ms: only those that ended, or became unknown, at this time or later; of accepted
+                ones, those of which something was heard then.
+        """
+        now_ms = self._store.now_ms()
+        if status == ACCEPTED:
+            since_ms = 0 if since_ms is None else since_ms + int(self._quiet_s * 1000)
+            return Listing(state=OPEN, target=target, from_ms=max(since_ms, now_ms + 1))
+        if status == UNKNOWN:
+            return Listing(state=OPEN, target=target, from_ms=since_ms or 0, to_ms=now_ms)
+        return Listing(state=status, target=target, from_ms=since_ms or 0)
+
+    def page(
+        self, listing: Listing, *, limit: int, after: Place | None
+    ) -> tuple[list[Known], Place | None]:
+        """List requests without their answers; see `Store.page`."""
+        records, next_page = self._store.page(listing, limit=limit, after=after)
+        return [self._known(record) for record in records], next_page
+
+    def count(self, listing: Listing) -> int:
+        return self._store.count(listing)
 
     def _known(self, record: Record, whole: Whole | None = None) -> Known:
         status = lifecycle.status_of(record, self._times())
@@ -323,7 +403,7 @@ class Records:
         return Known(
             record=record,
             status=status,
-            answer=whole.answer,
+            answer=whole.answer if status in RESULTS else None,  # not that of an earlier round
             callbacks=tuple(whole.callbacks),
             callbacks_left_out=whole.callbacks_left_out,
         )
@@ -358,6 +438,19 @@ def with_round(event: Event, round: int) -> Event:
     if round == 1:
         return event
     return replace(event, attributes={**event.attributes, ROUND: str(round)})
+
+
+def result_id(request_id: str, ending: str, round: int) -> str:
+    """Return the id of the event that tells how a round of a request ended."""
+    return f"{request_id}.{ending}" + (f".{round}" if round > 1 else "")
+
+
+def callback_id(request_id: str, ending: str, round: int) -> str:
+    """Return the id of the request that brings an outcome to the caller who asked for that.
+
+    It depends on nothing else: however often an outcome is delivered, it is one request.
+    """
+    return f"{result_id(request_id, ending, round)}.{CALLBACK}"
 
 
 def rfc3339(moment_ms: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +18,14 @@ from relay.broker import Broker
 from relay.client import TargetClient
 from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
+from relay.forwarded import base_url
+from relay.gate import Gate, Passing
 from relay.headers import HOPS, Headers, Preferences
 from relay.http import Request, Response, brokers_problem, problem_of, read_body
 from relay.jsons import BOM
+from relay.lists import Lists, query_of
 from relay.outcomes import Outcomes, target_callback_event
+from relay.places import Places, at_most
 from relay.problems import (
     InvalidRequest,
     MethodNotAllowed,
@@ -34,7 +38,8 @@ from relay.results import Result
 from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
 from relay.store import open_store
-from relay.tracing import hops_of, next_hop, trace_context, trace_id
+from relay.tracing import PASSED_ON, as_attributes, context_of, hops_of, next_hop, trace_id
+from relay.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +48,11 @@ _SCHEMAS: Final = Path(__file__).with_name("schemas")
 
 # Callers' routes; the others are for targets and the Broker, who bring proofs of their own, or tell
 # nothing.
-_GUARDED: Final = frozenset({"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry"})
+_GUARDED: Final = frozenset(
+    {"/sync", "/async", "/event", "/async/{id}", "/async/{id}/retry", "/async/retry"}
+)
+# About one request; whoever writes a query there believes that it does something.
+_WITHOUT_QUERY: Final = frozenset({"/async/{id}", "/async/{id}/retry"})
 
 # What the Broker calls.
 _BROKERS: Final = frozenset({"/event/callback", "/event/dead-letter"})
@@ -65,20 +74,26 @@ class Send:
         store = open_store(
             settings.state_url, ttl_s=settings.state_ttl_s, max_bytes=settings.state_max_bytes
         )
+        self.census = store.census
         self._records = Records(store, settings)
         self._signatures = Signatures(settings, store)
         self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
-        self._status = Status(self._records, self._broker, self._signatures)
-        # Who waits holds a thread; most of them stay free for everybody else.
-        self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
+        self._waiting = Waiting(settings.threads)
+        self._status = Status(
+            settings, self._records, self._broker, self._signatures, self._waiting
+        )
+        self._lists = Lists(self._records, self._status.publish_again)
+        self._gate = Gate(settings)
+        self._calls = Places(at_most(max(1, int(settings.threads * settings.origin_share))))
         self._routes: dict[str, dict[str, Handler]] = {
             "/": {"GET": self._index, "POST": self._misdirected},
             "/sync": dict.fromkeys(METHODS, self._sync),
-            "/async": {"POST": self._async, "GET": self._status.list},
+            "/async": {"POST": self._async, "GET": self._lists.list},
             "/event": {"POST": self._async},
             "/event/callback": {"GET": self._callback, "POST": self._callback},
             "/event/dead-letter": {"POST": self._dead_letter},
-            "/async/{id}": {"GET": self._status.read},
+            "/async/retry": {"POST": self._lists.retry},
+            "/async/{id}": {"GET": self._status.read, "DELETE": self._status.cancel},
             "/async/{id}/retry": {"POST": self._status.retry},
             "/openapi.yaml": {"GET": self._openapi},
             "/envelope.schema.json": {"GET": self._envelope_schema},
@@ -86,6 +101,7 @@ class Send:
 
     def handle(self, request: Request) -> Response:
         """Answer one request; an error becomes a problem document."""
+        request = _joined(request)
         logs.note(trace=trace_id(request.headers.get("traceparent")))
         try:
             return self._handler(request)(request)
@@ -98,7 +114,9 @@ class Send:
             return problem_of(exc)
 
     def _handler(self, request: Request) -> Handler:
-        path = re.sub(r"^/async/[^/]+", "/async/{id}", request.path)
+        path = request.path
+        if path not in self._routes:
+            path = re.sub(r"^/async/[^/]+", "/async/{id}", path)
         handlers = self._routes.get(path)
         if handlers is None:
             raise NotFound(f"there is no {request.path[:200]!a}; GET / lists what there is")
@@ -107,6 +125,8 @@ class Send:
             raise MethodNotAllowed(request.method, request.path[:200], tuple(handlers))
         if path in _GUARDED:
             check_token(request.headers, self._settings.api_token)
+            if path in _WITHOUT_QUERY:
+                query_of(request)
         return handlers[request.method]
 
     def _index(self, request: Request) -> Response:
@@ -149,49 +169,63 @@ class Send:
             raise InvalidRequest("callback", "is for /async; /sync gives the answer to its caller")
         longest_s = self._settings.target_timeout_s
         until = time.monotonic() + min(envelope.timeout_s or longest_s, longest_s)
-        answer = self._targets.call(
-            envelope,
-            method=method,
-            hops=next_hop(request.headers.get(HOPS)),
-            # The body goes back as it came, so the encodings must be ones the caller can read.
-            headers=(
-                ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
-                *_trace(request),
-            ),
-        )
-        answer.begin()
+        with contextlib.ExitStack() as passing:
+            passing.enter_context(self._gate.passing(envelope.target.origin, self._calls))
+            passing.enter_context(request.caller.watched())
+            answer = self._targets.call(
+                envelope,
+                method=method,
+                hops=next_hop(request.headers.get(HOPS)),
+                # The body goes back as it came, so the encodings must be ones the caller can read.
+                headers=(
+                    ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
+                    *_trace(request),
+                ),
+                cut=request.caller.cut,
+            )
+            answer.begin()
+            body = Passing(answer, passing.pop_all())
         headers = answer.headers
         if method == "HEAD" != request.method:  # it is not the length of this answer
             headers = tuple(item for item in headers if item[0].lower() != "content-length")
         # A caller who does not read has no more time than a target that does not answer.
-        return Response(status=answer.status, headers=headers, body=answer, until=until)
+        return Response(status=answer.status, headers=headers, body=body, until=until)
 
     def _respond_async(self, request: Request, data: bytes, envelope: Envelope) -> Response:
         """Do for /sync what /async does; the method goes into the envelope."""
         if envelope.method is None:
             _, brace, members = data.partition(b"{")
             data = brace + b'"method":"%b",' % request.method.encode("ascii") + members
-        accepted = self._accept(request, data, self._envelope(data))
-        return accepted_answer(accepted, ("Preference-Applied", "respond-async"))
+        return self._accepted(request, data, "respond-async")
 
     def _async(self, request: Request) -> Response:
-        data = self._body(request)
+        return self._accepted(request, self._body(request))
+
+    def _accepted(self, request: Request, data: bytes, *applied: str) -> Response:
+        """Accept a request; answer with its result if its caller waits for that and it comes.
+
+        Args:
+            applied: the preferences that are followed so far.
+        """
         accepted = self._accept(request, data, self._envelope(data))
+        base = base_url(request.headers)
         wait_s = Preferences.from_header(request.headers.get("prefer")).wait_s
-        if wait_s is None or not self._waiting.acquire(blocking=False):
-            return accepted_answer(accepted)
-        applied = ("Preference-Applied", f"wait={wait_s}")
-        try:
-            known = self._records.wait(accepted.id, wait_s)
-        except StateUnavailable:
-            known = None
-        finally:
-            self._waiting.release()
+        if wait_s is None:
+            return accepted_answer(accepted, base, _applied(*applied))
+        with self._waiting.place() as has_place:
+            if not has_place:
+                told = self._waiting.told()
+                return accepted_answer(accepted, base, _applied(*applied), **told)
+            try:
+                known = self._records.wait(accepted.id, wait_s)
+            except StateUnavailable:
+                known = None
+        headers = _applied(*applied, f"wait={wait_s}")
         answer = None if known is None or known.answer is None else Result.from_json(known.answer)
         if answer is None or answer.reason is not None:
-            return accepted_answer(replace(accepted, known=known or accepted.known), applied)
+            return accepted_answer(replace(accepted, known=known or accepted.known), base, headers)
         response = answer.to_response()
-        return replace(response, headers=(*response.headers, applied))
+        return replace(response, headers=(*response.headers, *headers))
 
     def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Accepted:
         """Publish a request, unless that has been done; return when the Broker has it."""
@@ -269,10 +303,24 @@ class Send:
         self, request: Request, event: Event, callback: object = None, *, is_request: bool = False
     ) -> None:
         trace = _trace(request)
-        attributes = {**event.attributes, **dict(trace)}
+        attributes = {**event.attributes, **as_attributes(trace)}
         event = self._signatures.stamp(replace(event, attributes=attributes), callback)
         self._broker.publish(event, trace=trace, is_request=is_request)
 
 
+def _applied(*preferences: str) -> Headers:
+    return (("Preference-Applied", ", ".join(preferences)),) if preferences else ()
+
+
+def _joined(request: Request) -> Request:
+    """Make a request part of the trace it came with, or of that of the event that it brings."""
+    own = request.headers.get("ce-traceparent") if request.path in _BROKERS else None
+    came = request.headers if own is None else {**request.headers, "traceparent": own}
+    context = logs.join(context_of(came))
+    return replace(
+        request, headers={**request.headers, **dict.fromkeys(PASSED_ON, ""), **dict(context)}
+    )
+
+
 def _trace(request: Request) -> Headers:
-    return trace_context(request.headers.get("traceparent"), request.headers.get("tracestate"))
+    return context_of(request.headers)

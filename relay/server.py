@@ -51,6 +51,8 @@ def configure(settings: Settings) -> None:
     # Knative's queue-proxy calls from the same address as the strangers whose headers it passes on.
     config.ForwardedAllowIPS.default = ""
     config.LimitRequestFieldSize.default = settings.max_header_bytes
+    # Half of them may be on their way in or out while all threads are busy.
+    config.WorkerConnections.default = max(config.WorkerConnections.default, 2 * settings.threads)
     config.ControlSocketDisable.default = True  # nobody is there to use it
 
 

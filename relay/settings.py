@@ -34,6 +34,8 @@ _MIN_SECRET_BYTES: Final = 24
 _MIN_TOKEN_CHARACTERS: Final = 16
 # Attributes, the usual headers of an answer, and the envelope of the callback that brings it.
 _AROUND_RESULT_BYTES: Final = 64 * 1024
+# Each tier of retries has a manifest.
+MAX_TIERS: Final = 5
 
 
 class InvalidSetting(ValueError):
@@ -136,10 +138,36 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _delays(text: str) -> tuple[float, ...]:
+    delays = tuple(_seconds(each.strip()) for each in text.split(","))
+    if len(delays) > MAX_TIERS or list(delays) != sorted(delays):
+        raise InvalidSetting(
+            f"must be 1 to {MAX_TIERS} numbers of seconds with commas between, the shortest first"
+        )
+    return delays
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,12}", text, re.ASCII) or int(text) == 0:
         raise InvalidSetting("must be a whole number above 0")
     return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    try:
+        return 0 if text == "0" else _count(text)
+    except InvalidSetting as exc:
+        raise InvalidSetting(f"{exc}, or 0") from exc
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise InvalidSetting("must be a number above 0, at most 1")
+    return value
 
 
 def _state_url(url: str) -> str:
@@ -229,8 +257,24 @@ class Settings:
     target_client_cert: tuple[str, str] | None = _setting(
         None, _checked(parse_client_cert), "for targets that ask for a client certificate"
     )
-    publish_timeout_s: float = _setting(30.0, _seconds, "for publishing one event")
+    publish_timeout_s: float = _setting(10.0, _seconds, "for publishing one event")
+    retry_delays_s: tuple[float, ...] = _setting(
+        (1.0, 2.0, 4.0, 8.0, 16.0), _delays, "the waits before a request is tried again"
+    )
+    max_age_s: float = _setting(3600.0, _seconds, "what is older is not tried again")
+    waiting_places: int = _setting(300, _count, "how many requests may wait inside Receive")
+    trigger_places: int = _setting(50, _count, "how many requests of one Trigger run at once")
+    breaker_failures: int = _setting(
+        5, _count_or_none, "after so many failures in a row a target is left alone"
+    )
+    breaker_pause_s: float = _setting(10.0, _seconds, "for how long")
+    origin_share: float = _setting(
+        0.5, _share, "the part of the threads that `/sync` may use for one target"
+    )
     max_body_bytes: int = _setting(1_048_576, _count, "the largest request body")
+    max_bodies_bytes: int = _setting(
+        67_108_864, _count, "of all request bodies that are held at once"
+    )
     max_header_bytes: int = _setting(8190, _count, "the longest header of a request")
     request_timeout_s: float = _setting(
         30.0, _seconds, "for a request to arrive, and for an answer to be read"
@@ -254,6 +298,10 @@ class Settings:
     )
     log_level: str = _setting("INFO", _log_level, "what is [logged](#logs)")
     threads: int = _setting(8, _count, "functions-framework's own")
+    workers: int = _setting(1, _count, "functions-framework's own")
+    otel_exporter_otlp_endpoint: str | None = _setting(
+        None, str, "where [traces](docs/operate.md#traces) go"
+    )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import ipaddress
 import queue
 import socket
-import threading
 import time
-from collections.abc import Callable
+from functools import partial
 
 import requests
 
 from relay.egress import Policy
+from relay.leaving import Cut
+from relay.lookups import Lookups
 from relay.reasons import reason_of
 from relay.urls import IPAddress, Origin
 
-# Look-ups that hang keep their thread until the resolver gives up; this bounds how many.
-_lookups = threading.BoundedSemaphore(64)
-
 
 class Deadline:
-    """The end of a time from now on."""
+    """The end of a time from now on.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        cut: ends what waits before that.
+    """
+
+    def __init__(self, seconds: float, cut: Cut | None = None) -> None:
+        self.cut = cut or Cut()
         self._seconds = seconds
         self._at = time.monotonic() + seconds
 
@@ -44,19 +46,28 @@ class Deadline:
         return requests.ReadTimeout(f"did not answer in full within {round(self._seconds, 3):g} s")
 
 
-def connect(origin: Origin, policy: Policy, budget: Deadline) -> socket.socket:
+def shut_down(sock: socket.socket) -> None:
+    """End all waits on a socket, of whatever thread."""
+    # Not TLS's own method, which must not be called while another thread reads.
+    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def connect(origin: Origin, policy: Policy, budget: Deadline, lookups: Lookups) -> socket.socket:
     """Open a socket to the first permitted address that answers, each within its share of a budget.
 
     Raises:
         TargetNotAllowed, requests.ConnectionError: see `permitted`; or no address answers.
     """
-    addresses = permitted(origin, policy, budget)
+    addresses = permitted(origin, policy, budget, lookups)
     reason = ""
     for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+        if budget.cut.is_cut:
+            break
         sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
         try:
             sock.settimeout(max(budget.left_s / left, 0.001))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            budget.cut.ends_by(partial(shut_down, sock))
             sock.connect((str(address), origin.port))
         except OSError as exc:
             sock.close()
@@ -66,7 +77,9 @@ def connect(origin: Origin, policy: Policy, budget: Deadline) -> socket.socket:
     raise requests.ConnectionError(reason)
 
 
-def permitted(origin: Origin, policy: Policy, budget: Deadline) -> list[IPAddress]:
+def permitted(
+    origin: Origin, policy: Policy, budget: Deadline, lookups: Lookups
+) -> list[IPAddress]:
     """Look the host up once and judge what is found: no address leaves here that was not judged.
 
     Raises:
@@ -75,13 +88,8 @@ def permitted(origin: Origin, policy: Policy, budget: Deadline) -> list[IPAddres
     """
     if origin.address is not None:
         return policy.permitted(origin, [origin.address])
-    if not _lookups.acquire(timeout=budget.left_s):
-        raise requests.ConnectionError("too many look-ups hang")
-    results: queue.SimpleQueue[list[IPAddress] | OSError] = queue.SimpleQueue()
-    # In a thread, since no resolver keeps a deadline.
-    look_up = threading.Thread(target=_look_up, args=(origin, results.put), name="look-up")
-    look_up.daemon = True
-    look_up.start()
+    results = lookups.ask(origin)
+    budget.cut.ends_by(partial(results.put, TimeoutError()))
     try:
         result = results.get(timeout=budget.left_s)
     except queue.Empty as exc:
@@ -89,17 +97,3 @@ def permitted(origin: Origin, policy: Policy, budget: Deadline) -> list[IPAddres
     if isinstance(result, OSError):
         raise requests.ConnectionError(reason_of(result)) from result
     return policy.permitted(origin, result)
-
-
-def _look_up(origin: Origin, put: Callable[[list[IPAddress] | OSError], None]) -> None:
-    try:
-        found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        # dict: each address once, in the resolver's order; a zone would only say which link.
-        texts = dict.fromkeys(str(info[4][0]).partition("%")[0] for info in found)
-        put([ipaddress.ip_address(text) for text in texts])
-    except OSError as exc:
-        put(exc)
-    except UnicodeError:  # the idna codec, for a label it does not like
-        put(socket.gaierror(socket.EAI_NONAME, "no name"))
-    finally:
-        _lookups.release()

@@ -4,8 +4,12 @@ The store speaks of requests. Each has a record, which is read, changed by a ste
 if nobody else has changed it meanwhile, and three things beside it that may be large:
 
     answer      what the target answered; the first to go when the store is full
-    event       the event of a dead request, whole, to be published again
+    event       the event of a dead or failed request, whole, to be published again; that of a
+                failed one goes with its answer
     callbacks   what the target called back with
+
+Requests are listed by their state and, within it, their target: open ones by the time when they
+count as unknown, the others by the time of their end.
 
 A step is a function without side effects: it may run more than once.
 """
@@ -25,6 +29,7 @@ from relay.problems import StateUnavailable
 
 PUBLISHING: Final = "publishing"
 OPEN: Final = "open"
+CANCELLED: Final = "cancelled"
 
 # More than could ever change one request at the same time.
 _TRIES: Final = 200
@@ -38,9 +43,10 @@ class Record:
 
     Args:
         id: of the request, and of its event.
-        state: `publishing`, `open`, `completed`, `failed` or `dead`.
+        state: `publishing`, `open`, `completed`, `failed`, `dead` or `cancelled`.
         expires_ms: when it may be forgotten.
-        heard_ms: when something was last heard of it.
+        unknown_ms: when nobody knows any more whether it is on its way, if it is open until then
+            and nothing else is heard of it.
         fingerprint: of the envelope; None when nobody here has seen that.
         target: its authority, `host:port`.
         accepted_ms: when Send first had it; None when it came past Send.
@@ -48,7 +54,7 @@ class Record:
         publisher: who is publishing it, or was.
         publishing_until_ms: when that must be over.
         before: its status before somebody began to publish it; None when it was not known.
-        round: how often it was begun: 1, and one more for each retry after it was dead.
+        round: how often it was begun: 1, and one more for each retry after it was dead or failed.
         attempts: how often its target was called.
         earlier_attempts: of these, the ones before this round.
         caller: who is calling the target.
@@ -62,7 +68,7 @@ class Record:
     id: str
     state: str
     expires_ms: int
-    heard_ms: int
+    unknown_ms: int = 0
     fingerprint: str | None = None
     target: str | None = None
     accepted_ms: int | None = None
@@ -84,6 +90,16 @@ class Record:
         values = ((field.name, field.default, getattr(self, field.name)) for field in _FIELDS)
         known = {name: value for name, default, value in values if value != default}
         return json.dumps(known, separators=(",", ":")).encode("ascii")
+
+    @property
+    def listed(self) -> str:
+        """Return under which state it is listed."""
+        return OPEN if self.state == PUBLISHING else self.state
+
+    @property
+    def listed_ms(self) -> int:
+        """Return the time by which it is listed."""
+        return self.unknown_ms if self.listed == OPEN else self.finished_ms or 0
 
     @classmethod
     def from_json(cls, raw: bytes | str) -> Record:
@@ -113,6 +129,42 @@ class Whole:
     callbacks_left_out: int = 0
 
 
+# Where a list goes on: the time and the id of the last request that was listed.
+Place = tuple[int, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """Which requests are listed.
+
+    Args:
+        state: `open`, or how they ended.
+        target: only calls to this authority; None for all.
+        from_ms, to_ms: the times between which they are listed, both included.
+    """
+
+    state: str
+    target: str | None = None
+    from_ms: int = 0
+    to_ms: int = 2**53 - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Census:
+    """How many requests there are; what has expired may still count for a moment.
+
+    Args:
+        open: that are on their way, as far as anybody knows.
+        dead: dead.
+        oldest_open_ms: when the oldest of the open ones was accepted, in milliseconds since 1970;
+            None when there is none.
+    """
+
+    open: int
+    dead: int
+    oldest_open_ms: int | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Write:
     """One change, as a backend makes it.
@@ -121,6 +173,7 @@ class Write:
         id: of the request.
         old_version: that it must have; None when there must be no record, not even an expired one.
         new_version: that it is given.
+        old: what it replaces, be it expired.
         record: None to delete it.
         anew: nothing of an earlier request with this id is to be left.
         answer, event: to be kept with it; None to leave them as they are.
@@ -130,6 +183,7 @@ class Write:
     id: str
     old_version: str | None
     new_version: str
+    old: Record | None
     record: Record | None
     anew: bool
     answer: bytes | None
@@ -188,6 +242,7 @@ class Store(abc.ABC):
                 id=request_id,
                 old_version=old_version,
                 new_version=version or os.urandom(8).hex(),
+                old=kept,
                 record=new,
                 anew=old is None,
                 answer=answer,
@@ -205,11 +260,29 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def event(self, request_id: str) -> bytes | None:
-        """Read the event of a request that is or was dead."""
+        """Read the event of a request that is or was dead, or has failed."""
 
     @abc.abstractmethod
-    def newest_dead(self, limit: int) -> list[Record]:
-        """List dead requests, the newest first."""
+    def page(
+        self, listing: Listing, *, limit: int, after: Place | None = None
+    ) -> tuple[list[Record], Place | None]:
+        """List requests, the newest first.
+
+        Args:
+            limit: of the page; it may have fewer though there are more.
+            after: where the page before ended.
+
+        Returns:
+            the page, and where the next begins; None after the last.
+        """
+
+    @abc.abstractmethod
+    def count(self, listing: Listing) -> int:
+        """Count requests; some that have just expired may be among them."""
+
+    @abc.abstractmethod
+    def census(self) -> Census:
+        """Count the requests, by indexes alone."""
 
     @abc.abstractmethod
     def add_callback(

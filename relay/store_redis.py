@@ -2,11 +2,14 @@
 
 The keys, each with an expiry:
 
-    relay:request:ID      hash: version, record (JSON), answer, event
+    relay:request:ID      hash: version, record (JSON), answer, event; spare, the event of a failed
+                          request, which goes with its answer
     relay:callbacks:ID    hash: the target's callbacks by the ids of their events; under no id, how
                           many are not kept
     relay:used:KEY        who has used it
-    relay:dead            sorted set: the ids of dead requests, by the time of death
+    relay:listed:STATE    sorted set: the ids of requests, by the time by which they are listed
+    relay:listed:STATE:TARGET    likewise, of the calls to one target
+    relay:open            sorted set: the ids of open requests, by the time when each was accepted
     relay:answers         sorted set: SIZE:ID of each answer, by the time it came
     relay:answers:bytes   the sum of these sizes
 """
@@ -14,6 +17,7 @@ The keys, each with an expiry:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,13 +30,14 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from relay.events import DEAD, RESULTS
+from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
-from relay.store import Record, Store, Whole, Write
+from relay.store import OPEN, Census, Listing, Place, Record, Store, Whole, Write
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 2.0
-_DEAD: Final = "relay:dead"
+_OPEN: Final = "relay:open"
 _ANSWERS: Final = "relay:answers"
 _ANSWERS_BYTES: Final = "relay:answers:bytes"
 # How many answers one call may drop: a script holds up everybody.
@@ -54,7 +59,7 @@ local function drop(answers, sum_key, most, oldest_ms, batch)
         local small = sum - freed <= tonumber(most)
         if small and tonumber(oldest[2]) > tonumber(oldest_ms) then break end
         local size, id = string.match(oldest[1], '^(%d+):(.*)$')
-        redis.call('HDEL', 'relay:request:' .. id, 'answer')
+        redis.call('HDEL', 'relay:request:' .. id, 'answer', 'spare')
         redis.call('ZREM', answers, oldest[1])
         dropped, freed = dropped + 1, freed + tonumber(size)
     end
@@ -66,40 +71,63 @@ end
 # KEYS answers, sum; ARGV most, oldest_ms, batch.
 _MAKE_ROOM: Final = f"{_DROP}return drop(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])"
 
-# KEYS request, dead, answers, sum. ARGV, each '' where there is none:
+# KEYS request, answers, sum, open. ARGV, each '' where there is none:
 #    1 id              2 old version       3 new version, none to delete    4 '1' for anew
 #    5 record          6 its expiry, ms    7 the longest expiry, ms         8 now, ms
-#    9 when it died   10 '1' when it is done   11 answer   12 event
+#    9 the time by which it is listed      10 '1' when it is done   11 answer   12 event
 #   13 how much the answers may be together   14 how many to drop at once
+#   15, 16 the lists that it was in        17, 18 the lists that it is to be in
+#   19 when it was accepted, while it is open
 _WRITE: Final = f"""{_DROP}
+local function unlist(id, list, of_target)
+    if list ~= '' then redis.call('ZREM', list, id) end
+    if of_target ~= '' then redis.call('ZREM', of_target, id) end
+end
+local function list(id, at_ms, name, oldest_ms, longest_ms)
+    if name == '' then return end
+    redis.call('ZREMRANGEBYSCORE', name, '-inf', oldest_ms)
+    redis.call('ZADD', name, at_ms, id)
+    redis.call('PEXPIRE', name, longest_ms)
+end
 local version = redis.call('HGET', KEYS[1], 'version') or ''
 if version == ARGV[3] and version ~= '' then return 1 end
 if version ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then
     redis.call('DEL', KEYS[1])
-    redis.call('ZREM', KEYS[2], ARGV[1])
+    unlist(ARGV[1], ARGV[15], ARGV[16])
+    redis.call('ZREM', KEYS[4], ARGV[1])
     return 1
 end
 redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
-redis.call('ZREM', KEYS[2], ARGV[1])
-if ARGV[4] == '1' then redis.call('HDEL', KEYS[1], 'answer', 'event') end
-if ARGV[10] == '1' then redis.call('HDEL', KEYS[1], 'event') end
+if ARGV[4] == '1' then redis.call('HDEL', KEYS[1], 'answer', 'spare', 'event') end
 local oldest_ms = tonumber(ARGV[8]) - tonumber(ARGV[7])
-if ARGV[9] ~= '' then
-    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', oldest_ms)
-    redis.call('ZADD', KEYS[2], ARGV[9], ARGV[1])
-    redis.call('PEXPIRE', KEYS[2], ARGV[7])
+if ARGV[15] ~= ARGV[17] or ARGV[16] ~= ARGV[18] then unlist(ARGV[1], ARGV[15], ARGV[16]) end
+list(ARGV[1], ARGV[9], ARGV[17], oldest_ms, ARGV[7])
+list(ARGV[1], ARGV[9], ARGV[18], oldest_ms, ARGV[7])
+if ARGV[19] ~= '' then
+    list(ARGV[1], ARGV[19], KEYS[4], oldest_ms, ARGV[7])
+else
+    redis.call('ZREM', KEYS[4], ARGV[1])
 end
-if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'event', ARGV[12]) end
+if ARGV[10] == '1' then
+    redis.call('HDEL', KEYS[1], 'event')
+elseif ARGV[12] ~= '' then
+    redis.call('HSET', KEYS[1], 'event', ARGV[12])
+end
 if ARGV[11] ~= '' then
-    redis.call('HSET', KEYS[1], 'answer', ARGV[11])
-    if redis.call('ZADD', KEYS[3], ARGV[8], #ARGV[11] .. ':' .. ARGV[1]) == 1 then
-        redis.call('INCRBY', KEYS[4], #ARGV[11])
+    local before = redis.call('HSTRLEN', KEYS[1], 'answer')
+    before = before + redis.call('HSTRLEN', KEYS[1], 'spare')
+    if before > 0 and redis.call('ZREM', KEYS[2], before .. ':' .. ARGV[1]) == 1 then
+        redis.call('DECRBY', KEYS[3], before)
     end
+    local size = #ARGV[11] + #ARGV[12]
+    redis.call('HSET', KEYS[1], 'answer', ARGV[11], 'spare', ARGV[12])
+    redis.call('ZADD', KEYS[2], ARGV[8], size .. ':' .. ARGV[1])
+    redis.call('INCRBY', KEYS[3], size)
+    redis.call('PEXPIRE', KEYS[2], ARGV[7])
     redis.call('PEXPIRE', KEYS[3], ARGV[7])
-    redis.call('PEXPIRE', KEYS[4], ARGV[7])
-    drop(KEYS[3], KEYS[4], ARGV[13], oldest_ms, ARGV[14])
+    drop(KEYS[2], KEYS[3], ARGV[13], oldest_ms, ARGV[14])
 end
 return 1
 """
@@ -164,16 +192,55 @@ class RedisStore(Store):
 
     def event(self, request_id: str) -> bytes | None:
         with _told():
-            return cast("bytes | None", self._redis.hget(_request(request_id), "event"))
+            found = self._redis.hmget(_request(request_id), ["event", "spare"])
+        event, spare = cast("list[bytes | None]", found)
+        return event or spare or None
 
-    def newest_dead(self, limit: int) -> list[Record]:
+    def page(
+        self, listing: Listing, *, limit: int, after: Place | None = None
+    ) -> tuple[list[Record], Place | None]:
+        name = _list(listing.state, listing.target)
+        first_ms = self._first_ms(listing)
+        last_ms = listing.to_ms if after is None else min(listing.to_ms, after[0])
+        places: list[Place] = []
+        start = 0
         with _told():
-            ids = cast("list[bytes]", self._redis.zrevrange(_DEAD, 0, limit - 1))
+            while len(places) <= limit:
+                # Those of the same millisecond as the last one come again, and are passed over.
+                chunk = cast(
+                    "list[tuple[bytes, float]]",
+                    self._redis.zrevrangebyscore(
+                        name, last_ms, first_ms, start=start, num=limit + 1, withscores=True
+                    ),
+                )
+                start += len(chunk)
+                read = [(int(at_ms), request_id.decode()) for request_id, at_ms in chunk]
+                places += [place for place in read if after is None or place < after]
+                if len(chunk) <= limit:
+                    break
             pipeline = self._redis.pipeline(transaction=False)
-            for request_id in ids:
-                pipeline.hget(_request(request_id.decode()), "record")
+            for _, request_id in places[:limit]:
+                pipeline.hget(_request(request_id), "record")
             found = [Record.from_json(raw) for raw in pipeline.execute() if raw is not None]
-        return [record for record in found if record.state == DEAD and self._unless_expired(record)]
+        next_page = places[limit - 1] if len(places) > limit else None
+        is_listed = [each.listed == listing.state and self._unless_expired(each) for each in found]
+        return list(itertools.compress(found, is_listed)), next_page
+
+    def count(self, listing: Listing) -> int:
+        name = _list(listing.state, listing.target)
+        with _told():
+            return cast("int", self._redis.zcount(name, self._first_ms(listing), listing.to_ms))
+
+    def census(self) -> Census:
+        with _told():
+            pipeline = self._redis.pipeline(transaction=False)
+            now_ms = self.now_ms()
+            pipeline.zremrangebyscore(_OPEN, "-inf", now_ms - self._ttl_ms)
+            for state in (OPEN, DEAD):
+                pipeline.zcount(_list(state, None), now_ms - self._ttl_ms + 1, "+inf")
+            pipeline.zrange(_OPEN, 0, 0, withscores=True)
+            _, is_open, dead, oldest = pipeline.execute()
+        return Census(open=is_open, dead=dead, oldest_open_ms=int(oldest[0][1]) if oldest else None)
 
     def add_callback(
         self,
@@ -236,7 +303,6 @@ class RedisStore(Store):
 
     def _write(self, write: Write) -> bool:
         record, now_ms = write.record, self.now_ms()
-        died = record.finished_ms if record is not None and record.state == DEAD else None
         args: Sequence[bytes | str | int] = (
             write.id,
             write.old_version or "",
@@ -246,19 +312,26 @@ class RedisStore(Store):
             max(1, record.expires_ms - now_ms) if record is not None else 0,
             self._ttl_ms,
             now_ms,
-            "" if died is None else died,
+            record.listed_ms if record is not None else 0,
             int(record is not None and record.state in RESULTS),
             write.answer or "",
             write.event or "",
             self._max_answer_bytes,
             _BATCH,
+            *_lists(write.old),
+            *_lists(record),
+            (record.accepted_ms or now_ms) if record is not None and record.listed == OPEN else "",
         )
-        keys = [_request(write.id), _DEAD, _ANSWERS, _ANSWERS_BYTES]
+        keys = [_request(write.id), _ANSWERS, _ANSWERS_BYTES, _OPEN]
         size = sum(len(each) for each in args if isinstance(each, bytes))
         with _told():
             return bool(
                 self._or_make_room(size, lambda: self._write_script(keys=keys, args=[*args]))
             )
+
+    def _first_ms(self, listing: Listing) -> int:
+        """Return from when on requests are listed: older ones have expired."""
+        return max(listing.from_ms, self.now_ms() - self._ttl_ms + 1)
 
     def _or_make_room(self, size: int, do: Callable[[], object]) -> object:
         """Do something; when Redis has no memory left, drop answers for it and try again."""
@@ -282,6 +355,17 @@ def _request(request_id: str) -> str:
     return f"relay:request:{request_id}"
 
 
+def _list(state: str, target: str | None) -> str:
+    return f"relay:listed:{state}" + (f":{target}" if target else "")
+
+
+def _lists(record: Record | None) -> tuple[str, str]:
+    """Name the lists that a record is in; empty where there is none."""
+    if record is None:
+        return "", ""
+    return _list(record.listed, None), _list(record.listed, record.target) if record.target else ""
+
+
 def _callbacks(request_id: str) -> str:
     return f"relay:callbacks:{request_id}"
 
@@ -294,11 +378,12 @@ def _is_full(error: Exception) -> bool:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Turn what Redis and the network say into the relay's own error."""
-    try:
-        yield
-    except (RedisError, OSError) as exc:
-        # Not in Redis's own words: they may repeat what was sent.
-        log.debug("the state: %s", type(exc).__name__)
-        if _is_full(exc):
-            raise StateUnavailable("the state is full (STATE_URL)") from exc
-        raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
+    with Operation(STORE):
+        try:
+            yield
+        except (RedisError, OSError) as exc:
+            # Not in Redis's own words: they may repeat what was sent.
+            log.debug("the state: %s", type(exc).__name__)
+            if _is_full(exc):
+                raise StateUnavailable("the state is full (STATE_URL)") from exc
+            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

@@ -9,11 +9,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from relay.events import DEAD, RESULTS
+from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
-from relay.store import Record, Store, Whole, Write
+from relay.store import OPEN, Census, Listing, Place, Record, Store, Whole, Write
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +42,20 @@ _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY,
     version TEXT NOT NULL,
-    state TEXT NOT NULL,
+    listed TEXT NOT NULL,
+    listed_ms INTEGER NOT NULL,
     target TEXT,
     accepted_ms INTEGER,
-    finished_ms INTEGER,
     expires_ms INTEGER NOT NULL,
     answer INTEGER,
     record TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS requests_expiry ON requests (expires_ms);
-CREATE INDEX IF NOT EXISTS dead_requests ON requests (finished_ms) WHERE state = '{DEAD}';
+CREATE INDEX IF NOT EXISTS requests_listed ON requests (listed, listed_ms, id);
+CREATE INDEX IF NOT EXISTS requests_listed_by_target ON requests (target, listed, listed_ms, id);
+CREATE INDEX IF NOT EXISTS open_requests ON requests (accepted_ms) WHERE listed = '{OPEN}';
 CREATE TABLE IF NOT EXISTS answers (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, answer BLOB NOT NULL
+    number INTEGER PRIMARY KEY AUTOINCREMENT, answer BLOB NOT NULL, event BLOB
 );
 CREATE TABLE IF NOT EXISTS events (id TEXT PRIMARY KEY, event BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS callbacks (
@@ -74,7 +78,7 @@ _LEFT_OUT: Final = ""
 
 _PUT: Final = """
 INSERT OR REPLACE INTO requests
-    (id, version, state, target, accepted_ms, finished_ms, expires_ms, answer, record)
+    (id, version, listed, listed_ms, target, accepted_ms, expires_ms, answer, record)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
@@ -102,17 +106,49 @@ class SQLiteStore(Store):
 
     def event(self, request_id: str) -> bytes | None:
         with self._reading() as db:
-            row = db.execute("SELECT event FROM events WHERE id = ?", (request_id,)).fetchone()
+            row = db.execute(
+                "SELECT coalesce(events.event, answers.event) FROM requests"
+                " LEFT JOIN events ON events.id = requests.id"
+                " LEFT JOIN answers ON answers.number = requests.answer WHERE requests.id = ?",
+                (request_id,),
+            ).fetchone()
         return None if row is None else row[0]
 
-    def newest_dead(self, limit: int) -> list[Record]:
+    def page(
+        self, listing: Listing, *, limit: int, after: Place | None = None
+    ) -> tuple[list[Record], Place | None]:
+        if after is not None:  # where the index is to be entered
+            listing = replace(listing, to_ms=min(listing.to_ms, after[0]))
+        where, values = _within(listing)
+        if after is not None:
+            where += " AND (listed_ms, id) < (?, ?)"
         with self._reading() as db:
             rows = db.execute(
-                f"SELECT record FROM requests WHERE state = '{DEAD}' AND expires_ms > ?"  # noqa: S608
-                " ORDER BY finished_ms DESC LIMIT ?",
-                (self.now_ms(), limit),
+                f"SELECT record FROM requests WHERE {where}"  # noqa: S608 - texts of our own
+                " ORDER BY listed_ms DESC, id DESC LIMIT ?",
+                (*values, *(after or ()), limit + 1),
             ).fetchall()
-        return [Record.from_json(row[0]) for row in rows]
+        found = [Record.from_json(row[0]) for row in rows[:limit]]
+        next_page = (found[-1].listed_ms, found[-1].id) if len(rows) > limit else None
+        return [record for record in found if self._unless_expired(record)], next_page
+
+    def count(self, listing: Listing) -> int:
+        where, values = _within(listing)
+        with self._reading() as db:
+            (count,) = db.execute(
+                f"SELECT count(*) FROM requests WHERE {where}",  # noqa: S608 - texts of our own
+                values,
+            ).fetchone()
+        return int(count)
+
+    def census(self) -> Census:
+        with self._reading() as db:
+            row = db.execute(
+                f"SELECT (SELECT count(*) FROM requests WHERE listed = '{OPEN}'),"  # noqa: S608
+                f" (SELECT count(*) FROM requests WHERE listed = '{DEAD}'),"
+                f" (SELECT min(accepted_ms) FROM requests WHERE listed = '{OPEN}')"
+            ).fetchone()
+        return Census(open=row[0], dead=row[1], oldest_open_ms=row[2])
 
     def add_callback(
         self,
@@ -233,18 +269,18 @@ class SQLiteStore(Store):
             if write.answer is not None:
                 db.execute("DELETE FROM answers WHERE number = ?", (answer,))
                 answer = db.execute(
-                    "INSERT INTO answers (answer) VALUES (?)", (write.answer,)
+                    "INSERT INTO answers (answer, event) VALUES (?, ?)", (write.answer, write.event)
                 ).lastrowid
-            if write.event is not None:
-                db.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (write.id, write.event))
-            elif record.state in RESULTS:
+            if record.state in RESULTS:
                 db.execute("DELETE FROM events WHERE id = ?", (write.id,))
+            elif write.event is not None:
+                db.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (write.id, write.event))
             db.execute(
                 _PUT,
                 (
-                    *(write.id, write.new_version, record.state, record.target),
-                    *(record.accepted_ms, record.finished_ms, record.expires_ms),
-                    *(answer, record.to_json().decode("ascii")),
+                    *(write.id, write.new_version, record.listed, record.listed_ms),
+                    *(record.target, record.accepted_ms, record.expires_ms, answer),
+                    record.to_json().decode("ascii"),
                 ),
             )
             self._make_room(db)
@@ -348,13 +384,23 @@ def _use_log(db: sqlite3.Connection) -> None:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Turn what SQLite and the system say into the relay's own error."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as exc:
-        log.debug("the state: %s", exc)
-        if "full" in str(exc):
-            raise StateUnavailable("the state is full (STATE_URL)") from exc
-        raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
+    with Operation(STORE):
+        try:
+            yield
+        except (sqlite3.Error, OSError) as exc:
+            log.debug("the state: %s", exc)
+            if "full" in str(exc):
+                raise StateUnavailable("the state is full (STATE_URL)") from exc
+            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
+
+
+def _within(listing: Listing) -> tuple[str, tuple[str | int, ...]]:
+    """Say in SQL which requests are listed; without a target, that column must not be looked at."""
+    where = "listed = ? AND listed_ms BETWEEN ? AND ?"
+    values = (listing.state, listing.from_ms, listing.to_ms)
+    if listing.target is None:
+        return where, values
+    return f"target = ? AND {where}", (listing.target, *values)
 
 
 def _forget(db: sqlite3.Connection, request_id: str, answer: int | None) -> None:

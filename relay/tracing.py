@@ -1,8 +1,13 @@
-"""What travels with a call: its trace context (W3C Trace Context) and its count of hops."""
+"""What travels with a call.
+
+Its trace context (W3C Trace Context), baggage (W3C Baggage), the id that an ingress gave it, and
+its count of hops.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from relay.headers import Headers
 from relay.problems import LoopDetected
@@ -17,6 +22,13 @@ _TRACEPARENT = re.compile(
     r"(?:-[\x21-\x7e]*)?"
 )
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
+# W3C Baggage, section 3.3.2, asks for so many bytes; Envoy and Knative know X-Request-Id.
+_BAGGAGE = re.compile(r"[\x20-\x7e]{1,8192}")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+# By the names of the headers; as the attributes of an event they have no hyphens, and the first two
+# are those of CloudEvents' extension for distributed tracing.
+PASSED_ON = ("traceparent", "tracestate", "baggage", "x-request-id")
 
 
 def trace_context(traceparent: str | None, tracestate: str | None) -> Headers:
@@ -26,6 +38,32 @@ def trace_context(traceparent: str | None, tracestate: str | None) -> Headers:
     if tracestate is None or not _TRACESTATE.fullmatch(tracestate):
         return (("traceparent", traceparent),)
     return (("traceparent", traceparent), ("tracestate", tracestate))
+
+
+def context_of(headers: Mapping[str, str]) -> Headers:
+    """Keep of a request what is well-formed of `PASSED_ON`.
+
+    Args:
+        headers: by lower-case name.
+    """
+    context = trace_context(headers.get("traceparent"), headers.get("tracestate"))
+    baggage, request_id = headers.get("baggage"), headers.get("x-request-id")
+    if baggage and _BAGGAGE.fullmatch(baggage):
+        context += (("baggage", baggage),)
+    if request_id and _REQUEST_ID.fullmatch(request_id):
+        context += (("x-request-id", request_id),)
+    return context
+
+
+def as_attributes(context: Headers) -> dict[str, str]:
+    """Write a context as extension attributes of an event."""
+    return {name.replace("-", ""): value for name, value in context}
+
+
+def context_in(attributes: Mapping[str, str]) -> Headers:
+    """Read the context that an event carries."""
+    names = ((name, attributes.get(name.replace("-", ""))) for name in PASSED_ON)
+    return context_of({name: value for name, value in names if value})
 
 
 def trace_id(traceparent: str | None) -> str | None:

@@ -9,18 +9,23 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from relay import logs, server
+from relay import leaving, logs, metrics, operations, server
+from relay.auth import check_token
+from relay.budget import Bodies
 from relay.http import Request, Response, problem, problem_of
-from relay.problems import MethodNotAllowed, RelayError
+from relay.leaving import Caller
+from relay.operations import gauge
+from relay.problems import CallerLeft, MethodNotAllowed, RelayError
 from relay.settings import Settings
 from relay.sites import Sites
+from relay.store import Census
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -28,18 +33,33 @@ if TYPE_CHECKING:
 
 LIVENESS = "/health/liveness"
 READINESS = "/health/readiness"
+METRICS = "/metrics"
+# What is asked by kubelet and Prometheus, who know the address of a pod and no name.
+_OWN = (LIVENESS, READINESS, METRICS)
+_BODIES = "relay.bodies"
 _KNATIVE_TIMEOUT_S = 300
 
 log = logging.getLogger(__name__)
 
 
-def prepare(app: flask.Flask, settings: Settings) -> None:
-    """Give a function's app its server, its probes, its log, and answers that are problems.
+def prepare(
+    app: flask.Flask, settings: Settings, census: Callable[[], Census] | None = None
+) -> None:
+    """Give a function's app its server, probes, metrics, log, and answers that are problems.
 
     functions-framework would invoke an HTTP function for a probe and refuse one to a CloudEvent
     function; its own error pages are HTML, and one of them repeats every request header.
+
+    Args:
+        settings: `log_level`, `api_token` and those of bodies and of what is watched count.
+        census: counts the requests that the store has; None where the other function does.
     """
     server.configure(settings)
+    bodies = Bodies(
+        settings.max_bodies_bytes, max(settings.max_body_bytes, settings.max_delivery_bytes)
+    )
+    app.extensions[_BODIES] = bodies
+    gauge("relay_bodies_held_bytes", "What request bodies take.", lambda: bodies.held_bytes)
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
     app.register_error_handler(RelayError, _refused)
@@ -50,6 +70,8 @@ def prepare(app: flask.Flask, settings: Settings) -> None:
     _keep_out(app, Sites(settings))
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
+    leaving.watch.is_ending = _is_ending
+    _measure(app, settings, census)
     if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
         log.warning(
             "TARGET_TIMEOUT_S is %g: Knative ends each request after the service's timeoutSeconds,"
@@ -61,12 +83,28 @@ def prepare(app: flask.Flask, settings: Settings) -> None:
     gc.freeze()
 
 
+def _measure(app: flask.Flask, settings: Settings, census: Callable[[], Census] | None) -> None:
+    counted = metrics.Metrics(settings, census)
+    operations.watchers.append(counted)
+    if settings.otel_exporter_otlp_endpoint is not None:
+        from relay import traces  # its libraries take long to import
+
+        operations.watchers.append(traces.Traces(settings.k_service or app.name))
+
+    @app.get(METRICS)
+    def tell() -> flask.Response:
+        headers = {name.lower(): value for name, value in flask.request.headers.items()}
+        check_token(headers, settings.api_token)
+        body, content_type = counted.exposition(headers.get("accept", ""))
+        return to_flask(Response.whole(200, body, content_type=content_type))
+
+
 def _begin() -> None:
-    """Begin the line of log, and refuse what is no GET of a probe."""
+    """Begin the line of log, and refuse what is no GET of the app's own."""
     request = flask.request
-    is_probe = request.path in (LIVENESS, READINESS)
-    logs.begin(request.method, level=logging.DEBUG if is_probe else logging.INFO)
-    if is_probe:
+    is_own = request.path in _OWN
+    logs.begin(request.method, level=logging.DEBUG if is_own else logging.INFO)
+    if is_own:
         logs.note(route=request.path)
         if request.method not in ("GET", "HEAD"):  # functions-framework would invoke the function
             raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
@@ -78,7 +116,7 @@ def _keep_out(app: flask.Flask, sites: Sites) -> None:
     @app.before_request
     def check() -> flask.Response | None:
         request = flask.request
-        if request.path in (LIVENESS, READINESS):
+        if request.path in _OWN:
             return None
         sites.check(request.method, request.path, request.headers.get)
         preflight = sites.preflight(request.method, request.headers.get)
@@ -96,19 +134,24 @@ def _keep_out(app: flask.Flask, sites: Sites) -> None:
 def _finish(answer: flask.Response) -> flask.Response:
     # Closed after the last byte, or when there will be no more.
     answer.call_on_close(lambda: logs.finish(answer.status_code))
+    if "body" in flask.g:
+        answer.call_on_close(flask.g.body.let_go)
     return answer
 
 
 def from_flask(request: flask.Request) -> Request:
     """Return the relay's view of a request; its body is not read yet."""
+    bodies: Bodies = flask.current_app.extensions[_BODIES]
+    # Not request.stream: it ends early without a word when the client dies.
+    flask.g.body = bodies.hold(request.environ["wsgi.input"], request.content_length)
     return Request(
         method=request.method,
         path=_path(request),
         query=request.query_string.decode("latin-1"),
         headers={name.lower(): value for name, value in request.headers.items()},
-        # Not request.stream: it ends early without a word when the client dies.
-        stream=request.environ["wsgi.input"],
+        stream=flask.g.body,
         content_length=request.content_length,
+        caller=Caller(request.environ.get("gunicorn.socket")),
     )
 
 
@@ -153,7 +196,9 @@ def _pieces(response: Response, caller: socket.socket | None) -> Iterator[bytes]
         raise
     except Exception as exc:
         logs.note(cut_off=True)
-        if isinstance(exc, RelayError):
+        if isinstance(exc, CallerLeft):
+            logs.explain("the caller left before the end of the answer", logging.INFO)
+        elif isinstance(exc, RelayError):
             logs.explain(f"the answer was cut off: {exc.detail}", logging.WARNING)
         else:
             logs.explain("the answer was cut off: the relay failed", logging.ERROR, error=exc)
@@ -167,11 +212,13 @@ def _alive() -> flask.Response:
 
 
 def _ready() -> flask.Response:
+    return to_flask(problem(503, "this process is ending")) if _is_ending() else _alive()
+
+
+def _is_ending() -> bool:
     # gunicorn's worker handles the signal, and is alive until it has come.
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if not getattr(worker, "alive", True):
-        return to_flask(problem(503, "this process is ending"))
-    return _alive()
+    return not getattr(worker, "alive", True)
 
 
 def _refused(error: RelayError) -> flask.Response:

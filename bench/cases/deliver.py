@@ -157,5 +157,5 @@ def _pending(database: Path) -> int:
 def _receipts(target: Server) -> dict[str, float]:
     with closing(http.client.HTTPConnection(HOST, target.port, timeout=30)) as connection:
         connection.request("DELETE", "/receipts")
-        receipts: dict[str, float] = json.loads(connection.getresponse().read())
-        return receipts
+        receipts: dict[str, list[float]] = json.loads(connection.getresponse().read())
+        return {key: times[-1] for key, times in receipts.items()}

@@ -99,7 +99,7 @@ def _fill(store: Store, size: int) -> None:
             id=str(uuid.uuid4()),
             state="completed",
             expires_ms=now_ms + _SETTINGS.state_ttl_s * 1000,
-            heard_ms=now_ms,
+            unknown_ms=now_ms,
             fingerprint="f" * 64,
             target="target.example:80",
             accepted_ms=now_ms,

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -19,7 +20,7 @@ from local.broker.activity import Activity
 from local.broker.database import StoreError
 from local.broker.dispatch import Dispatcher
 from local.broker.ingress import Ingress
-from local.broker.routing import Routing
+from local.broker.routing import Like, Routing
 from local.broker.store import EventStore
 from local.serving import listen, serve, url_of
 
@@ -35,6 +36,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the database")
     about = "where a Service that the manifests refer to is served; repeatable"
     parser.add_argument("--service", type=_service, action="append", metavar="NAME=URL", help=about)
+    about = "whose dispatcher to follow where the Brokers of Knative differ"
+    parser.add_argument("--like", choices=get_args(Like), default="in-memory", help=about)
     arguments = parser.parse_args()
     _log.setLevel(logging.INFO)
     os.umask(0o077)  # events carry their publishers' credentials
@@ -44,16 +47,17 @@ def main() -> int:
             manifests.load(arguments.manifests),
             services=dict(arguments.service or ()),
             base_url=url_of(listener),
+            like=arguments.like,
         )
         store = EventStore(arguments.data)
     except (OSError, manifests.ManifestError, StoreError) as exc:
         print(f"broker: {exc}", file=sys.stderr)
         return 1
-    _serve(listener, routing, store)
+    _serve(listener, routing, store, arguments.like)
     return 0
 
 
-def _serve(listener: socket.socket, routing: Routing, store: EventStore) -> None:
+def _serve(listener: socket.socket, routing: Routing, store: EventStore, like: Like) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         _warn_of_orphans(routing, store)
@@ -65,7 +69,7 @@ def _serve(listener: socket.socket, routing: Routing, store: EventStore) -> None
         await store.close()
 
     activity = Activity()
-    dispatcher = Dispatcher(routing, store, activity)
+    dispatcher = Dispatcher(routing, store, activity, like)
     ingress = Ingress(routing, store, dispatcher, activity)
     serve(ingress.app(lifespan), listener)
 

@@ -98,6 +98,7 @@ class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attemp
         duration_ms: float,
         next_step: str,
         wait_s: float,
+        at: float,
     ) -> Attempted:
         """Keep what readers are told of an attempt, and nothing else."""
         attributes = delivery.event.attributes
@@ -117,6 +118,7 @@ class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attemp
             duration_ms=duration_ms,
             next_step=next_step,
             wait_s=wait_s,
+            at=at,
         )
 
     @property

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from local.broker.activity import (
     DELIVERED,
@@ -20,11 +21,28 @@ from local.broker.activity import (
 from local.broker.database import StoreError
 from local.broker.delivery import Delivered, Failed, Sender, error_extensions
 from local.broker.routing import Route, Routing, outgoing_headers
-from local.broker.store import EventStore, PendingDelivery, Publication
+from local.broker.store import PendingDelivery, Publication
 from relay.problems import InvalidRequest
 
 _STORE_RETRY_S = 1.0
 _log = logging.getLogger("local.broker")
+
+
+class Ledger(Protocol):
+    """Where it is kept what an attempt has led to."""
+
+    async def finish(self, delivery: PendingDelivery, reply: Publication | None = None) -> None:
+        """End a delivery and publish the reply to it."""
+
+    async def postpone(
+        self,
+        delivery: PendingDelivery,
+        *,
+        due_at: float,
+        failures: int,
+        dead_letter: Mapping[str, str] | None,
+    ) -> None:
+        """Keep a delivery for a later attempt."""
 
 
 class Attempts:
@@ -33,7 +51,7 @@ class Attempts:
     Args:
         route: the Trigger's own.
         routing: of all Triggers, for the replies.
-        store: a delivery ends there, or waits there for its next attempt.
+        ledger: a delivery ends there, or waits there for its next attempt.
         activity: is told of each attempt.
         wake: is called with the Triggers that a reply goes to.
     """
@@ -42,13 +60,13 @@ class Attempts:
         self,
         route: Route,
         routing: Routing,
-        store: EventStore,
+        ledger: Ledger,
         activity: Activity,
         wake: Callable[[Iterable[str]], None],
     ) -> None:
         self._route = route
         self._routing = routing
-        self._store = store
+        self._ledger = ledger
         self._activity = activity
         self._wake = wake
         self._sender = Sender()
@@ -93,7 +111,7 @@ class Attempts:
         self, delivery: PendingDelivery, outcome: Delivered, report: _Report
     ) -> None:
         if outcome.reply is None:
-            await self._keep(lambda: self._store.finish(delivery))
+            await self._keep(lambda: self._ledger.finish(delivery))
             self._note(delivery, outcome, report, DELIVERED)
             report.log("delivered" if delivery.dead_letter is None else "dead-lettered")
             return
@@ -118,7 +136,7 @@ class Attempts:
             triggers=triggers,
             due_at=time.time(),
         )
-        await self._keep(lambda: self._store.finish(delivery, publication if triggers else None))
+        await self._keep(lambda: self._ledger.finish(delivery, publication if triggers else None))
         self._note(delivery, outcome, report, DELIVERED)
         origin = (delivery.event.attributes["source"], delivery.event.attributes["id"])
         self._activity.note(Accepted(event=reply, triggers=triggers, reply_to=origin))
@@ -128,7 +146,7 @@ class Attempts:
     async def _fail(self, delivery: PendingDelivery, outcome: Failed, report: _Report) -> None:
         spec = self._route.delivery
         if outcome.retried and delivery.failures < spec.retry:
-            wait_s = spec.backoff_s(delivery.failures)
+            wait_s = spec.backoff_s(delivery.failures + self._route.first_retry)
             if outcome.retry_after_s is not None and spec.retry_after_max_s is not None:
                 wait_s = max(wait_s, min(outcome.retry_after_s, spec.retry_after_max_s))
             await self._postpone(
@@ -163,6 +181,7 @@ class Attempts:
                 duration_ms=report.duration_ms,
                 next_step=next_step,
                 wait_s=wait_s,
+                at=report.ended_at,
             )
         )
 
@@ -176,7 +195,7 @@ class Attempts:
     ) -> None:
         due_at = time.time() + wait_s
         await self._keep(
-            lambda: self._store.postpone(
+            lambda: self._ledger.postpone(
                 delivery, due_at=due_at, failures=failures, dead_letter=dead_letter
             )
         )
@@ -184,7 +203,7 @@ class Attempts:
     async def _drop(
         self, delivery: PendingDelivery, outcome: Failed, report: _Report, reason: str
     ) -> None:
-        await self._keep(lambda: self._store.finish(delivery))
+        await self._keep(lambda: self._ledger.finish(delivery))
         _log.error(
             "trigger=%s id=%r EVENT DROPPED: %s",
             delivery.trigger,
@@ -212,6 +231,7 @@ class _Report:
     delivery: PendingDelivery
     result: str
     duration_ms: float
+    ended_at: float = field(default_factory=time.time)
 
     def log(self, next_step: str) -> None:
         attributes = self.delivery.event.attributes

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from local.broker.activity import Activity
 from local.broker.attempts import Attempts
-from local.broker.routing import Routing
+from local.broker.kafka import KafkaLedger, KafkaQueue
+from local.broker.routing import Like, Routing
 from local.broker.store import EventStore, PendingDelivery
 
 _MAX_IN_FLIGHT_PER_TRIGGER = 32
@@ -24,14 +25,19 @@ _log = logging.getLogger("local.broker")
 class Dispatcher:
     """Deliver what the store holds, until stopped."""
 
-    def __init__(self, routing: Routing, store: EventStore, activity: Activity) -> None:
+    def __init__(
+        self, routing: Routing, store: EventStore, activity: Activity, like: Like = "in-memory"
+    ) -> None:
         """Make a queue for each Trigger; `start` begins to deliver."""
-        self._queues = {
-            route.name: _TriggerQueue(
-                route.name, store, Attempts(route, routing, store, activity, self.wake)
-            )
-            for route in routing.all_routes()
-        }
+        self._queues: dict[str, _TriggerQueue | KafkaQueue] = {}
+        for route in routing.all_routes():
+            if like == "kafka":
+                ledger = KafkaLedger(store)
+                attempts = Attempts(route, routing, ledger, activity, self.wake)
+                self._queues[route.name] = KafkaQueue(route.name, store, ledger, attempts)
+            else:
+                attempts = Attempts(route, routing, store, activity, self.wake)
+                self._queues[route.name] = _TriggerQueue(route.name, store, attempts)
         self._running: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -58,6 +64,8 @@ class Dispatcher:
             self._running.extend(late)
         await asyncio.gather(*self._running, return_exceptions=True)
         for queue in self._queues.values():
+            if isinstance(queue, KafkaQueue):
+                await queue.commit()
             await queue.attempts.close()
 
 

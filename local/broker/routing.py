@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import Literal, TypeAlias
 from urllib.parse import urljoin
+
+from msgspec.structs import replace
 
 from local.broker.attributes import validate
 from local.broker.event import to_headers
@@ -21,6 +24,8 @@ from local.manifests import (
 )
 from relay.events import Event
 from relay.problems import InvalidRequest
+
+Like: TypeAlias = Literal["in-memory", "kafka"]
 
 _TTL = "knativebrokerttl"
 _ARRIVAL_TIME = "knativearrivaltime"
@@ -38,6 +43,7 @@ class Route:
         broker: `namespace/name` of its Broker.
         spec: Says which events the Trigger wants.
         delivery: The delivery spec in force.
+        first_retry: What the first retry is counted as, for the backoff.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Route:
     delivery: DeliverySpec
     subscriber_url: str
     dead_letter_url: str | None
+    first_retry: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +65,19 @@ class Routing:
 
     @classmethod
     def from_manifests(
-        cls, manifests: Manifests, *, services: Mapping[str, str], base_url: str
+        cls,
+        manifests: Manifests,
+        *,
+        services: Mapping[str, str],
+        base_url: str,
+        like: Like = "in-memory",
     ) -> Routing:
         """Resolve every destination.
 
         Args:
             services: Base URL of each service by its name.
             base_url: Where the ingress is, without the path of a Broker.
+            like: Whose reading of delivery specs counts.
 
         Raises:
             ManifestError: Naming the Trigger and the service that has no URL.
@@ -72,6 +85,8 @@ class Routing:
         routes: dict[str, list[Route]] = {broker.key: [] for broker in manifests.brokers}
         for trigger in manifests.triggers:
             delivery = manifests.delivery_for(trigger)
+            if like == "kafka":
+                delivery = _as_kafka_reads(delivery, trigger)
             sink = delivery.dead_letter_sink
             routes[trigger.broker_key].append(
                 Route(
@@ -82,6 +97,7 @@ class Routing:
                     delivery=delivery,
                     subscriber_url=_resolve(trigger.spec.subscriber, trigger, services, base_url),
                     dead_letter_url=(_resolve(sink, trigger, services, base_url) if sink else None),
+                    first_retry=1 if like == "kafka" else 0,
                 )
             )
         return cls(base_url=base_url, routes={name: tuple(each) for name, each in routes.items()})
@@ -146,6 +162,13 @@ def _hops_left(given: str) -> int:
     """Count this hop as Knative's TTLDefaulter does: what is not a number counts as not given."""
     number = float(given) if _NUMBER.fullmatch(given) else math.inf
     return int(number) - 1 if abs(number) < 2**31 else _DEFAULT_TTL
+
+
+def _as_kafka_reads(delivery: DeliverySpec, trigger: TriggerResource) -> DeliverySpec:
+    """Ignore Retry-After, and let no dead letter sink of the Broker's step in."""
+    own = trigger.spec.delivery
+    sink = delivery.dead_letter_sink if own is None else own.dead_letter_sink
+    return replace(delivery, retry_after_max=None, dead_letter_sink=sink)
 
 
 def _resolve(

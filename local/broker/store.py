@@ -142,6 +142,34 @@ class EventStore:
             (trigger, limit),
         ).fetchall()
 
+    def ids_after(self, trigger: str, event_id: int, limit: int) -> list[int]:
+        """Return the event ids of a Trigger's deliveries that come after one, in their order."""
+        rows = self._database.reader.execute(
+            "SELECT event_id FROM deliveries WHERE trigger_name = ? AND event_id > ?"
+            " ORDER BY event_id LIMIT ?",
+            (trigger, event_id, limit),
+        )
+        return [row[0] for row in rows]
+
+    async def forget(self, trigger: str, *, before: int) -> None:
+        """Forget a Trigger's deliveries of events with an id below one.
+
+        Raises:
+            StoreError: They are still there.
+        """
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute(
+                "DELETE FROM deliveries WHERE trigger_name = ? AND event_id < ?", (trigger, before)
+            )
+            db.execute(
+                "DELETE FROM events WHERE id < ?"
+                " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event_id = events.id)",
+                (before,),
+            )
+
+        await self._database.write(write)
+
     def load(self, event_id: int, trigger: str) -> PendingDelivery:
         """Return a pending delivery with its event."""
         attributes, headers, data, failures, dead_letter = self._database.reader.execute(

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 
-from local.display.buttons import Buttons
+from local.display.caller import Caller
 from local.display.page import Display
 from local.display.requests import Requests
 from local.display.subscription import Subscription
@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local.display", description=__doc__)
     parser.add_argument("--port", type=int, default=8084)
     parser.add_argument("--broker", metavar="URL", help="the Broker that the page is about")
-    parser.add_argument("--send", metavar="URL", help="where Send is, for the page's buttons")
+    parser.add_argument("--send", metavar="URL", help="where Send is, for what the page sends")
     parser.add_argument("--sample-api", metavar="HOST:PORT", default="localhost:30000")
     options = parser.parse_args()
     requests = Requests()
@@ -41,17 +41,17 @@ def main() -> int:
         following.cancel()
         await asyncio.wait({following})
 
-    buttons = None
+    caller = None
     if options.send is not None:
         token = os.environ.get("API_TOKEN", "").partition(" ")[0]
-        buttons = Buttons(options.send, sample_api=options.sample_api, token=token)
+        caller = Caller(options.send, sample_api=options.sample_api, token=token)
     try:
         listener = listen(options.port)
     except OSError as exc:
         print(f"event display: port {options.port}: {reason(exc)}", flush=True)
         return 1
     print(f"event display on {url_of(listener)}", flush=True)
-    serve(Display(requests, buttons).app(follow), listener)
+    serve(Display(requests, caller).app(follow), listener)
     return 0
 
 

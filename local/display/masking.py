@@ -1,7 +1,7 @@
-"""Events as the page may show them: what may be secret is named and measured, not shown.
+"""What is secret in a request or an answer, as far as its name tells.
 
-All bodies, all values of headers and queries and the relay's own MAC are hidden. The terminal shows
-whole events, as Knative's event_display does; a page is shared more easily than a terminal.
+The page shows the rest of them once it is opened, and this after another click. Its list and its
+timelines have nothing of bodies, headers and queries at all.
 """
 
 from __future__ import annotations
@@ -9,34 +9,62 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
+from local.display.direct import Message
 from relay.envelope import METHODS
 from relay.events import Event
-from relay.jsons import json_type
 
 HIDDEN: Final = "(hidden)"
 
-_HOPS: Final = "knativebrokerttl"  # the Broker's own, which no subscriber sees
-_HIDDEN_ATTRIBUTES: Final = ("relaymac", "relayreason", "knativeerrordata")
-_MAX_MEMBERS: Final = 50
+_NAMES = (
+    r"auth(?!ors?$|ority)|cookie|token|secret|passw|pwd|credential|signature|session"
+    r"|api[-_]?key|^key$|(?<!idempotency)[-_]key$|mac$|errordata$"
+)
+_IS_SECRET = re.compile(_NAMES, re.IGNORECASE)
+# What may stand before a secret inside of a text: a parameter's name, or the beginning of a URL.
+_PARAMETER = re.compile(r"(?<=[?&])([^=&#\s\"]+)=[^&#\s\"]+")
+_USER = re.compile(r"(?<=://)[^/?#@\s\"]+@")
 _MAX_CHARACTERS: Final = 300
 
 
-def masked(event: Event) -> Event:
-    """Return the event with its data described and its secret attributes hidden."""
-    attributes = {
-        name: HIDDEN if name in _HIDDEN_ATTRIBUTES else shortened(value)
-        for name, value in event.attributes.items()
-        if name != _HOPS
-    }
-    return Event(attributes=attributes, data=_masked_data(event.data))
+def masked(content: Event | Message) -> Event | Message:
+    """Return a content without its secrets; the same object when it has none."""
+    if isinstance(content, Event):
+        attributes = {name: str(_value(name, value)) for name, value in content.attributes.items()}
+        data = _body(content.data)
+        if (attributes, data) == (content.attributes, content.data):
+            return content
+        return replace(content, attributes=attributes, data=data)
+    headers = tuple((name, str(_value(name, value))) for name, value in content.headers)
+    body = _body(content.body)
+    if (headers, body) == (content.headers, content.body):
+        return content
+    return msgspec.structs.replace(content, headers=headers, body=body)
 
 
-def target_of(event: Event) -> str:
-    """Return `host[:port]` of the target of an envelope; "" for any other data."""
-    return _authority(members_of(event.data).get("targetURL"))
+def call_in(data: bytes) -> tuple[str, str, str]:
+    """Return the method, `host[:port]` and path that an envelope calls, "" for what it lacks.
+
+    The path has neither queries nor their names; "?…" stands for them.
+    """
+    members = members_of(data)
+    try:
+        url = urlsplit(str(members["targetURL"]))
+    except (KeyError, ValueError):
+        return "", "", ""
+    path, mark, _ = f"{url.path.rstrip('/')}{members.get('targetAPI', '')}".partition("?")
+    path = (path.partition("#")[0] or "/") + ("?…" if mark or url.query else "")
+    method = str(members.get("method", "POST"))
+    return (
+        method if method in METHODS else "",
+        shortened(url.netloc.rpartition("@")[2]),
+        shortened(path),
+    )
 
 
 def members_of(data: bytes) -> Mapping[str, object]:
@@ -53,77 +81,31 @@ def shortened(text: str) -> str:
     return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…"
 
 
-def _masked_data(data: bytes) -> bytes:
-    members = members_of(data)
-    if not members:
-        return f"{HIDDEN[:-1]}: {len(data)} bytes)".encode() if data else b""
-    described = {
-        shortened(name): _described(name, value)
-        for name, value in list(members.items())[:_MAX_MEMBERS]
-    }
-    if len(members) > _MAX_MEMBERS:
-        described["…"] = f"{len(members) - _MAX_MEMBERS} more members"
-    return json.dumps(described).encode()
-
-
-def _described(name: str, value: object) -> object:
-    """Show a field of an envelope or a result, or the kind of its value."""
-    if name == "targetURL":
-        return _without_secrets(value)
-    if name == "targetAPI" and isinstance(value, str):
-        return _path(value)
-    if name in ("status", "timeout") and isinstance(value, int | float):
-        return value
-    if name == "method" and value in METHODS:
-        return value
-    if name == "headers" and isinstance(value, dict):
-        return {_header_name(header): HIDDEN for header in list(value)[:_MAX_MEMBERS]}
-    if name == "callback" and isinstance(value, dict):
-        return {
-            shortened(field): _authority(item) if field == "url" else _described(field, item)
-            for field, item in list(value.items())[:_MAX_MEMBERS]
-        }
-    return _kind(value)
-
-
-def _kind(value: object) -> object:
-    if isinstance(value, str):
-        kind = f"text of {len(value)} characters"
-    elif isinstance(value, list):
-        kind = f"array of {len(value)}"
-    elif isinstance(value, dict):
-        kind = f"object of {len(value)} members"
-    else:
-        kind = json_type(value).rpartition(" ")[2]  # without its article
-    return f"{HIDDEN[:-1]}: {kind})"
-
-
-def _authority(url: object) -> str:
-    """Return `host[:port]` of a URL, "" without one."""
+def _body(data: bytes) -> bytes:
+    """Mask JSON by the names of its members, and parameters in any other text."""
     try:
-        return shortened(urlsplit(str(url)).netloc.rpartition("@")[2]) if url else ""
-    except ValueError:
-        return ""
+        value = json.loads(data)
+        clean = _value("", value)
+        return data if clean == value else json.dumps(clean, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _PARAMETER.sub(_parameter, f"?{data.decode()}")[1:].encode()
+    except UnicodeDecodeError:
+        return data
 
 
-def _without_secrets(url: object) -> object:
-    authority = _authority(url)
-    if not authority:
-        return _kind(url)
-    parts = urlsplit(str(url))
-    return f"{parts.scheme}://{authority}{_path(parts.path)}"
+def _value(name: str, value: object) -> object:
+    if _IS_SECRET.search(name) and value not in (None, "", [], {}):
+        return HIDDEN
+    if isinstance(value, dict):
+        return {each: _value(each, item) for each, item in value.items()}
+    if isinstance(value, list):
+        return [_value("", item) for item in value]
+    if isinstance(value, str):
+        return _USER.sub(f"{HIDDEN}@", _PARAMETER.sub(_parameter, value))
+    return value
 
 
-def _header_name(text: str) -> str:
-    """Return a name up to its first illegal character; a secret may follow it, as in `A: …`."""
-    name = re.split(r"[^!#$%&'*+.^_`|~0-9A-Za-z-]", text, maxsplit=1, flags=re.ASCII)[0]
-    return shortened(name) if name == text else f"{shortened(name)} {HIDDEN}"
-
-
-def _path(text: str) -> str:
-    """Return the path and the names in the query; its values, or a lone word, may be tokens."""
-    before, fragment, _ = text.partition("#")
-    path, mark, query = before.partition("?")
-    parameters = (each.partition("=") for each in query.split("&")) if query else ()
-    shown = "&".join(f"{name}={HIDDEN}" if equals else HIDDEN for name, equals, _ in parameters)
-    return shortened(path + mark + shown + (fragment and fragment + HIDDEN))
+def _parameter(match: re.Match[str]) -> str:
+    return f"{match[1]}={HIDDEN}" if _IS_SECRET.search(match[1]) else match[0]

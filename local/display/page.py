@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -23,16 +24,23 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from local.broker.event import KNATIVE, fields
 from local.browsers import foreign_host, foreign_origin
-from local.display.buttons import EXAMPLES, Buttons, Sent
+from local.display import direct
+from local.display.caller import Caller, Composed, Sent
+from local.display.contents import body_of, document
 from local.display.event_form import render, render_unreadable
-from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
+from local.display.requests import MAX_REQUESTS, Requests
+from local.display.tracked import TrackedRequest
 from relay import http
 from relay.events import Event
 from relay.problems import InvalidRequest
 
 _STATIC = Path(__file__).parent / "static"
 _MAX_ROWS_AT_ONCE = 1000
-_COLUMNS = ("number", "at", "id", "type", "target", "state", "attempts", "status")
+_COLUMNS = (
+    *("number", "at", "id", "type", "route", "method", "target", "path"),
+    *("state", "attempts", "status", "duration_ms"),
+)
+_GONE = "no such request, or it is no longer kept"
 # The page runs and loads only what this display serves.
 _HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
@@ -47,11 +55,11 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 class Display:
-    """The routes; without `buttons` the page only shows."""
+    """The routes; without a `caller` the page only shows."""
 
-    def __init__(self, requests: Requests, buttons: Buttons | None) -> None:
+    def __init__(self, requests: Requests, caller: Caller | None) -> None:
         self._requests = requests
-        self._buttons = buttons
+        self._caller = caller
         self._run = uuid.uuid4().hex[:8]
 
     def app(self, lifespan: Lifespan[Starlette]) -> Starlette:
@@ -62,8 +70,13 @@ class Display:
                 Route("/healthz", _health, methods=["GET"]),
                 Route("/rows", self._rows, methods=["GET"]),
                 Route("/requests/{number:int}", self._details, methods=["GET"]),
+                Route("/requests/{number:int}/contents/{content:int}", self._content),
+                Route("/requests/{number:int}/call", self._sent),
                 Route("/requests/{number:int}/retry", self._retry, methods=["POST"]),
-                Route("/examples/{name}", self._send_example, methods=["POST"]),
+                Route("/search", self._search),
+                Route("/guide", self._guide),
+                Route("/send", self._send, methods=["POST"]),
+                Route("/calls", self._take_calls, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=_STATIC)),
             ],
             middleware=[Middleware(_Guard)],
@@ -71,10 +84,7 @@ class Display:
         )
 
     async def _page(self, _: Request) -> Response:
-        page = (_STATIC / "index.html").read_text(encoding="utf-8")
-        if self._buttons is not None:
-            page = page.replace("http://localhost:8080", self._buttons.send_url)
-        return HTMLResponse(page)
+        return HTMLResponse((_STATIC / "index.html").read_bytes())
 
     async def _rows(self, request: Request) -> Response:
         """Return the rows that have changed since `after`, which an earlier answer has given."""
@@ -96,30 +106,71 @@ class Display:
     async def _details(self, request: Request) -> Response:
         known = self._requests.get(request.path_params["number"])
         if known is None:
-            return _problem(HTTPStatus.NOT_FOUND, "no such request, or it is no longer kept")
-        entries = [entry.document() for entry in known.entries]
-        return JSONResponse({**_row(known), "source": known.source, "entries": entries})
+            return _problem(HTTPStatus.NOT_FOUND, _GONE)
+        entries = [msgspec.structs.asdict(entry) for entry in known.entries]
+        tries = [msgspec.structs.asdict(attempt) for attempt in known.tries.made]
+        return JSONResponse(
+            {**_row(known), "source": known.source, "entries": entries, "tries": tries}
+        )
+
+    async def _content(self, request: Request) -> Response:
+        """Return what was sent or answered; its secrets only when asked for by `?secrets=1`."""
+        number, content = request.path_params["number"], request.path_params["content"]
+        kept = self._requests.contents.get(content, number)
+        if kept is None:
+            return _problem(HTTPStatus.NOT_FOUND, _GONE)
+        return JSONResponse(document(kept, with_secrets="secrets" in request.query_params))
+
+    async def _sent(self, request: Request) -> Response:
+        """Return a request as it can be sent again, with all that is secret in it."""
+        known = self._requests.get(request.path_params["number"])
+        kept = None if known is None else self._requests.contents.get(known.content, known.number)
+        if known is None or kept is None:
+            return _problem(HTTPStatus.NOT_FOUND, _GONE)
+        if isinstance(kept, direct.Message) and kept.is_cut:
+            return _problem(HTTPStatus.CONFLICT, "it is too long: only its beginning is kept")
+        method = known.type.partition(" ")[0] if known.route == "/sync" else "POST"
+        body = body_of(kept).decode("utf-8", "replace")
+        return JSONResponse({"method": method, "path": known.route, "body": body})
+
+    async def _search(self, request: Request) -> Response:
+        numbers = self._requests.contents.search(request.query_params.get("text", ""))
+        return JSONResponse({"numbers": sorted(numbers)})
+
+    async def _guide(self, _: Request) -> Response:
+        return JSONResponse(self._caller.guide() if self._caller else {"examples": []})
+
+    async def _take_calls(self, request: Request) -> Response:
+        """Take what Send tells of the calls that it has answered itself."""
+        try:
+            calls = msgspec.json.decode(await request.body(), type=list[direct.Call])
+        except msgspec.DecodeError as exc:
+            return _problem(HTTPStatus.BAD_REQUEST, str(exc))
+        for call in calls:
+            self._requests.direct(call)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def _retry(self, request: Request) -> Response:
         known = self._requests.get(request.path_params["number"])
         if known is None:
-            return _problem(HTTPStatus.NOT_FOUND, "no such request, or it is no longer kept")
-        return await self._call(lambda buttons: buttons.retry(known.id))
+            return _problem(HTTPStatus.NOT_FOUND, _GONE)
+        return await self._call(lambda caller: caller.retry(known.id))
 
-    async def _send_example(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in EXAMPLES:
-            return _problem(HTTPStatus.NOT_FOUND, f"the examples are {', '.join(EXAMPLES)}")
-        return await self._call(lambda buttons: buttons.send_example(name))
+    async def _send(self, request: Request) -> Response:
+        try:
+            composed = msgspec.json.decode(await request.body(), type=Composed)
+        except msgspec.DecodeError as exc:
+            return _problem(HTTPStatus.BAD_REQUEST, str(exc))
+        return await self._call(lambda caller: caller.send(composed))
 
-    async def _call(self, make: Callable[[Buttons], Awaitable[Sent]]) -> Response:
-        if self._buttons is None:
+    async def _call(self, make: Callable[[Caller], Awaitable[Sent]]) -> Response:
+        if self._caller is None:
             return _problem(
                 HTTPStatus.SERVICE_UNAVAILABLE, "this display does not know where Send is"
             )
         try:
-            return JSONResponse(await make(self._buttons))
-        except (aiohttp.ClientError, asyncio.TimeoutError) as exc:
+            return JSONResponse(await make(self._caller))
+        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as exc:
             detail = f"Send does not answer: {str(exc) or type(exc).__name__}"
             return _problem(HTTPStatus.BAD_GATEWAY, detail)
 
@@ -142,7 +193,8 @@ class _Guard:
 
         request = Request(scope)
         refused = foreign_host(request)
-        if refused is None and request.method not in ("GET", "HEAD"):
+        # Anybody may link to the page; what it fetches is for itself alone.
+        if refused is None and (request.method, request.url.path) != ("GET", "/"):
             refused = foreign_origin(request)
         app = self._app if refused is None else _problem(HTTPStatus.FORBIDDEN, refused)
         await app(scope, receive, send_with_headers)

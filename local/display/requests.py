@@ -1,83 +1,38 @@
-"""The newest requests that the Broker has seen: the state and the timeline of each.
+"""The newest requests: the state, the attempts and the timeline of each.
 
 A request is an event that is neither a reply to another nor a callback about one. Usually Send has
-published it, but any publisher's event counts. The events that follow from it belong to it.
+published it, but any publisher's event counts. The events that follow from it belong to it. What
+Send has answered itself, past the Broker, is a request too.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import takewhile
 
 from local.broker.activity import DELIVERED, RETRY, TO_DEAD_LETTER_SINK, Accepted, Attempted
 from local.display import timeline
-from local.display.masking import members_of, shortened, target_of
-from local.display.timeline import Entry
+from local.display.contents import Contents
+from local.display.direct import PAGE_CALL, Call
+from local.display.masking import call_in, members_of, shortened
+from local.display.timeline import BAD, GOOD, WAITING, Entry
+from local.display.tracked import (
+    ACCEPTED,
+    DEAD,
+    DELIVERED_STATE,
+    REFUSED,
+    RESULTS,
+    RETRYING,
+    Key,
+    Progress,
+    TrackedRequest,
+)
+from relay.headers import find
 
 MAX_REQUESTS = 10_000
 _MAX_ENTRIES = 200
-
-ACCEPTED = "accepted"
-RETRYING = "retrying"
-DELIVERED_STATE = "delivered"
-DEAD = "dead"
-RESULTS = ("completed", "failed")
-
-Key = tuple[str, str]
-
-
-@dataclass(kw_only=True, slots=True)
-class Progress:
-    """How far one Trigger has come with the event of a request."""
-
-    state: str = ACCEPTED
-    attempts: int = 0
-
-
-@dataclass(kw_only=True, slots=True)
-class TrackedRequest:
-    """What is known of a request.
-
-    Attributes:
-        number: Counts the requests; a newer one has a higher number.
-        target: `host[:port]`; "" when the event is not an envelope.
-        status: The target's answer, or else the last delivery's; "" before the first.
-        result: `completed` or `failed`; None before the result.
-        progress: By the name of the Trigger.
-        events: The keys of all events that belong to it, and what each is called.
-        changed: The revision of the last change.
-    """
-
-    number: int
-    at: float
-    source: str
-    id: str
-    type: str
-    target: str = ""
-    status: str = ""
-    result: str | None = None
-    progress: dict[str, Progress] = field(default_factory=dict)
-    events: dict[Key, str] = field(default_factory=dict)
-    entries: list[Entry] = field(default_factory=list)
-    changed: int = 0
-
-    @property
-    def state(self) -> str:
-        """A result outweighs a dead letter, as for `GET /async/{id}`."""
-        if self.result is not None:
-            return self.result
-        states = {each.state for each in self.progress.values()}
-        for state in (DEAD, RETRYING, ACCEPTED):
-            if state in states:
-                return state
-        return DELIVERED_STATE if states else ACCEPTED
-
-    @property
-    def attempts(self) -> int:
-        """The most that any Trigger has made."""
-        return max((each.attempts for each in self.progress.values()), default=0)
 
 
 class Requests:
@@ -87,12 +42,15 @@ class Requests:
         revision: Counts the changes.
         is_connected: Whether the Broker's activity is being followed.
         missed: How many of its facts were missed.
+        contents: What was sent and answered.
     """
 
     def __init__(self) -> None:
         self.revision = 0
         self.is_connected = False
         self.missed = 0
+        self.contents = Contents()
+        self._delivered: Attempted | None = None
         self._count = 0
         self._by_number: OrderedDict[int, TrackedRequest] = OrderedDict()
         self._by_change: OrderedDict[int, TrackedRequest] = OrderedDict()
@@ -115,16 +73,52 @@ class Requests:
         if root is None or key == (root.source, root.id):
             self._publish(root, key, fact)
             return
-        attributes = fact.event.attributes
-        ending = attributes["type"].removeprefix(f"{root.type}.")
-        if fact.reply_to is not None and ending in RESULTS:
+        content = self._keep(root, fact)
+        kind = fact.event.attributes["type"]
+        ending = kind.removeprefix(f"{root.type}.")
+        is_reply = fact.reply_to is not None
+        if is_reply and ending in RESULTS:
             root.result = ending
             root.status = shortened(str(members_of(fact.event.data).get("status", "")))
-            entry = timeline.result(fact, ending)
+            told = f"the target answered {root.status}"
+            tone = GOOD if ending == "completed" else BAD
+            self._replied(root, fact, tone, root.status)
+            entry = timeline.follow_up(fact, content, f"Result: {ending}", tone, [told])
+        elif is_reply and (ending == DEAD or timeline.is_tier(kind, root.type)):
+            root.fate, title, tone, due_at = DEAD, "Dead", BAD, None
+            if ending != DEAD:
+                root.fate, title, tone = RETRYING, "To be tried again", WAITING
+                due_at = timeline.due_at(fact)
+            self._replied(root, fact, tone)
+            if root.result is None:
+                root.status = shortened(fact.event.attributes.get("relaystatus", "no answer"))
+            entry = timeline.follow_up(fact, content, title, tone, timeline.why(fact), due_at)
         else:
-            entry = timeline.follow_up(fact)
+            entry = timeline.follow_up(fact, content)
         self._claim(root, key, timeline.label(fact.event))
         self._add(root, entry)
+
+    def direct(self, call: Call) -> None:
+        """Note a call that Send has answered itself."""
+        number = self._count + 1
+        name = find(call.request.headers, PAGE_CALL) or f"{call.path[1:]}-{number}"
+        key = (f"{call.path} {number}", shortened(name))
+        request = self._new(key, f"{call.method} {call.path}", call.at)
+        method, request.target, request.path = call_in(call.request.body)
+        # POST /sync calls with the envelope's method, any other with its own.
+        is_own = call.path == "/sync" and call.method != "POST"
+        request.method = call.method if is_own else method
+        request.route = call.path
+        request.status = str(call.status)
+        is_refused = not call.by_target and 400 <= call.status < 500
+        request.result = "completed" if call.status < 400 else REFUSED if is_refused else "failed"
+        if call.path == "/sync" and not is_refused:
+            request.tries.answered(call)
+        request.content = self.contents.keep(request.number, call.request)
+        answer = self.contents.keep(request.number, call.answer)
+        for entry in timeline.direct(call, request.content, answer):
+            self._add(request, entry)
+        request.duration_ms = call.duration_ms
 
     def attempt(self, fact: Attempted) -> None:
         """Note that a delivery was tried."""
@@ -142,16 +136,24 @@ class Requests:
                 fact.next_step != DELIVERED or request.state == DELIVERED_STATE
             ):
                 request.status = _status_of(fact.result)
+        self._delivered = fact
+        is_own = key == (request.source, request.id) or timeline.is_tier(fact.type, request.type)
+        if is_own and fact.next_step != DELIVERED and not fact.to_dead_letter_sink:
+            request.tries.failed(fact)
         self._add(request, timeline.attempted(fact, about=request.events[key]))
 
     def _publish(self, request: TrackedRequest | None, key: Key, fact: Accepted) -> None:
         is_again = request is not None
         if request is None:
             request = self._new(key, fact.event.attributes["type"], fact.at)
-            request.target = target_of(fact.event)
+            request.method, request.target, request.path = call_in(fact.event.data)
+            request.content = self._keep(request, fact)
+        request.fate = None
+        request.tries.begin_anew()
         for trigger in fact.triggers:
             request.progress.setdefault(trigger, Progress()).state = ACCEPTED
-        for entry in timeline.published(fact, is_again=is_again):
+        content = self._keep(request, fact) if is_again else request.content or 0
+        for entry in timeline.published(fact, content, is_again=is_again):
             self._add(request, entry)
         asked = re.fullmatch(r"(.+)\.(?:completed|failed|dead)(?:\.[0-9]+)?\.callback", request.id)
         parent = self._by_id.get(asked[1]) if asked else None
@@ -160,6 +162,19 @@ class Requests:
             self._add(parent, Entry(at=fact.at, title="The caller is told by", other=link))
             link = (parent.number, parent.id)
             self._add(request, Entry(at=fact.at, title="Tells the caller of", other=link))
+
+    def _replied(
+        self, request: TrackedRequest, fact: Accepted, tone: str, status: str = ""
+    ) -> None:
+        # The Broker tells of a delivery right before it tells of the reply to it.
+        delivery = self._delivered
+        is_its = delivery is not None and (delivery.source, delivery.id) == fact.reply_to
+        request.tries.replied(fact, delivery if is_its else None, tone, status)
+
+    def _keep(self, request: TrackedRequest, fact: Accepted) -> int:
+        attributes = dict(fact.event.attributes)
+        attributes.pop("knativebrokerttl", None)  # the Broker's own, which no subscriber sees
+        return self.contents.keep(request.number, replace(fact.event, attributes=attributes))
 
     def _root_of(self, fact: Accepted) -> TrackedRequest | None:
         """Find the request that an event follows from."""
@@ -190,6 +205,7 @@ class Requests:
             del self._by_change[oldest.number]
             for each in oldest.events:
                 del self._by_event[each]
+            self.contents.drop([each.content for each in oldest.entries if each.content])
             if self._by_id.get(oldest.id) is oldest:
                 del self._by_id[oldest.id]
         return request
@@ -206,7 +222,9 @@ class Requests:
         request.entries.append(entry)
         if len(request.entries) > _MAX_ENTRIES:
             # The first two entries say where the request came from.
-            del request.entries[2]
+            self.contents.drop([request.entries.pop(2).content or 0])
+        if request.duration_ms is None and request.state not in (ACCEPTED, RETRYING):
+            request.duration_ms = (entry.at - request.at) * 1000
         self.revision += 1
         request.changed = self.revision
         self._by_change[request.number] = request

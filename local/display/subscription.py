@@ -11,7 +11,7 @@ import msgspec
 from local.broker.activity import Accepted, Batch, Fact
 from local.display.requests import Requests
 
-_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_TIMEOUT = aiohttp.ClientTimeout(total=2)
 _POLL_S = 0.2
 _log = logging.getLogger(__name__)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
 from datetime import datetime, timezone
+from urllib.parse import unquote
 
 import msgspec
 
 from local.broker.activity import DELIVERED, DROPPED, RETRY, Accepted, Attempted
-from local.display.event_form import render
-from local.display.masking import masked, members_of, shortened
+from local.display.direct import Call
+from local.display.masking import members_of, shortened
 from relay.events import Event
 
 GOOD = "good"
@@ -28,7 +30,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         details: A few words each.
         tone: GOOD, BAD, WAITING or PLAIN.
         due_at: Unix time of the next attempt, if there will be one.
-        event: The event of this step, masked.
+        content: The number of what was sent or answered, among the request's contents.
         other: Number and id of another request that this step is about.
     """
 
@@ -37,16 +39,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     details: tuple[str, ...] = ()
     tone: str = PLAIN
     due_at: float | None = None
-    event: Event | None = None
+    content: int | None = None
     other: tuple[int, str] | None = None
 
-    def document(self) -> dict[str, object]:
-        """Return what the page shows, with the event in event_display's form."""
-        event = "" if self.event is None else render(self.event)
-        return {**msgspec.structs.asdict(self), "event": event}
 
-
-def published(fact: Accepted, *, is_again: bool) -> list[Entry]:
+def published(fact: Accepted, content: int, *, is_again: bool) -> list[Entry]:
     """Describe how the event of a request came to the Broker."""
     attributes = fact.event.attributes
     at = fact.at
@@ -61,30 +58,72 @@ def published(fact: Accepted, *, is_again: bool) -> list[Entry]:
         title = (
             "Accepted by Send" if is_sends else f"Published by {shortened(attributes['source'])}"
         )
-    wanted, event = (_wanted_by(fact),), masked(fact.event)
+    wanted = (_wanted_by(fact),)
     return [
         Entry(at=at, title=title),
-        Entry(at=fact.at, title="Stored by the Broker", details=wanted, event=event),
+        Entry(at=fact.at, title="Stored by the Broker", details=wanted, content=content),
     ]
 
 
-def result(fact: Accepted, ending: str) -> Entry:
-    """Describe a result event."""
-    status = members_of(fact.event.data).get("status")
+def direct(call: Call, sent: int, answered: int) -> list[Entry]:
+    """Describe a call that Send has answered itself."""
+    what = "Answered by the target" if call.by_target else "Answered by Send"
+    detail = "" if call.by_target else reason_of(call.answer.body)
+    return [
+        Entry(at=call.at, title=f"{call.method} {call.path}", content=sent),
+        Entry(
+            at=call.at + call.duration_ms / 1000,
+            title=f"{what}: {call.status}",
+            details=(*([detail] if detail else []), f"{call.duration_ms:.0f} ms"),
+            tone=GOOD if call.status < 400 else BAD,
+            content=answered,
+        ),
+    ]
+
+
+def follow_up(
+    fact: Accepted,
+    content: int,
+    title: str = "",
+    tone: str = PLAIN,
+    details: Iterable[str] = (),
+    due_at: float | None = None,
+) -> Entry:
+    """Describe another event about the request; without a title, by its type."""
+    kind = fact.event.attributes["type"]
+    if not title:
+        is_callback = kind.endswith(".callback")
+        title = "The target called back" if is_callback else f"Event {shortened(kind)}"
     return Entry(
         at=fact.at,
-        title=f"Result: {ending}",
-        details=(f"the target answered {status}", _wanted_by(fact)),
-        tone=GOOD if ending == "completed" else BAD,
-        event=masked(fact.event),
+        title=title,
+        details=(*details, _wanted_by(fact)),
+        tone=tone,
+        due_at=due_at,
+        content=content,
     )
 
 
-def follow_up(fact: Accepted) -> Entry:
-    """Describe another event about the request."""
-    kind = fact.event.attributes["type"]
-    title = "The target called back" if kind.endswith(".callback") else f"Event {shortened(kind)}"
-    return Entry(at=fact.at, title=title, details=(_wanted_by(fact),), event=masked(fact.event))
+def is_tier(event_type: str, request_type: str) -> bool:
+    """Tell whether events of a type wait to be tried again, as requests of another type."""
+    return re.fullmatch(rf"{re.escape(request_type)}\.retry[1-9]", event_type) is not None
+
+
+def due_at(fact: Accepted) -> float:
+    """Read when the event of a tier is due."""
+    return _unix_time(fact.event.attributes.get("relaynotbefore"))
+
+
+def reason_told(fact: Accepted) -> str:
+    """Read why Receive did not get an outcome."""
+    return shortened(unquote(fact.event.attributes.get("relayreason", "")))
+
+
+def why(fact: Accepted) -> list[str]:
+    """Say what Receive tells of an attempt without an outcome."""
+    reason = reason_told(fact)
+    attempts = shortened(fact.event.attributes.get("relayattempts", "0"))
+    return [*([reason] if reason else []), f"attempt {attempts}"]
 
 
 def attempted(fact: Attempted, *, about: str) -> Entry:
@@ -98,10 +137,13 @@ def attempted(fact: Attempted, *, about: str) -> Entry:
     sink = "the dead letter sink of " if fact.to_dead_letter_sink else ""
     title = f"Delivery{what} by {sink}Trigger {trigger}"
     counted, took = f"attempt {fact.attempt}", f"{fact.duration_ms:.0f} ms"
-    details = [fact.result, *_reason(fact.extensions), counted, took]
+    reason = detail_of(fact)
+    details = [fact.result, *([reason] if reason else []), counted, took]
     due_at = None
     if fact.next_step == DELIVERED:
-        tone = BAD if fact.to_dead_letter_sink else GOOD
+        # The reply to it, which follows, says how it has ended.
+        tone = PLAIN if fact.result.endswith("with a reply") else GOOD
+        tone = BAD if fact.to_dead_letter_sink else tone
         if fact.to_dead_letter_sink:
             title = f"Dead letter{what} of Trigger {trigger} delivered"
     elif fact.next_step == RETRY:
@@ -120,14 +162,19 @@ def _wanted_by(fact: Accepted) -> str:
     return f"for Trigger{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def _reason(extensions: Mapping[str, str]) -> list[str]:
-    """Read the detail of a subscriber's problem document; the rest of its answer is not shown."""
+def reason_of(body: bytes) -> str:
+    """Read the detail of a problem document; "" for anything else, which is not shown."""
+    detail = members_of(body).get("detail")
+    return shortened(detail) if isinstance(detail, str) else ""
+
+
+def detail_of(fact: Attempted) -> str:
+    """Read what a subscriber says of a delivery that failed."""
     try:
-        data = base64.b64decode(extensions.get("knativeerrordata", ""), validate=True)
+        data = base64.b64decode(fact.extensions.get("knativeerrordata", ""), validate=True)
     except (binascii.Error, ValueError):
-        return []
-    detail = members_of(data).get("detail")
-    return [shortened(detail)] if isinstance(detail, str) and detail else []
+        return ""
+    return reason_of(data)
 
 
 def _unix_time(text: str | None) -> float:
@@ -141,5 +188,11 @@ def _unix_time(text: str | None) -> float:
 
 def label(event: Event) -> str:
     """Name the role of an event in a request."""
-    endings = {"callback": "the callback", "completed": "the result", "failed": "the result"}
+    endings = {
+        "callback": "the callback",
+        "completed": "the result",
+        "failed": "the result",
+        "dead": "the dead request",
+        **{f"retry{tier}": f"retry {tier}" for tier in range(1, 10)},
+    }
     return endings.get(event.attributes["type"].rpartition(".")[2], "an event")

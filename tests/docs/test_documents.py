@@ -19,6 +19,8 @@ def in_the_table(default: object) -> str:
     """Write a default as the README does."""
     if default in (None, (), frozenset()):
         return "none"
+    if isinstance(default, tuple):
+        return ",".join(map(in_the_table, default))
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{default}`" if isinstance(default, str) else str(default).removesuffix(".0")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import REPOSITORY, wait_until
-from tests.support.stack import Relay, quick_manifests, started
+from tests.support.stack import Relay, quick_settings, started
 
 # What comes after needs a cluster.
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("\n## Deploy\n")[0]
@@ -22,7 +22,7 @@ COMMAND = re.compile(r"(?m)^    (curl (?:.*\\\n)*.*)$")
 
 @pytest.fixture
 def relay(tmp_path: Path) -> Iterator[Relay]:
-    settings = {"MANIFESTS": str(quick_manifests(tmp_path / "manifests"))}
+    settings = quick_settings(tmp_path / "manifests")
     with started(tmp_path / "broker", settings=settings) as relay:
         yield relay
 

@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 from relay import connections
 from relay.client import IDEMPOTENT, Client
 from relay.egress import AllowedTarget, Policy
+from relay.leaving import Cut
+from relay.lookups import Lookups
 from relay.problems import (
     DeadlineExceeded,
     RelayError,
@@ -479,6 +481,23 @@ def hanging_look_ups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             thread.join(peers.TIMEOUT_S)
 
 
+@contextlib.contextmanager
+def full_backlog() -> Iterator[int]:
+    """Listen on a port that takes no more connections."""
+    with peers.listening(backlog=0) as listener, contextlib.ExitStack() as stack:
+        address = listener.getsockname()
+        for _ in range(4):  # more than Linux queues for a backlog of 0
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        yield address[1]
+
+
+def half_an_answer(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+    peers.until_gone(connection)
+
+
 class TestDeadlines:
     @pytest.mark.parametrize("talk", ENDLESS.values(), ids=ENDLESS)
     def test_an_endless_answer_ends(self, client: Client, peer: Peer, talk: peers.Talk) -> None:
@@ -605,19 +624,10 @@ class TestDeadlines:
     def test_a_connect_that_hangs(self) -> None:
         """A target whose backlog is full does not hold a call beyond the connect timeout."""
         client = make_client(connect_timeout_s=DEADLINE_S)
-        with peers.listening(backlog=0) as listener, contextlib.ExitStack() as stack:
-            address = listener.getsockname()
-            for _ in range(4):  # more than Linux queues for a backlog of 0
-                filler = stack.enter_context(socket.socket())
-                filler.setblocking(False)
-                filler.connect_ex(address)
+        with full_backlog() as port, pytest.raises(TargetUnreachable) as caught:
+            get(client, f"http://127.0.0.1:{port}", 10)
 
-            with pytest.raises(TargetUnreachable) as caught:
-                get(client, f"http://127.0.0.1:{address[1]}", 10)
-
-        assert str(caught.value) == (
-            f"the target 127.0.0.1:{address[1]} cannot be reached: timed out"
-        )
+        assert str(caught.value) == f"the target 127.0.0.1:{port} cannot be reached: timed out"
 
     def test_a_look_up_that_hangs(self, hanging_look_ups: None) -> None:
         """A resolver that hangs holds a call no longer than the connect timeout."""
@@ -634,17 +644,47 @@ class TestDeadlines:
         self, hanging_look_ups: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """However many look-ups hang, only so many threads wait for them."""
-        monkeypatch.setattr("relay.sockets._lookups", threading.BoundedSemaphore(1))
         client = make_client(connect_timeout_s=0.1)
-        with pytest.raises(TargetUnreachable):
-            get(client, "http://localhost", 10)
+        monkeypatch.setattr(client, "_lookups", Lookups(most=1))
+        for _ in range(2):  # they share one look-up
+            with pytest.raises(TargetUnreachable, match="its name was not looked up in time"):
+                get(client, "http://localhost", 10)
 
         with pytest.raises(TargetUnreachable) as caught:
-            get(client, "http://localhost", 10)
+            get(client, "http://other.test", 10)
 
         assert str(caught.value) == (
-            "the target localhost cannot be reached: too many look-ups hang"
+            "the target other.test cannot be reached: too many look-ups hang"
         )
+
+    @pytest.mark.parametrize("waits_for", ["look-up", "connection", "handshake", "head", "body"])
+    def test_a_call_is_cut(self, waits_for: str, request: pytest.FixtureRequest) -> None:
+        """Whatever a call waits for, it ends when it is called off, and so does one that begins."""
+        client = make_client(connect_timeout_s=30)
+        with contextlib.ExitStack() as stack:
+            url = "http://localhost"
+            if waits_for == "look-up":
+                request.getfixturevalue("hanging_look_ups")
+            elif waits_for == "connection":
+                url = f"http://127.0.0.1:{stack.enter_context(full_backlog())}"
+            else:
+                peer = stack.enter_context(peers.serving(peers.until_gone))
+                url = peer.url
+                if waits_for == "handshake":
+                    url = url.replace("http", "https")
+                    peer.talk = peers.until_gone  # type: ignore[method-assign]
+                if waits_for == "body":
+                    peer.on("/", half_an_answer)
+            cut = Cut()
+            timer = threading.Timer(0.3, cut.cut)
+            timer.start()
+
+            def call() -> None:
+                client.call(target_of(url), method="GET", timeout_s=30, cut=cut).read(10)
+
+            for _ in range(2):  # the second is cut before it begins
+                ends(call)
+            timer.join()
 
     def test_a_handshake_that_drips(self, client: Client) -> None:
         """A TLS handshake a byte at a time ends with the call."""

@@ -286,7 +286,7 @@ def test_a_key_must_fit_into_a_path(send: Function, broker: Peer, key: str) -> N
     answer = post(send, key)
 
     assert answer.status == 400
-    assert answer.json()["detail"] == f"Idempotency-Key must not be {key}, which no path can hold"
+    assert answer.json()["detail"] == f"Idempotency-Key must not be {key}, which no path can name"
     assert broker.requests == []
 
 

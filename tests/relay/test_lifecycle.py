@@ -11,9 +11,11 @@ from relay.lifecycle import (
     LEASE_MS,
     Attempt,
     Busy,
+    Made,
     Times,
     accept,
     attempt_failed,
+    cancel,
     claim,
     die,
     finish,
@@ -25,7 +27,7 @@ from relay.lifecycle import (
     status_of,
 )
 from relay.problems import Conflict, KeyReused
-from relay.store import OPEN, PUBLISHING, Record
+from relay.store import CANCELLED, OPEN, PUBLISHING, Record
 
 NOW = 1_000_000
 TIMES = Times(now_ms=NOW, ttl_ms=5_000, publishing_ms=300, quiet_ms=2_000)
@@ -33,22 +35,26 @@ NEW = Record(
     id="r",
     state=PUBLISHING,
     expires_ms=NOW + 5_000,
-    heard_ms=NOW,
+    unknown_ms=NOW + 300,
     fingerprint="f",
     target="x.test:80",
     accepted_ms=NOW,
     publisher="p",
     publishing_until_ms=NOW + 300,
 )
-ON_ITS_WAY = replace(NEW, state=OPEN)
+ON_ITS_WAY = replace(NEW, state=OPEN, unknown_ms=NOW + 2_000)
 CALLED = replace(
-    ON_ITS_WAY, attempts=1, caller="c", calling_until_ms=NOW + LEASE_MS, heard_ms=NOW - 1
+    ON_ITS_WAY,
+    attempts=1,
+    caller="c",
+    calling_until_ms=NOW + LEASE_MS,
+    unknown_ms=NOW + LEASE_MS + 2_000,
 )
 DONE = replace(ON_ITS_WAY, state=COMPLETED, finished_ms=NOW - 5, answer_status=200, attempts=1)
 IS_DEAD = replace(
     ON_ITS_WAY, state=DEAD, finished_ms=NOW - 5, reason="{}", attempts=6, publisher=None
 )
-UNHEARD = replace(ON_ITS_WAY, heard_ms=NOW - 2_000)
+UNHEARD = replace(ON_ITS_WAY, unknown_ms=NOW)
 
 
 def later(ms: int) -> Times:
@@ -66,8 +72,13 @@ def accepted(
 
 
 def claimed(
-    record: Record | None, times: Times = TIMES, *, print_: str = "f", round: int = 1
-) -> tuple[Record | None, Attempt | Busy | None]:
+    record: Record | None,
+    times: Times = TIMES,
+    *,
+    print_: str = "f",
+    attempt: int = 1,
+    round: int = 1,
+) -> tuple[Record | None, Attempt | Busy | Made | None]:
     return claim(
         record,
         times,
@@ -75,6 +86,7 @@ def claimed(
         fingerprint=print_,
         target="x.test:80",
         caller="d",
+        attempt=attempt,
         round=round,
     )
 
@@ -119,7 +131,10 @@ def finished(
         pytest.param(CALLED, LEASE_MS + 1_999, "accepted", id="called"),
         pytest.param(CALLED, LEASE_MS + 2_000, "unknown", id="called-and-quiet"),
         pytest.param(
-            replace(ON_ITS_WAY, next_attempt_ms=NOW + 60_000), 61_999, "accepted", id="waiting"
+            attempt_failed(CALLED, TIMES, caller="c", error="e", next_attempt_ms=NOW + 60_000),
+            61_999,
+            "accepted",
+            id="waiting",
         ),
         pytest.param(DONE, 4_999, "completed", id="completed"),
         pytest.param(replace(DONE, state=FAILED), 4_999, "failed", id="failed"),
@@ -148,7 +163,7 @@ def test_a_request_that_nobody_can_repeat_is_open_at_once() -> None:
         may_repeat=False,
     )
 
-    assert kept == replace(NEW, state=OPEN)
+    assert kept == ON_ITS_WAY
     assert published(kept, TIMES, publisher="p") is kept
     assert not_published(kept, TIMES, publisher="p") is None
     maybe = maybe_published(kept, TIMES, publisher="p")
@@ -209,7 +224,7 @@ def test_without_a_fingerprint_a_request_begins_anew() -> None:
 def test_publishing_ends_in_an_open_request() -> None:
     """Only its own publisher can say so, and only while nothing more is known."""
     assert published(NEW, later(5), publisher="p") == replace(
-        NEW, state=OPEN, heard_ms=NOW + 5, expires_ms=NOW + 5_005
+        NEW, state=OPEN, unknown_ms=NOW + 2_005, expires_ms=NOW + 5_005
     )
     assert published(NEW, TIMES, publisher="q") is NEW
     assert published(DONE, TIMES, publisher="p") is DONE
@@ -256,17 +271,46 @@ def test_a_call_is_claimed(record: Record | None) -> None:
 
 
 def test_a_copy_that_comes_meanwhile_waits() -> None:
-    """Until the claim is given back, or its lease is over."""
+    """Until its claim is given back; then its attempt is made, and the next one can be claimed."""
     assert claimed(CALLED) == (CALLED, Busy(retry_after_s=6))
     assert claimed(CALLED, later(LEASE_MS - 1)) == (CALLED, Busy(retry_after_s=1))
     given_back = attempt_failed(CALLED, TIMES, caller="c", error="no", next_attempt_ms=NOW + 9)
     assert given_back is not None
     assert (given_back.error, given_back.next_attempt_ms) == ("no", NOW + 9)
 
-    for kept, attempt in (claimed(given_back), claimed(CALLED, later(LEASE_MS))):
-        assert kept is not None
-        assert kept.attempts == 2
-        assert attempt == Attempt(caller="d", number=2, of_round=2, record=kept)
+    assert claimed(given_back) == (given_back, Made(error="no", next_in_s=0.009))
+    kept, attempt = claimed(given_back, attempt=2)
+    assert kept is not None
+    assert kept.attempts == 2
+    assert attempt == Attempt(caller="d", number=2, of_round=2, record=kept)
+
+
+def test_whoever_dies_in_a_call_leaves_it_to_the_next() -> None:
+    """How it ended nobody knows: it is made again, and is the same attempt."""
+    kept, attempt = claimed(CALLED, later(LEASE_MS))
+
+    assert kept is not None
+    assert (kept.attempts, kept.caller) == (1, "d")
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
+
+
+def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
+    """Its target is left alone for a while."""
+    kept = attempt_failed(
+        CALLED, TIMES, caller="c", error="avoided", next_attempt_ms=NOW + 9, made=False
+    )
+
+    assert kept is not None
+    assert (kept.attempts, kept.caller, kept.error) == (0, None, "avoided")
+    again, attempt = claimed(kept)
+    assert attempt == Attempt(caller="d", number=1, of_round=1, record=again)
+
+
+def test_a_copy_of_an_earlier_round_is_no_attempt_of_this_one() -> None:
+    """It goes its way without a call."""
+    second = replace(ON_ITS_WAY, round=2, attempts=6, earlier_attempts=6)
+
+    assert claimed(second, attempt=3) == (second, Made(error="the call failed", next_in_s=None))
 
 
 def test_a_claim_is_counted_once() -> None:
@@ -304,7 +348,7 @@ def test_a_retry_of_a_dead_request_is_called() -> None:
 
     kept, attempt = claimed(IS_DEAD, round=2)
 
-    assert isinstance(attempt, Attempt)
+    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
     assert kept is not None
     assert (kept.state, kept.round) == (OPEN, 2)
 
@@ -366,3 +410,57 @@ def test_a_retry_forgets_the_last_error() -> None:
     again = publish_again(record, TIMES, publisher="q")
 
     assert (again.error, again.next_attempt_ms, again.round) == (None, None, 1)
+
+
+@pytest.mark.parametrize("record", [NEW, ON_ITS_WAY, UNHEARD], ids=["new", "open", "unheard"])
+def test_what_was_never_called_can_be_cancelled(record: Record) -> None:
+    """Nothing that comes later makes it any other: no delivery, no dead letter, no publisher."""
+    cancelled = cancel(record, TIMES)
+
+    assert (cancelled.state, cancelled.finished_ms) == (CANCELLED, NOW)
+    assert claimed(cancelled) == (cancelled, None)
+    assert claimed(cancelled, round=2) == (cancelled, None)
+    assert died(cancelled) == (cancelled, False)
+    assert published(cancelled, TIMES, publisher="p") is cancelled
+    assert not_published(cancelled, TIMES, publisher="p") is cancelled
+    assert accepted(cancelled) is cancelled
+    assert cancel(cancelled, later(5)) is cancelled
+    assert finished(cancelled).state == COMPLETED  # called all the same, without the state
+
+
+@pytest.mark.parametrize(
+    ("record", "detail"),
+    [
+        (CALLED, "r cannot be cancelled any more: its target has been called"),
+        (DONE, "r is completed; only an open request can be cancelled"),
+        (IS_DEAD, "r is dead; only an open request can be cancelled"),
+    ],
+    ids=["called", "done", "dead"],
+)
+def test_it_is_too_late_to_cancel(record: Record, detail: str) -> None:
+    """What was called once stays as it is, and a retry of it too."""
+    with pytest.raises(Conflict) as caught:
+        cancel(record, TIMES)
+
+    assert caught.value.detail == detail
+    with pytest.raises(Conflict):
+        cancel(publish_again(record, TIMES, publisher="q"), TIMES)
+
+
+def test_a_failed_request_is_begun_again() -> None:
+    """How it ended before says nothing of the new round, unless it was completed."""
+    failed = finished(CALLED, FAILED, 1)
+    again = publish_again(failed, TIMES, publisher="q")
+
+    assert (again.state, again.round, again.earlier_attempts) == (PUBLISHING, 2, 1)
+    assert finished(again, FAILED) is again
+    assert died(again) == (again, False)
+    assert finished(again, COMPLETED).state == COMPLETED
+    second = finish(
+        again, TIMES, request_id="r", ending=FAILED, answer_status=404, attempts=2, round=2
+    )
+    assert (second.state, second.answer_status, second.attempts) == (FAILED, 404, 2)
+    back = not_published(again, TIMES, publisher="q")
+    assert back is not None
+    assert (back.state, back.round) == (FAILED, 1)
+    assert accepted(failed) is failed  # a copy of the first call is no retry

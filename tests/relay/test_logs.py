@@ -162,8 +162,8 @@ class TestSend:
             (
                 *("POST", "/async/order-1/retry", {}, None),
                 {
-                    "message": "POST /async/{id}/retry 409: order-1 is not dead;"
-                    " only a dead request can be sent again",
+                    "message": "POST /async/{id}/retry 409: order-1 is accepted;"
+                    " only a dead or failed request can be sent again",
                     "route": "/async/{id}/retry",
                     "id": "order-1",
                     "status": 409,
@@ -409,12 +409,19 @@ class TestReceive:
         """The type and id of the event, what the target answered, and which attempt it was."""
         target.on("/busy", answer_of(503))
         headers = {**EVENT, **TRACED, "Ce-Id": "busy-1"}
+        again = {
+            **headers,
+            "Ce-Id": "busy-1.retry1",
+            "Ce-Type": f"{TYPE}.retry1",
+            "Ce-Subject": "busy-1",
+            "Ce-Relayattempts": "1",
+        }
 
         with logged(receive) as first:
             call("POST", f"{receive.url}/", envelope(target, "/busy"), headers)
         target.on("/busy", answer_of(201))
         with logged(receive) as second:
-            call("POST", f"{receive.url}/", envelope(target, "/busy"), headers)
+            call("POST", f"{receive.url}/", envelope(target, "/busy"), again)
 
         delivery = {
             "method": "POST",
@@ -427,15 +434,16 @@ class TestReceive:
             {
                 **delivery,
                 "severity": "WARNING",
-                "message": f"{TYPE} 503: the target answered 503",
+                "message": f"{TYPE} 200: the target answered 503; again in 1 s",
                 "attempt": 1,
                 "target_status": 503,
-                "status": 503,
+                "status": 200,
             },
             {
                 **delivery,
+                "type": f"{TYPE}.retry1",
                 "severity": "INFO",
-                "message": f"{TYPE} 200",
+                "message": f"{TYPE}.retry1 200",
                 "attempt": 2,
                 "target_status": 201,
                 "status": 200,

@@ -146,6 +146,63 @@ def test_a_made_up_result_cannot_break_the_answer_to_who_waits(send: Function) -
     assert answer.all("Content-Length") == ["5"]
 
 
+@pytest.mark.parametrize("path", ["/event/callback", "/event/dead-letter"])
+def test_a_dead_request_is_noted_wherever_it_comes_in(
+    send: Function, broker: Peer, path: str
+) -> None:
+    """It says why, and is published again as the request that it was."""
+    request_id = "dead-from" + path.replace("/", "-")
+    attributes = {
+        "id": f"{request_id}.dead",
+        "subject": request_id,
+        "relayattempts": "6",
+        "relayreason": "the target answered 503",
+        "relaystatus": "503",
+        "relayhops": "1",
+    }
+    envelope = {"targetURL": "http://127.0.0.1:9"}
+
+    answer = deliver(send, path, f"{TYPE}.dead", envelope, **attributes)
+
+    assert (answer.status, answer.body) == (202, b"")
+    known = call("GET", f"{send.url}/async/{request_id}").json()
+    assert (known["status"], known["attempts"]) == ("dead", 6)
+    assert known["reason"] == {"code": 503, "detail": "the target answered 503", "attempts": 6}
+    assert call("POST", f"{send.url}/async/{request_id}/retry").status == 202
+    assert_published(broker, request_id, envelope)
+
+
+@pytest.mark.parametrize("tier", ["retry1", "retry5"])
+def test_a_dead_letter_of_a_tier_is_its_request(send: Function, broker: Peer, tier: str) -> None:
+    """Receive was away while a request waited: it is dead under the request's own id."""
+    request_id = f"lost-in-{tier}"
+    attributes = {
+        "id": f"{request_id}.{tier}",
+        "subject": request_id,
+        "relayattempts": "2",
+        "relaynotbefore": "2026-01-01T00:00:00Z",
+        "knativeerrorcode": "500",
+    }
+    envelope = {"targetURL": "http://127.0.0.1:9"}
+
+    deliver(send, "/event/dead-letter", f"{TYPE}.{tier}", envelope, **attributes)
+
+    known = call("GET", f"{send.url}/async/{request_id}").json()
+    assert (known["status"], known["attempts"]) == ("dead", 2)
+    assert known["reason"] == {"code": 500, "attempts": 2}
+    assert call("POST", f"{send.url}/async/{request_id}/retry").status == 202
+    assert_published(broker, request_id, envelope)
+
+
+def assert_published(broker: Peer, request_id: str, envelope: object) -> None:
+    """Check the last event: the request's own, with nothing of how far it had come."""
+    published = broker.requests[-1]
+    assert (published.header("ce-id"), published.header("ce-type")) == (request_id, TYPE)
+    assert json.loads(published.body) == envelope
+    for name in ("subject", "relayattempts", "relayreason", "relaynotbefore", "knativeerrorcode"):
+        assert published.header(f"ce-{name}") is None
+
+
 def test_a_dead_letter_without_a_reason_is_dead(send: Function) -> None:
     """The Broker adds nothing when it understood nothing of the answer."""
     deliver(send, "/event/dead-letter", TYPE, {}, id="silent")

@@ -6,8 +6,12 @@ import base64
 import itertools
 import json
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -19,6 +23,7 @@ from tests.support import peers
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving
 from tests.support.peers import Peer, answer_of
+from tests.support.processes import wait_until
 
 TYPE = "dev.knative.samples.t2"
 SOURCE = "dev.knative.samples/t2"
@@ -78,6 +83,41 @@ def problem_of(answer: Answer) -> dict[str, object]:
     problem = answer.json()
     problem.pop("attempts", None)  # counted per event id, over all tests
     return problem
+
+
+def event_of(answer: Answer) -> dict[str, str]:
+    """Read the attributes of a reply, but for those that any event has."""
+    assert answer.status == 200
+    attributes = {
+        name[3:].lower(): unquote(value)
+        for name, value in answer.headers
+        if name.lower().startswith("ce-")
+    }
+    assert attributes.pop("time")
+    assert answer.all("Content-Type") == ["application/json"]
+    return attributes
+
+
+def waiting(tier: int, due_s: str) -> dict[str, str]:
+    """Write the headers of an event of a tier, each time another's, due so long from now."""
+    request_id = f"order-{next(NUMBERS)}"
+    return {
+        "ce_id": f"{request_id}.retry{tier}",
+        "ce_type": f"{TYPE}.retry{tier}",
+        "ce_subject": request_id,
+        "ce_relayattempts": str(tier),
+        "ce_relayreason": "before",
+        "ce_relaynotbefore": rfc3339(time.time() + float(due_s)),
+    }
+
+
+def rfc3339(time_s: float) -> str:
+    moment = datetime.fromtimestamp(time_s, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def time_of(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 class TestResults:
@@ -144,31 +184,42 @@ class TestResults:
     def test_what_may_pass_is_tried_again(
         self, receive: Function, target: Peer, status: int
     ) -> None:
-        """503 makes the Broker try again; nothing of the target's answer is in it."""
+        """The request goes on to the first tier; nothing of the target's answer is in it."""
         target.on("/later", answer_of(status, b"s3cret" * 1000))
+        body = envelope(target, "/later", headers={"X-N": 1.50})
 
-        answer = deliver(receive, envelope(target, "/later"))
+        request_id = f"later-{status}"
+        own = {"ce_id": request_id, "ce_traceparent": PARENT, "ce_relaymac": "abc"}
+        answer = deliver(receive, body, **own, ce_relayhops="1")
 
-        assert answer.status == 503
+        assert answer.status == 200
         assert answer.all("Retry-After") == []
-        assert problem_of(answer) == {
-            "type": "about:blank",
-            "title": "Service Unavailable",
-            "status": 503,
-            "detail": f"the target answered {status}",
+        assert answer.body.decode() == body
+        event = event_of(answer)
+        due_s = time_of(event.pop("relaynotbefore")) - time_of(event.pop("relaysince"))
+        assert 1 <= due_s < 5
+        assert event == {
+            "specversion": "1.0",
+            "id": f"{request_id}.retry1",
+            "source": SOURCE,
+            "type": f"{TYPE}.retry1",
+            "subject": request_id,
+            "traceparent": PARENT,
+            "relaymac": "abc",
+            "relayhops": "1",
+            "relayattempts": "1",
+            "relayreason": f"the target answered {status}",
+            "relaystatus": str(status),
         }
 
-    @pytest.mark.parametrize("after", ["7", "Wed, 21 Oct 2099 07:28:00 GMT"])
-    def test_the_targets_retry_after_is_passed_on(
-        self, receive: Function, target: Peer, after: str
-    ) -> None:
-        """The Broker waits as long as the target asked, if its delivery spec lets it."""
-        target.on("/after", answer_of(429, b"", ("Retry-After", after)))
+    def test_the_targets_retry_after_is_kept(self, receive: Function, target: Peer) -> None:
+        """The request is due when the target said, in the tier that waits about as long."""
+        target.on("/after", answer_of(429, b"", ("Retry-After", "7")))
 
-        answer = deliver(receive, envelope(target, "/after"))
+        event = event_of(deliver(receive, envelope(target, "/after")))
 
-        assert answer.status == 503
-        assert answer.all("Retry-After") == [after]
+        assert event["type"] == f"{TYPE}.retry4"
+        assert 7 <= time_of(event["relaynotbefore"]) - time_of(event["relaysince"]) < 10
 
     @pytest.mark.parametrize(
         ("raw", "reason"),
@@ -186,18 +237,20 @@ class TestResults:
         """A target that breaks off or hangs may do better the next time."""
         target.on("/broken", peers.until_gone if raw is None else lambda each: each.sendall(raw))
 
-        answer = deliver(receive, envelope(target, "/broken", method="GET", timeout=0.5))
+        body = envelope(target, "/broken", method="GET", timeout=0.5)
 
-        assert answer.status == 503
-        detail = str(problem_of(answer)["detail"])
-        assert detail.startswith(f"the target 127.0.0.1:{target.port} {reason}")
+        event = event_of(deliver(receive, body))
+
+        assert event["type"] == f"{TYPE}.retry1"
+        assert event["relayreason"].startswith(f"the target 127.0.0.1:{target.port} {reason}")
+        assert "relaystatus" not in event
 
     def test_a_target_that_is_not_there(self, receive: Function) -> None:
         """A target that cannot be reached may be back the next time."""
-        answer = deliver(receive, json.dumps({"targetURL": "http://127.0.0.1:1"}))
+        event = event_of(deliver(receive, json.dumps({"targetURL": "http://127.0.0.1:1"})))
 
-        assert answer.status == 503
-        assert problem_of(answer)["detail"] == (
+        assert event["type"] == f"{TYPE}.retry1"
+        assert event["relayreason"] == (
             "the target 127.0.0.1:1 cannot be reached: the connection was refused"
         )
 
@@ -216,6 +269,132 @@ class TestResults:
         answer = deliver(receive, envelope(target, "/loop"), ce_relayhops="3")
 
         assert answer.status == 403
+        assert target.requests == []
+
+
+class TestTiers:
+    """What comes back from a tier."""
+
+    @pytest.mark.parametrize("attempts", [1, 2, 3, 4, 5])
+    def test_from_tier_to_tier(self, receive: Function, target: Peer, attempts: int) -> None:
+        """Each call that fails leads one tier on, with the key of the first."""
+        target.on("/again", answer_of(503))
+        body = envelope(target, "/again")
+
+        headers = waiting(attempts, "-1")
+        request_id = headers["ce_subject"]
+        answer = deliver(receive, body, **headers)
+
+        event = event_of(answer)
+        ending = f"retry{attempts + 1}" if attempts < 5 else "dead"
+        assert (event["id"], event["type"]) == (f"{request_id}.{ending}", f"{TYPE}.{ending}")
+        assert (event["subject"], event["relayattempts"]) == (request_id, str(attempts + 1))
+        assert answer.body.decode() == body
+        assert target.requests[0].header("Idempotency-Key") == request_id
+
+    def test_the_last_call_fails(self, receive: Function, target: Peer) -> None:
+        """A dead request is an event with the request whole, and why."""
+        target.on("/dead", answer_of(500))
+
+        headers = waiting(5, "-1")
+        request_id = headers["ce_subject"]
+        event = event_of(deliver(receive, envelope(target, "/dead"), **headers))
+
+        assert event == {
+            "specversion": "1.0",
+            "id": f"{request_id}.dead",
+            "source": SOURCE,
+            "type": f"{TYPE}.dead",
+            "subject": request_id,
+            "relayattempts": "6",
+            "relayreason": "the target answered 500",
+            "relaystatus": "500",
+        }
+
+    def test_success_in_a_tier(self, receive: Function, target: Peer) -> None:
+        """The result is that of the request, whatever tier it comes from."""
+        headers = waiting(3, "-1")
+        answer = deliver(receive, envelope(target, "/late"), **headers)
+
+        request_id = headers["ce_subject"]
+        assert answer.all("ce-id") == [f"{request_id}.completed"]
+        assert answer.all("ce-subject") == [request_id]
+        assert answer.all("ce-relayattempts") == ["4"]
+
+    def test_an_early_delivery_waits(self, receive: Function, target: Peer) -> None:
+        """The call is made when it is due, not before."""
+        due = waiting(1, "+0.7")
+        started_s = time.time()
+
+        answer = deliver(receive, envelope(target, "/early"), **due)
+
+        assert answer.all("ce-type") == [f"{TYPE}.completed"]
+        assert time.time() - started_s >= 0.6
+
+    def test_a_long_wait_goes_round(self, receive: Function, target: Peer) -> None:
+        """What is due later than its tier waits comes again, with nothing counted."""
+        answer = deliver(receive, envelope(target, "/long"), **waiting(1, "+60"))
+
+        event = event_of(answer)
+        assert (event["type"], event["relayattempts"]) == (f"{TYPE}.retry1", "1")
+        assert 50 < time_of(event["relaynotbefore"]) - time.time() < 60
+        assert event["relayreason"] == "before"
+        assert target.requests == []
+
+    def test_without_a_place_the_broker_waits(self, target: Peer) -> None:
+        """A request that is early and finds no place to wait is 503, and says for how long."""
+        settings = {"ALLOWED_TARGETS": "127.0.0.1", "WAITING_PLACES": "1"}
+        with serving("receive", settings) as one, ThreadPoolExecutor(2) as pool:
+            answers = [
+                pool.submit(deliver, one, envelope(target, "/place"), **waiting(5, "+2"))
+                for _ in range(2)
+            ]
+            refused, waited = sorted(
+                (each.result() for each in answers), key=lambda answer: -answer.status
+            )
+
+        assert (waited.status, refused.status) == (200, 503)
+        assert refused.all("Retry-After") == ["2"]
+        assert problem_of(refused)["detail"] == (
+            "the request is not due yet, and no place to wait is free (WAITING_PLACES)"
+        )
+        assert len(target.received("/place")) == 1
+
+    def test_waiting_leaves_threads_free(self, target: Peer) -> None:
+        """However many places are allowed, a quarter of the threads waits for nothing."""
+        settings = {"ALLOWED_TARGETS": "127.0.0.1", "THREADS": "8", "WAITING_PLACES": "100"}
+        with serving("receive", settings) as small, ThreadPoolExecutor(12) as pool:
+            answers = [
+                pool.submit(deliver, small, envelope(target, "/wait"), **waiting(5, "+4"))
+                for _ in range(12)
+            ]
+            wait_until(lambda: sum(each.done() for each in answers) == 6, 10, "six refusals")
+            assert call("GET", f"{small.url}/health/readiness").status == 200
+            assert event_of(deliver(small, envelope(target, "/now")))["type"] == f"{TYPE}.completed"
+            assert not target.received("/wait")
+            statuses = sorted(each.result().status for each in answers)
+
+        assert statuses == [200] * 6 + [503] * 6
+
+    def test_what_is_too_old_is_not_tried_again(self, receive: Function, target: Peer) -> None:
+        """Whatever its attempts, a request that failed for an hour is dead."""
+        target.on("/old", answer_of(503))
+        since = rfc3339(time.time() - 3601)
+
+        answer = deliver(receive, envelope(target, "/old"), **waiting(1, "-1"), ce_relaysince=since)
+
+        event = event_of(answer)
+        assert event["type"] == f"{TYPE}.dead"
+        assert event["relayreason"] == (
+            "the target answered 503; it is older than 3600 s (MAX_AGE_S)"
+        )
+
+    def test_a_tier_names_its_request(self, receive: Function, target: Peer) -> None:
+        """Without a subject nobody can tell what it is about: 400, and no call."""
+        answer = deliver(receive, envelope(target, "/who"), ce_type=f"{TYPE}.retry1")
+
+        assert answer.status == 400
+        assert problem_of(answer)["detail"] == "ce-subject is missing; it is the id of the request"
         assert target.requests == []
 
 

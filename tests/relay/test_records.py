@@ -17,10 +17,10 @@ from relay.events import Event
 from relay.jsons import dumps
 from relay.lifecycle import Attempt
 from relay.problems import BrokerUnavailable, Conflict, StateUnavailable, TooLarge
-from relay.records import DEAD_LISTED, MAX_CALLBACKS, Known, Records
+from relay.records import MAX_CALLBACKS, STATUSES, Known, Records
 from relay.settings import Settings
 from relay.status import describe
-from relay.store import open_store
+from relay.store import Listing, open_store
 from tests.support.processes import free_port
 from tests.support.stores import KINDS, Clock, opened, store_url
 
@@ -54,8 +54,9 @@ def clock() -> Clock:
 @pytest.fixture
 def records(url: str, clock: Clock) -> Iterator[Records]:
     with opened(url, clock=clock) as store:
-        for known in store.newest_dead(1000):
-            store.change(known.id, lambda record: (None, None))
+        for state in ("open", *STATUSES):
+            for known in store.page(Listing(state=state), limit=1000)[0]:
+                store.change(known.id, lambda record: (None, None))
         yield Records(store, Settings(state_ttl_s=3600))
 
 
@@ -87,7 +88,7 @@ def die(records: Records, request_id: str) -> bool:
 
 
 def claim(records: Records, request_id: str) -> Attempt:
-    attempt = records.claim(event_of(request_id), fingerprint="f", target="x.test:80")
+    attempt = claim_unless_done(records, request_id)
     assert isinstance(attempt, Attempt)
     return attempt
 
@@ -101,7 +102,7 @@ def callback(event_id: str) -> Event:
 def document(records: Records, request_id: str) -> dict[str, object]:
     known = records.read(request_id)
     assert known is not None
-    value: dict[str, object] = json.loads(dumps(describe(known)))
+    value: dict[str, object] = json.loads(dumps(describe(known, "")))
     return value
 
 
@@ -127,6 +128,7 @@ def test_an_open_request_tells_how_far_it_is(
     assert {name: known[name] for name in known if not name.endswith("At")} == {
         "id": request_id,
         "status": "accepted",
+        "target": "x.test:80",
         "attempts": 1,
         "lastError": "refused",
         "statusURL": f"/async/{request_id}",
@@ -157,7 +159,13 @@ def test_no_order_of_arrival_loses_a_fact(
 
 
 def claim_unless_done(records: Records, request_id: str) -> object:
-    return records.claim(event_of(request_id), fingerprint="f", target="x.test:80")
+    return records.claim(
+        event_of(request_id),
+        request_id=request_id,
+        attempt=1,
+        fingerprint="f",
+        target="x.test:80",
+    )
 
 
 def test_callbacks_are_noted_once_and_bounded(records: Records, request_id: str) -> None:
@@ -221,6 +229,7 @@ def test_a_dead_request_says_why_but_not_what(records: Records, request_id: str)
     assert {name: known[name] for name in known if not name.endswith("At")} == {
         "id": request_id,
         "status": "dead",
+        "target": "x.test:80",
         "attempts": 6,
         "reason": REASON,
         "statusURL": f"/async/{request_id}",
@@ -241,7 +250,7 @@ def test_a_dead_request_is_taken_once(records: Records, request_id: str) -> None
     with pytest.raises(Conflict) as raised:
         records.retry(request_id)
     assert raised.value.detail == (
-        f"{request_id} is not dead; only a dead request can be sent again"
+        f"{request_id} is accepted; only a dead or failed request can be sent again"
     )
     with records.publishing(known.record):
         pass
@@ -293,17 +302,96 @@ def test_a_request_may_die_again(records: Records, request_id: str) -> None:
     assert again[1].attributes["relayround"] == "3"
 
 
-def test_the_newest_dead_are_listed(records: Records, clock: Clock) -> None:
-    """Newest first, each once, no more than a hundred, and only what is dead now."""
-    for number in range(DEAD_LISTED + 20):
-        clock.now_s += 1
-        die(records, f"dead{number}")
-    records.finish("dead118", "completed", 200, ANSWER, 1)
+def test_each_request_is_in_the_list_of_its_status(records: Records, clock: Clock) -> None:
+    """Time alone takes an open one from the accepted to the unknown ones."""
+    silent_s = 600 + 6 * 30
 
-    listed = [known.record.id for known in records.newest_dead()]
+    def listed(**only: object) -> dict[str, list[str]]:
+        found = {}
+        for status in STATUSES:
+            listing = records.listing(status, **only)  # type: ignore[arg-type]
+            page, _ = records.page(listing, limit=10, after=None)
+            assert records.count(listing) == len(page)
+            assert {known.status for known in page} <= {status}
+            if page:
+                found[status] = [known.record.id for known in page]
+        return found
 
-    expected = [f"dead{number}" for number in range(DEAD_LISTED + 19, 0, -1) if number != 118]
-    assert listed == expected[:DEAD_LISTED]
+    accept(records, "list-silent")
+    clock.now_s += silent_s - 10
+    since_ms = int(clock.now_s * 1000)
+    accept(records, "list-open")
+    accept(records, "list-cancelled")
+    records.cancel("list-cancelled")
+    die(records, "list-dead")
+    accept(records, "list-done")
+    records.finish("list-done", "completed", 200, ANSWER, 1)
+    records.finish("list-no", "failed", 404, ANSWER, 1)
+    over = {
+        "completed": ["list-done"],
+        "failed": ["list-no"],
+        "dead": ["list-dead"],
+        "cancelled": ["list-cancelled"],
+    }
+
+    assert listed() == {"accepted": ["list-open", "list-silent"], **over}
+    assert listed(since_ms=since_ms) == {"accepted": ["list-open"], **over}
+    clock.now_s += 10
+    assert listed() == {"accepted": ["list-open"], "unknown": ["list-silent"], **over}
+    assert listed(since_ms=since_ms + 1) == {"unknown": ["list-silent"]}
+    assert listed(target="x.test:80")["completed"] == ["list-done"]
+    assert listed(target="y.test:80") == {}
+
+
+def test_a_failed_request_is_sent_again_as_long_as_its_answer_is_kept(
+    records: Records, request_id: str
+) -> None:
+    """Its event is that of the request; the old answer is not that of the new round."""
+    request = replace(REQUEST, attributes={**REQUEST.attributes, "id": request_id})
+    records.finish(request_id, "failed", 404, ANSWER, 1, request=request)
+    assert document(records, request_id)["answer"]
+
+    retried = records.retry(request_id)
+
+    assert retried is not None
+    known, event = retried
+    assert (event.data, event.attributes["relayround"]) == (REQUEST.data, "2")
+    assert "knativeerrorcode" not in event.attributes
+    with records.publishing(known.record):
+        pass
+    opened_again = document(records, request_id)
+    assert (opened_again["status"], "answer" in opened_again) == ("accepted", False)
+    records.finish(request_id, "failed", 404, ANSWER, 1)  # the first round's, once more
+    assert document(records, request_id)["status"] == "accepted"
+    records.finish(request_id, "completed", 200, ANSWER, 2, round=2)
+    assert document(records, request_id)["status"] == "completed"
+
+
+def test_a_failed_request_whose_event_is_gone_stays(records: Records, request_id: str) -> None:
+    """Its caller is told how to go on."""
+    records.finish(request_id, "failed", 404, ANSWER, 1)
+
+    with pytest.raises(Conflict) as caught:
+        records.retry(request_id)
+
+    assert caught.value.detail == (
+        f"the event of {request_id} is no longer kept; send its envelope again, with another"
+        " Idempotency-Key"
+    )
+
+
+def test_a_cancelled_request_is_not_called(records: Records, request_id: str) -> None:
+    """Receive sees it when it looks before it calls."""
+    accept(records, request_id)
+
+    cancelled = records.cancel(request_id)
+
+    assert cancelled is not None
+    assert cancelled.status == "cancelled"
+    claimed = claim_unless_done(records, request_id)
+    assert isinstance(claimed, Known)
+    assert claimed.status == "cancelled"
+    assert records.cancel("never-heard-of") is None
 
 
 def test_an_answer_that_is_dropped_is_told(url: str, clock: Clock) -> None:

@@ -40,7 +40,15 @@ def test_an_empty_variable_counts_as_unset() -> None:
         "TARGET_TIMEOUT_S",
         "TARGET_CONNECT_TIMEOUT_S",
         "PUBLISH_TIMEOUT_S",
+        "RETRY_DELAYS_S",
+        "MAX_AGE_S",
+        "WAITING_PLACES",
+        "TRIGGER_PLACES",
+        "BREAKER_FAILURES",
+        "BREAKER_PAUSE_S",
+        "ORIGIN_SHARE",
         "MAX_BODY_BYTES",
+        "MAX_BODIES_BYTES",
         "MAX_EVENT_BYTES",
         "MAX_RESULT_BYTES",
         "TARGET_CA_CERTS",
@@ -75,7 +83,15 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
             "TARGET_TIMEOUT_S": "2.5",
             "TARGET_CONNECT_TIMEOUT_S": "1",
             "PUBLISH_TIMEOUT_S": "3",
+            "RETRY_DELAYS_S": "0.5, 2,2",
+            "MAX_AGE_S": "60",
+            "WAITING_PLACES": "7",
+            "TRIGGER_PLACES": "8",
+            "BREAKER_FAILURES": "0",
+            "BREAKER_PAUSE_S": "1.5",
+            "ORIGIN_SHARE": "1",
             "MAX_BODY_BYTES": "10",
+            "MAX_BODIES_BYTES": "12",
             "MAX_EVENT_BYTES": "100000",
             "MAX_RESULT_BYTES": "11",
             "TARGET_CA_CERTS": certificate,
@@ -103,8 +119,12 @@ def test_every_setting_is_read(key_and_certificate: Path) -> None:
     assert settings.target_timeout_s == 2.5
     assert settings.target_connect_timeout_s == 1.0
     assert settings.publish_timeout_s == 3.0
+    assert settings.retry_delays_s == (0.5, 2.0, 2.0)
+    assert (settings.max_age_s, settings.waiting_places) == (60.0, 7)
+    assert (settings.trigger_places, settings.origin_share) == (8, 1.0)
+    assert (settings.breaker_failures, settings.breaker_pause_s) == (0, 1.5)
     assert (settings.max_body_bytes, settings.max_result_bytes) == (10, 11)
-    assert settings.max_event_bytes == 100_000
+    assert (settings.max_bodies_bytes, settings.max_event_bytes) == (12, 100_000)
     assert settings.target_ca_certs == certificate
     assert settings.target_client_cert == (str(key_and_certificate), str(key_and_certificate))
     assert settings.state_url == "rediss://user:p%2Fw@[fd00::1]:6380/2"
@@ -129,6 +149,7 @@ CLIENT_CERT = (
     " directory as tls.crt and tls.key"
 )
 SECONDS = "must be a number of seconds above 0, at most 86400"
+DELAYS = "must be 1 to 5 numbers of seconds with commas between, the shortest first"
 NAME_RULE = "a name is 1 to 20 lower-case letters or digits, and no context attribute"
 ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
 
@@ -180,6 +201,14 @@ ENTRY = "an entry is host[:port], *.suffix[:port] or CIDR[:port]"
         ("TARGET_TIMEOUT_S", "30s", f"TARGET_TIMEOUT_S {SECONDS}"),
         ("TARGET_CONNECT_TIMEOUT_S", "-1", f"TARGET_CONNECT_TIMEOUT_S {SECONDS}"),
         ("PUBLISH_TIMEOUT_S", "86401", f"PUBLISH_TIMEOUT_S {SECONDS}"),
+        ("RETRY_DELAYS_S", "1,2,4,8,16,32", f"RETRY_DELAYS_S {DELAYS}"),
+        ("RETRY_DELAYS_S", "2,1", f"RETRY_DELAYS_S {DELAYS}"),
+        ("RETRY_DELAYS_S", "1,,2", f"RETRY_DELAYS_S {SECONDS}"),
+        ("MAX_AGE_S", "0", f"MAX_AGE_S {SECONDS}"),
+        ("BREAKER_FAILURES", "-1", "BREAKER_FAILURES must be a whole number above 0, or 0"),
+        ("ORIGIN_SHARE", "0", "ORIGIN_SHARE must be a number above 0, at most 1"),
+        ("ORIGIN_SHARE", "half", "ORIGIN_SHARE must be a number above 0, at most 1"),
+        ("WAITING_PLACES", "0", "WAITING_PLACES must be a whole number above 0"),
         ("MAX_BODY_BYTES", "1e6", "MAX_BODY_BYTES must be a whole number above 0"),
         ("MAX_BODY_BYTES", "0", "MAX_BODY_BYTES must be a whole number above 0"),
         ("MAX_RESULT_BYTES", "-1", "MAX_RESULT_BYTES must be a whole number above 0"),

@@ -16,9 +16,18 @@ from typing import Any
 import pytest
 import redis
 
-from relay.events import COMPLETED, DEAD
+from relay.events import COMPLETED, DEAD, FAILED
 from relay.problems import StateUnavailable
-from relay.store import OPEN, Record, Store, open_store
+from relay.store import (
+    OPEN,
+    PUBLISHING,
+    Census,
+    Listing,
+    Place,
+    Record,
+    Store,
+    open_store,
+)
 from relay.store_sqlite import SQLiteStore
 from tests.support.processes import free_port, wait_until
 from tests.support.redis import redis_server
@@ -58,12 +67,16 @@ def put(
     now_ms = store.now_ms()
 
     def step(record: Record | None) -> tuple[Record, None]:
-        base = record or Record(id=request_id, state=state, expires_ms=0, heard_ms=now_ms)
+        base = record or Record(id=request_id, state=state, expires_ms=0, unknown_ms=now_ms)
         finished_ms = None if state == OPEN else now_ms
         new = replace(base, state=state, expires_ms=now_ms + HOUR_MS, finished_ms=finished_ms)
         return replace(new, **changes), None  # type: ignore[arg-type]
 
     store.change(request_id, step, answer=answer, event=event, durable=durable)
+
+
+def newest_dead(store: Store, limit: int) -> list[Record]:
+    return store.page(Listing(state=DEAD), limit=limit)[0]
 
 
 def inspector(url: str) -> Any:
@@ -91,7 +104,7 @@ def test_a_record_is_kept(store: Store) -> None:
         id="a",
         state=OPEN,
         expires_ms=store.now_ms() + HOUR_MS,
-        heard_ms=store.now_ms(),
+        unknown_ms=store.now_ms(),
         fingerprint="f",
         target="x.test:80",
         attempts=3,
@@ -137,9 +150,7 @@ def test_changes_from_many_threads_all_count(store: Store) -> None:
     """A step sees what every earlier one wrote."""
 
     def count(record: Record | None) -> tuple[Record, int]:
-        record = record or Record(
-            id="a", state=OPEN, expires_ms=store.now_ms() + HOUR_MS, heard_ms=0
-        )
+        record = record or Record(id="a", state=OPEN, expires_ms=store.now_ms() + HOUR_MS)
         return replace(record, attempts=record.attempts + 1), record.attempts
 
     seen: list[int] = []
@@ -177,7 +188,7 @@ def test_a_wrong_guess_costs_a_look_and_nothing_else(store: Store) -> None:
 
 
 def made(store: Store) -> Record:
-    return Record(id="a", state=OPEN, expires_ms=store.now_ms() + HOUR_MS, heard_ms=0)
+    return Record(id="a", state=OPEN, expires_ms=store.now_ms() + HOUR_MS)
 
 
 def test_a_record_is_forgotten_after_its_time(store: Store, clock: Clock) -> None:
@@ -187,7 +198,7 @@ def test_a_record_is_forgotten_after_its_time(store: Store, clock: Clock) -> Non
     clock.now_s += 3600
 
     assert store.read("a") is None
-    assert store.newest_dead(10) == []
+    assert newest_dead(store, 10) == []
     put(store, "a")
     put(store, "b")
 
@@ -205,8 +216,78 @@ def test_the_newest_dead_are_listed(store: Store, clock: Clock) -> None:
     put(store, "r9", state=OPEN)
     delete(store, "r8")
 
-    assert [record.id for record in store.newest_dead(3)] == ["r11", "r10", "r7"]
-    assert len(store.newest_dead(100)) == 10
+    assert [record.id for record in newest_dead(store, 3)] == ["r11", "r10", "r7"]
+    assert len(newest_dead(store, 100)) == 10
+
+
+def pages(store: Store, listing: Listing, limit: int) -> list[list[str]]:
+    """Read a list to its end, page by page."""
+    found: list[list[str]] = []
+    after: Place | None = None
+    while True:
+        page, after = store.page(listing, limit=limit, after=after)
+        found.append([record.id for record in page])
+        if after is None:
+            return found
+
+
+def test_a_list_has_pages(store: Store, clock: Clock) -> None:
+    """Each request is on one of them, in the same order in every store, whatever its id."""
+    for number in range(4):
+        for name in ("a:", "~", "a/ü"):
+            put(store, f"{name}{number}", state=DEAD, target="x.test:80")
+        clock.now_s += 1
+
+    whole = pages(store, Listing(state=DEAD), 100)[0]
+
+    by_bytes = sorted(whole[:3], key=str.encode, reverse=True)
+    assert whole == [f"{name[:-1]}{number}" for number in (3, 2, 1, 0) for name in by_bytes]
+    for limit in (1, 2, 5, 11, 12):
+        read = pages(store, Listing(state=DEAD), limit)
+        assert [request_id for page in read for request_id in page] == whole
+        assert all(len(page) == limit for page in read[:-1])
+
+
+def test_a_list_is_narrowed(store: Store, clock: Clock) -> None:
+    """By state, target and time; what moves on leaves it."""
+    started_ms = store.now_ms()
+    for number in range(6):
+        put(store, f"r{number}", state=DEAD, target=f"t{number % 2}.test")
+        clock.now_s += 1
+    put(store, "r0", state=COMPLETED, answer=b"a")
+    put(store, "r2", state=DEAD, target="t1.test")
+    delete(store, "r4")
+
+    def listed(listing: Listing) -> list[str]:
+        (page,) = pages(store, listing, 100)
+        assert store.count(listing) == len(page)
+        return page
+
+    assert listed(Listing(state=DEAD)) == ["r2", "r5", "r3", "r1"]
+    assert listed(Listing(state=DEAD, target="t1.test")) == ["r2", "r5", "r3", "r1"]
+    assert listed(Listing(state=DEAD, target="t0.test")) == []
+    assert listed(Listing(state=COMPLETED, target="t0.test")) == ["r0"]
+    in_between = Listing(state=DEAD, from_ms=started_ms + 1000, to_ms=started_ms + 3000)
+    assert listed(in_between) == ["r3", "r1"]
+    assert listed(replace(in_between, from_ms=started_ms + 1001)) == ["r3"]
+    clock.now_s += 3600
+    assert pages(store, Listing(state=DEAD), 100)[0] == []
+
+
+def test_the_event_of_a_failed_request_goes_with_its_answer(url: str, clock: Clock) -> None:
+    """Nothing that can be had again takes the room of what cannot."""
+    with opened(url, max_bytes=300_000, clock=clock) as store:
+        put(store, "dead", state=DEAD, event=b"precious")
+        for number in range(20):
+            clock.now_s += 1
+            put(store, f"f{number}", state=FAILED, answer=b"no", event=b"e" * 100_000)
+
+        assert store.event("f19") == b"e" * 100_000
+        assert store.event("f0") is None
+        assert store.read("f0") is not None
+        assert store.event("dead") == b"precious"
+        put(store, "f19", state=COMPLETED, answer=b"yes")
+        assert store.event("f19") is None
 
 
 def test_callbacks_are_kept_once_in_their_order(store: Store) -> None:
@@ -285,7 +366,7 @@ def test_no_request_is_given_the_answer_of_another(url: str, clock: Clock) -> No
 
 def test_a_later_version_reads_an_earlier_ones_records() -> None:
     """A field that it does not know is ignored, and one that is not there has its default."""
-    raw = json.loads(Record(id="a", state=OPEN, expires_ms=1, heard_ms=2).to_json())
+    raw = json.loads(Record(id="a", state=OPEN, expires_ms=1, unknown_ms=2).to_json())
 
     assert Record.from_json(json.dumps({**raw, "new": 1})).attempts == 0
 
@@ -320,7 +401,8 @@ def test_a_store_that_is_away_is_an_error(kind: str, tmp_path: Path) -> None:
         operations: tuple[Callable[[], object], ...] = (
             lambda: store.read("a"),
             lambda: store.event("a"),
-            lambda: store.newest_dead(1),
+            lambda: newest_dead(store, 1),
+            lambda: store.count(Listing(state=DEAD)),
             lambda: put(store, "a"),
             lambda: delete(store, "a"),
             lambda: store.add_callback("a", "e", b"", limit=1, limit_bytes=1, ttl_s=1),
@@ -368,7 +450,7 @@ def test_a_full_store_says_so(kind: str, tmp_path: Path, clock: Clock) -> None:
             fill(store, 50_000)
 
         assert raised.value.detail == "the state is full (STATE_MAX_BYTES)"
-        dead = store.newest_dead(100)
+        dead = newest_dead(store, 100)
         assert len(dead) >= 5
         assert all(store.event(record.id) for record in dead)
         clock.now_s += 3600
@@ -379,6 +461,40 @@ def test_a_full_store_says_so(kind: str, tmp_path: Path, clock: Clock) -> None:
 def _sweep(store: Store) -> int:
     assert isinstance(store, SQLiteStore)
     return store.sweep()
+
+
+def test_requests_are_counted_as_they_are_now(store: Store, clock: Clock) -> None:
+    """Open ones, the oldest of them, and dead ones; a change of state moves a request."""
+    assert store.census() == Census(open=0, dead=0, oldest_open_ms=None)
+    for number, state in enumerate([OPEN, PUBLISHING, OPEN, DEAD, COMPLETED]):
+        put(store, f"a{number}", state=state, accepted_ms=store.now_ms() + number)
+
+    counted = store.census()
+    put(store, "a0", state=COMPLETED)
+    put(store, "a1", state=DEAD)
+    delete(store, "a3")
+
+    assert counted == Census(open=3, dead=1, oldest_open_ms=store.now_ms())
+    assert store.census() == Census(open=1, dead=1, oldest_open_ms=store.now_ms() + 2)
+
+
+def test_counting_looks_at_no_request(tmp_path: Path, clock: Clock) -> None:
+    """An index has the numbers, however many requests there are."""
+    with store_url("sqlite", tmp_path) as url, opened(url, clock=clock) as store:
+        assert isinstance(store, SQLiteStore)
+        put(store, "a", accepted_ms=1)
+        statements: list[str] = []
+        with store._reading() as db:
+            db.set_trace_callback(statements.append)
+        store.census()
+
+        with store._reading() as db:
+            (statement,) = statements
+            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+
+        steps = [step for step in plan if "requests" in step]
+        assert len(steps) == 3
+        assert all("INDEX" in step for step in steps)
 
 
 def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -> None:
@@ -398,7 +514,7 @@ def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -
         assert all(kept)
         assert 10 < sum(each is not None and each.answer is not None for each in kept) < 50
         assert raised.value.detail == "the state is full (STATE_URL)"
-        dead = store.newest_dead(200)
+        dead = newest_dead(store, 200)
         assert len(dead) > 20
         assert all(store.event(record.id) for record in dead)
         assert store.read("a99") is not None
@@ -417,7 +533,7 @@ def test_everything_in_redis_expires(tmp_path: Path, clock: Clock) -> None:
 
         keys = server.keys("*")
 
-        assert len(keys) == 8
+        assert len(keys) == 11
         assert all(server.pttl(key) > 0 for key in keys)
         server.close()
 
@@ -455,7 +571,7 @@ def test_what_is_expired_is_swept_in_batches(kind: str, tmp_path: Path, clock: C
         # The housekeeper may have taken some.
         assert sum(swept) <= 500
         assert max(swept) <= 200
-        assert store.newest_dead(10) == []
+        assert newest_dead(store, 10) == []
         with store._reading() as db:
             for table in ("requests", "events", "callbacks", "answers"):
                 assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)

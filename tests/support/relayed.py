@@ -71,7 +71,7 @@ class Relayed:
         Returns:
             the subscriber's own answer.
         """
-        is_request = event.type == TYPE
+        is_request = event.type == TYPE or event.type.startswith(f"{TYPE}.retry")
         url = self.receive.url if is_request else f"{self.send.url}/event/callback"
         answer = call("POST", url, event.data, event.headers)
         assert answer.status in (200, 202), (answer.status, answer.body)

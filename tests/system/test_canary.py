@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 import traceback
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from tests.support.functions import serving
 from tests.support.peers import Peer, answer_of
 from tests.support.processes import free_port, python, running, wait_until
 from tests.support.redis import redis_server
-from tests.support.stack import Relay, quick_manifests, started
+from tests.support.stack import Relay, quick_settings, started
 
 
 def canary(name: str) -> str:
@@ -181,7 +182,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             "/garbage", lambda connection: connection.sendall(b"HTTP/9 " + echo + b"\r\n\r\n")
         )
         settings = {
-            "MANIFESTS": str(quick_manifests(folder / "knative")),
+            **quick_settings(folder / "knative"),
             "ALLOWED_TARGETS": f"127.0.0.1:{target.port},{unreachable.removeprefix('http://')}",
             "CALLBACK_SECRET": CALLBACK_SECRET,
             "API_TOKEN": OPERATORS["ApiToken"],
@@ -307,22 +308,27 @@ def test_the_target_is_given_what_is_for_it(story: Story) -> None:
         assert leaks(repr(request)) == set(CALLBACKS)
 
 
+def has_envelope(event: str) -> bool:
+    """Tell a request event, that of a tier, or that of a dead request."""
+    return re.search(rf"^  type: {re.escape(TYPE)}(\.retry[1-5]|\.dead)?$", event, re.M) is not None
+
+
 def test_request_events_have_what_is_for_targets(story: Story) -> None:
     """They are the calls themselves, so they have all of an envelope, and nothing else."""
-    events = [event for event in story.displayed if f"  type: {TYPE}\n" in event]
+    events = [event for event in story.displayed if has_envelope(event)]
 
     seen = [leaks(event) for event in events]
 
     allowed = {*TARGETS, *CALLBACKS, "BadField"}
     assert set.union(*seen) == allowed
     for event in events:
-        if ".callback\n" in event:
+        if re.search(r"\.callback(\.retry[1-5]|\.dead)?\n", event):
             assert leaks(event) == set(CALLBACKS)
 
 
 def test_no_other_event_has_a_secret(story: Story) -> None:
     """Results tell what the target answered, and of what it was asked only whom to call back."""
-    events = [event for event in story.displayed if f"  type: {TYPE}\n" not in event]
+    events = [event for event in story.displayed if not has_envelope(event)]
 
     with_callback = [event for event in events if '"callback"' in event]
 

@@ -33,7 +33,7 @@ def read_event() -> flask.Response | None:
         return None
     try:
         body = read_body(request, SETTINGS.max_delivery_bytes, setting="2 * MAX_EVENT_BYTES")
-        flask.g.delivery = RECEIVE.read(request.headers, body)
+        flask.g.delivery = RECEIVE.read(request.headers, body, request.caller)
     except RelayError as exc:
         return web.to_flask(refusal(exc))
     flask.request.environ["wsgi.input"] = io.BytesIO(body)

@@ -13,7 +13,7 @@ SETTINGS = Settings.from_env(os.environ)
 SEND = Send(SETTINGS)
 
 # functions-framework loads this module inside the context of the app it serves.
-web.prepare(flask.current_app, SETTINGS)
+web.prepare(flask.current_app, SETTINGS, SEND.census)
 
 
 @functions_framework.http

@@ -199,13 +199,15 @@ class RunningBroker:
 
 
 @contextmanager
-def broker(folder: Path, *triggers: str, port: int = 0) -> Iterator[RunningBroker]:
+def broker(
+    folder: Path, *triggers: str, port: int = 0, like: str = "in-memory"
+) -> Iterator[RunningBroker]:
     """Run the Broker on the data and manifests of a folder while the block runs."""
     manifests = folder / "manifests"
     manifests.mkdir(exist_ok=True)
     (manifests / "broker.yaml").write_text(BROKER + "".join(triggers), encoding="utf-8")
     command = python(
-        *("-m", "local.broker", "--port", str(port)),
+        *("-m", "local.broker", "--port", str(port), "--like", like),
         *("--manifests", str(manifests), "--data", str(folder / "data")),
     )
     with running(command, ready_output="broker: ready: ") as process:

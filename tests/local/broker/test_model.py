@@ -54,6 +54,7 @@ class Subscriber:
         self.taken: set[tuple[str, str]] = set()
         self.hears = True
         self._calls: Counter[tuple[str, str]] = Counter()
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> str:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -61,13 +62,21 @@ class Subscriber:
 
     async def stop(self) -> None:
         self._server.close()
-        await asyncio.sleep(0)
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while await self._answer(reader, writer):
-                await writer.drain()
-        writer.close()
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while await self._answer(reader, writer):
+                    await writer.drain()
+        finally:
+            writer.close()
+            self._connections.discard(connection)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         request_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

@@ -60,6 +60,34 @@ def result(ending: str, status: int, request_id: str = "order-7") -> Accepted:
     )
 
 
+def follows(
+    ending: str,
+    attempts: int,
+    request_id: str = "order-7",
+    to: str = "",
+    *,
+    at: float = 1000.0,
+    not_before: str = "1970-01-01T00:16:42.500Z",
+) -> Accepted:
+    """Tell that Receive replied with the event of a tier, or with that of a dead request.
+
+    Args:
+        to: the ending of the event that it replied to; "" for the request's own.
+    """
+    return accepted(
+        f"{request_id}.{ending}",
+        triggers=["default/results" if ending == "dead" else f"default/receive-{ending}"],
+        reply_to=f"{request_id}.{to}" if to else request_id,
+        type=f"{TYPE}.{ending}",
+        subject=request_id,
+        relayattempts=str(attempts),
+        relayreason="the target answered 503",
+        relaystatus="503",
+        at=at,
+        **({} if ending == "dead" else {"relaynotbefore": not_before}),
+    )
+
+
 def attempted(
     answer: str,
     next_step: str = DELIVERED,
@@ -69,6 +97,7 @@ def attempted(
     attempt: int = 1,
     to_dead_letter_sink: bool = False,
     extensions: Mapping[str, str] | None = None,
+    duration_ms: float = 12.3,
     at: float = 1000.5,
 ) -> Attempted:
     """Tell of a delivery; a retry comes two seconds later."""
@@ -82,7 +111,7 @@ def attempted(
         attempt=attempt,
         result=answer,
         extensions=extensions or {},
-        duration_ms=12.3,
+        duration_ms=duration_ms,
         next_step=next_step,
         wait_s=2.0 if next_step == RETRY else 0.0,
         at=at,

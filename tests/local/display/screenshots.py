@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.browser import chromium
 from tests.support.processes import REPOSITORY, free_port
-from tests.support.stack import PARTS, Relay, quick_manifests, started
+from tests.support.stack import PARTS, Relay, quick_settings, started
 
 IMAGES = REPOSITORY / "docs" / "images"
 # As a user has them, where they are free; else the pictures would show strange ports.
@@ -21,7 +21,7 @@ def main() -> None:
     """Start the system, send it requests, and take the pictures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = {"MANIFESTS": str(quick_manifests(folder / "knative"))}
+        settings = quick_settings(folder / "knative")
         ports = {part: USUAL.get(part) or free_port() for part in PARTS}
         with (
             started(folder / "broker", ports=ports, settings=settings) as relay,
@@ -34,7 +34,7 @@ def take_all(relay: Relay, browser: Browser) -> None:
     """Take every picture."""
     page = browser.new_page(viewport={"width": 1280, "height": 680})
     page.goto(f"http://localhost:{relay.ports['DISPLAY']}/")
-    send(relay, "order-1", "/tasks")
+    send(relay, "order-1", "/tasks?page=2", headers={"Authorization": "Bearer t"}, body={"a": 1})
     send(relay, "order-2", "/misbehave/status/404")
     send(relay, "order-3", "/misbehave/fail-times/2/order-3")
     send(relay, "order-4", "/misbehave/status/503")
@@ -45,16 +45,31 @@ def take_all(relay: Relay, browser: Browser) -> None:
     send(relay, "order-7", "/misbehave/slow/25")
     wait_for(page, "order-6", "retrying")
     wait_for(page, "order-7", "accepted")
+    target = f"http://localhost:{relay.ports['SAMPLE_API']}"
+    for method, envelope in (
+        ("GET", {"targetURL": target, "targetAPI": "/sync_tasks/abc"}),
+        ("POST", {"targetURL": "http://10.0.0.1"}),
+    ):
+        relay.call(method, "/sync", json.dumps(envelope))
+    wait_for(page, "sync-", "refused")
     take(page, "requests.png")
 
-    page.get_by_role("button", name="order-4", exact=True).click()
+    page.get_by_role("button", name="order-3", exact=True).click()
     page.locator("summary").first.click()
-    expect(page.locator("#timeline pre").first).to_be_visible()
+    expect(page.locator("#timeline pre").first).to_contain_text("cloudevents.Event")
     page.set_viewport_size({"width": 1280, "height": 1750})
     take(page.locator("#details"), "timeline.png")
 
-    page.set_viewport_size({"width": 1280, "height": 680})
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.get_by_role("button", name="order-1", exact=True).click()
+    page.get_by_role("button", name="Edit and send").click()
+    expect(page.locator("#composer")).to_be_visible()
+    take(page, "compose.png")
+    page.locator("#compose-close").click()
+    page.get_by_role("button", name="order-3", exact=True).click()
     page.locator("summary").first.click()
+
+    page.set_viewport_size({"width": 1280, "height": 680})
     page.emulate_media(color_scheme="dark")
     take(page, "dark.png")
 
@@ -74,16 +89,15 @@ def send(relay: Relay, request_id: str, api: str, **fields: object) -> None:
 
 def wait_for(page: Page, request_id: str, state: str) -> None:
     """Wait until the page shows the request in this state."""
-    button = page.get_by_role("button", name=request_id, exact=True)
-    row = page.get_by_role("row").filter(has=button)
-    expect(row.locator(".state")).to_have_text(state, timeout=20_000)
+    row = page.get_by_role("row").filter(has_text=request_id)
+    expect(row.first.locator(".state")).to_have_text(state, timeout=20_000)
 
 
 def take(shown: Page | Locator, name: str) -> None:
     """Take one picture, from the top, without a trace of the pointer."""
     page = shown if isinstance(shown, Page) else shown.page
     page.mouse.move(0, 0)
-    page.evaluate("scrollTo(0, 0)")
+    page.evaluate("scrollTo(0, 0); document.getElementById('details').scrollTop = 0")
     shown.screenshot(path=IMAGES / name, animations="disabled", caret="hide")
     print(IMAGES / name)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import json
 
+import msgspec
 import pytest
 
 from local.broker.activity import DROPPED, RETRY, TO_DEAD_LETTER_SINK, Accepted, Attempted
-from local.display.requests import MAX_REQUESTS, Requests, TrackedRequest
-from tests.local.display.facts import TYPE, accepted, attempted, dies, result
+from local.display.direct import Call, Message
+from local.display.requests import MAX_REQUESTS, Requests
+from local.display.tracked import TrackedRequest
+from tests.local.display.facts import TYPE, accepted, attempted, dies, follows, result
 
 DISPLAY = "default/event-display"
 
@@ -58,6 +62,25 @@ def titles(request: TrackedRequest) -> list[str]:
         ),
         ([accepted(), attempted("200 with a reply"), result("failed", 404)], "failed", 1, "404"),
         ([*dies(), result("completed", 200)], "completed", 2, "200"),
+        (
+            [accepted(), attempted("200 with a reply"), follows("retry1", 1)],
+            "retrying",
+            1,
+            "503",
+        ),
+        (
+            [accepted(), follows("retry1", 1), follows("retry2", 2, to="retry1")],
+            "retrying",
+            2,
+            "503",
+        ),
+        ([accepted(), follows("retry5", 5), follows("dead", 6, to="retry5")], "dead", 6, "503"),
+        (
+            [accepted(), follows("retry1", 1), follows("dead", 2, to="retry1"), accepted()],
+            "accepted",
+            2,
+            "503",
+        ),
         ([accepted(triggers=[DISPLAY]), attempted("202", trigger=DISPLAY)], "delivered", 1, "202"),
         ([accepted(triggers=[])], "accepted", 0, ""),
     ],
@@ -73,6 +96,10 @@ def titles(request: TrackedRequest) -> list[str]:
         "completed",
         "failed",
         "a result outweighs a dead letter",
+        "waits in a tier",
+        "waits in the next",
+        "given up by Receive",
+        "given up and published again",
         "an event that asks for no call",
         "an event that nobody wants",
     ],
@@ -121,7 +148,137 @@ def test_the_timeline_tells_it_all() -> None:
     assert failed.due_at == 1002.5
     assert delivered.details == ("200 with a reply", "attempt 2", "12 ms")
     assert completed.details == ("the target answered 200", "for Trigger results")
-    assert "  subject: order-7\n" in str(completed.document()["event"])
+    assert completed.content is not None
+
+
+def test_the_timeline_tells_of_tiers() -> None:
+    """Each wait with its reason and its end, and the deliveries of the events that wait."""
+    request = only(
+        told(
+            accepted(),
+            attempted("200 with a reply"),
+            follows("retry1", 1),
+            attempted("200 with a reply", event_id="order-7.retry1", trigger="default/receive-r1"),
+            follows("dead", 2, to="retry1"),
+            attempted("202", event_id="order-7.dead", trigger="default/results"),
+        )
+    )
+
+    assert titles(request)[3:] == [
+        "To be tried again",
+        "Delivery of retry 1 by Trigger receive-r1",
+        "Dead",
+        "Delivery of the dead request by Trigger results",
+    ]
+    waiting, _, dead, _ = request.entries[3:]
+    assert waiting.details == ("the target answered 503", "attempt 1", "for Trigger receive-retry1")
+    assert waiting.due_at == 1002.5
+    assert dead.details == ("the target answered 503", "attempt 2", "for Trigger results")
+
+
+def test_each_attempt_has_its_time() -> None:
+    """The Broker's own attempts: from the start to the answer, and until the next one."""
+    problem = base64.b64encode(b'{"detail": "the target answered 503"}').decode()
+    unreachable = base64.b64encode(b'{"detail": "target:1 cannot be reached: refused"}').decode()
+    tries = only(
+        told(
+            accepted(),
+            attempted("503", RETRY, extensions={"knativeerrordata": problem}),
+            attempted("502", RETRY, extensions={"knativeerrordata": unreachable}, at=1003.0),
+            attempted("no answer in time", RETRY, at=1006.0),
+            attempted("200 with a reply", at=1009.0),
+            result("failed", 404),
+        )
+    ).tries.made
+
+    assert [each.outcome for each in tries] == ["503", "not reached", "not reached", "404"]
+    assert [each.due_at for each in tries] == [1002.5, 1005.0, 1008.0, None]
+    assert [each.tone for each in tries] == ["waiting"] * 3 + ["bad"]
+    assert tries[1].reason == "target:1 cannot be reached: refused"
+    assert tries[0].started_at == pytest.approx(1000.4877)
+    assert tries[0].ended_at == 1000.5
+
+
+def test_attempts_of_tiers_join_their_request() -> None:
+    """A delivery waits inside Receive until it is due: the call begins then, not before."""
+    tries = only(
+        told(
+            accepted(),
+            attempted("200 with a reply"),
+            follows("retry1", 1),
+            attempted("200 with a reply", event_id="order-7.retry1", duration_ms=2000, at=1003.0),
+            follows("retry2", 2, to="retry1"),
+            attempted("200 with a reply", event_id="order-7.retry2", at=1004.0),
+            follows("dead", 3, to="retry2"),
+        )
+    ).tries.made
+
+    assert [each.outcome for each in tries] == ["503"] * 3
+    assert [each.tone for each in tries] == ["waiting", "waiting", "bad"]
+    assert (tries[0].due_at, tries[1].started_at, tries[1].ended_at) == (1002.5, 1002.5, 1003.0)
+    assert tries[2].due_at is None
+
+
+def test_a_wait_that_goes_on_is_no_attempt() -> None:
+    """The same tier again, with the same number of calls: it was not due yet."""
+    again = follows("retry1", 1, to="retry1", at=1003.0, not_before="1970-01-01T00:17:00Z")
+    tries = only(told(accepted(), follows("retry1", 1), again)).tries.made
+
+    assert [each.due_at for each in tries] == [1020.0]
+
+
+def direct(status: int, *, by_target: bool, body: bytes = b"", **members: object) -> Call:
+    envelope = json.dumps({"targetURL": "http://target:1", "targetAPI": "/x?y=1"}).encode()
+    headers = (("content-type", "application/json"),)
+    call: dict[str, object] = {
+        "method": "POST",
+        "path": "/sync",
+        "status": status,
+        "at": 1000.0,
+        "duration_ms": 250.0,
+        "by_target": by_target,
+        "request": Message(start_line="POST /sync", headers=headers, body=envelope, is_cut=False),
+        "answer": Message(start_line=str(status), headers=(), body=body, is_cut=False),
+        **members,
+    }
+    return msgspec.convert(call, Call)
+
+
+@pytest.mark.parametrize(
+    ("call", "state", "outcome"),
+    [
+        (direct(200, by_target=True), "completed", ["200"]),
+        (direct(304, by_target=True), "completed", ["304"]),
+        (direct(403, by_target=True), "failed", ["403"]),
+        (direct(403, by_target=False), "refused", []),
+        (
+            direct(502, by_target=False, body=b'{"detail": "target:1 cannot be reached: no"}'),
+            "failed",
+            ["not reached"],
+        ),
+        (direct(504, by_target=False), "failed", ["no answer"]),
+        (direct(503, by_target=False, path="/async"), "failed", []),
+    ],
+    ids=["answered", "redirected", "failed", "refused", "not reached", "no answer", "no Broker"],
+)
+def test_what_send_answers_itself(call: Call, state: str, outcome: list[str]) -> None:
+    """Each such call is a request with a row of its own."""
+    requests = Requests()
+    requests.direct(call)
+
+    request = only(requests)
+    assert (request.state, request.status) == (state, str(call.status))
+    assert (request.method, request.target, request.path) == ("POST", "target:1", "/x?…")
+    assert [each.outcome for each in request.tries.made] == outcome
+    assert request.duration_ms == 250
+
+
+def test_the_method_of_sync_is_its_own() -> None:
+    """GET /sync calls with GET."""
+    requests = Requests()
+    requests.direct(direct(200, by_target=True, method="GET"))
+
+    assert only(requests).method == "GET"
 
 
 @pytest.mark.parametrize(
@@ -218,6 +375,8 @@ def test_one_request_cannot_fill_the_memory() -> None:
     ]
     assert len(request.entries) == 200
     assert len(request.events) == 200
+    kept = [requests.contents.get(number, 1) for number in range(1, 1002)]
+    assert sum(each is not None for each in kept) == 199  # all but the first entry have one
 
 
 def test_tells_what_has_changed() -> None:

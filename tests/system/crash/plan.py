@@ -6,8 +6,8 @@ import enum
 import random
 from dataclasses import dataclass
 
-# Further attempts that the run's Triggers allow after the first one.
-RETRY = 20
+# Calls to the target that the relay makes for an event, at most.
+ATTEMPTS = 6
 
 _FAILING = 0.2
 _EVERY = 200
@@ -71,9 +71,9 @@ class Plan:
         return draw.choice(_FAILURES) if draw.random() < _FAILING else Fate.OK
 
     def must_die(self, event_id: str) -> bool:
-        """Tell whether every attempt that the Triggers allow would fail."""
+        """Tell whether every attempt that the relay makes would fail."""
         return is_poison(event_id) or not any(
-            self.fate(event_id, call).is_final for call in range(1, RETRY + 2)
+            self.fate(event_id, call).is_final for call in range(1, ATTEMPTS + 1)
         )
 
     def asks_for_callback(self, event_id: str) -> bool:

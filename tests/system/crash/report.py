@@ -24,10 +24,10 @@ class Report:
         published: what the run set out to publish.
         accepted: answered with 202.
         delivered: the target gave a final answer (2xx or 404), and its result event arrived.
-        dead_lettered: a dead letter arrived.
+        dead_lettered: a dead letter arrived, or the event of a dead request.
         lost: accepted, and neither delivered nor dead-lettered.
         unseen: accepted, and the target was never called for them; poison apart.
-        wrongly_dead: dead-lettered although an attempt that the Triggers allow would have been
+        wrongly_dead: dead-lettered although an attempt that the relay makes would have been
             answered finally, or for another reason than the one planned.
         duplicates: final answers after the first one for an event; answers are counted.
         untold: callers who asked for a callback, whose request ended, and who were not called.

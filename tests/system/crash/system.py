@@ -19,7 +19,7 @@ from local import manifests
 from local.functions import Function, function_environment
 from local.ports import HOST, free_port
 from local.process import REPOSITORY, Process, ProcessError, clean_environment
-from tests.system.crash.plan import RETRY
+from tests.system.crash.plan import ATTEMPTS
 from tests.system.crash.target import DEAD_LETTERS, RESULTS, Target
 
 VICTIMS = ("receive worker", "receive master", "send", "broker", "state")
@@ -35,6 +35,8 @@ _START_TIMEOUT_S = 30.0
 _TARGET_TIMEOUT_S = "1"
 # Whoever repeats what a Send that was killed had begun to publish waits so long.
 _PUBLISH_TIMEOUT_S = "2"
+_RETRY_DELAY_S = "0.1"
+_RETRY = 20
 # A process that is killed while it writes to the database.
 _WRITER = """
 import sqlite3, sys, time
@@ -48,9 +50,10 @@ time.sleep(60)
 _WRITES_S = 0.3
 REQUEST_TYPE = "dev.knative.samples.t2"
 
-# As in knative/, but for the patience. Attempts that meet a Receive that is down spend the retries
-# too, and this run has one down every few seconds: what is measured is whether anything is lost,
-# not for how long the retries of knative/ last. Dead letters go to the subscriber that counts them.
+# As in knative/, but for the patience, and with one Trigger for all tiers. Deliveries that meet a
+# Receive that is down spend the retries, and this run has one down every few seconds: what is
+# measured is whether anything is lost, not for how long the retries of knative/ last. Dead letters
+# go to the subscriber that counts them.
 _MANIFESTS = """\
 apiVersion: eventing.knative.dev/v1
 kind: Broker
@@ -68,7 +71,7 @@ kind: Trigger
 metadata: {{name: receive}}
 spec:
   broker: default
-  filter: {{attributes: {{type: {type}}}}}
+  filters: [{{any: [{{exact: {{type: {type}}}}}, {{prefix: {{type: {type}.retry}}}}]}}]
   subscriber: {{ref: {{kind: Service, name: receive-cloudevent-service}}}}
 ---
 apiVersion: eventing.knative.dev/v1
@@ -203,7 +206,7 @@ class System:
         folder = self._folder / "manifests"
         folder.mkdir()
         text = _MANIFESTS.format(
-            retry=RETRY,
+            retry=_RETRY,
             type=REQUEST_TYPE,
             observer=f"http://{self._target}",
             results=RESULTS,
@@ -231,6 +234,9 @@ class System:
         settings = {
             "TARGET_TIMEOUT_S": _TARGET_TIMEOUT_S,
             "PUBLISH_TIMEOUT_S": _PUBLISH_TIMEOUT_S,
+            "RETRY_DELAYS_S": ",".join([_RETRY_DELAY_S] * (ATTEMPTS - 1)),
+            # There is one target, which a fifth of all calls find hanging or gone.
+            "BREAKER_FAILURES": "0",
             "LOG_LEVEL": "WARNING",
         }
         assert self._state_url is not None

@@ -119,15 +119,22 @@ class Target:
         if request.path.startswith(CALLS):
             return await self._call(request, reader, writer)
         answer = _TAKEN
+        event_id = request.headers.get("ce-id", "")
+        ending = request.headers.get("ce-type", "").rpartition(".")[2]
         if request.path == RESULTS:
-            self.results[request.headers["ce-subject"]] += 1
+            if ending == "dead":
+                self.dead_letters.setdefault(request.headers["ce-subject"], set()).add(ending)
+            elif ending in ("completed", "failed"):
+                self.results[request.headers["ce-subject"]] += 1
         elif request.path.startswith(CALLBACKS):
             self.callbacks[request.path.removeprefix(CALLBACKS)] += 1
         else:
             # Also what follows from a request may die here: its result, or its caller's callback.
-            if request.headers["ce-id"] in self.calls or "poison" in request.headers["ce-id"]:
+            if ending.startswith("retry"):
+                event_id = request.headers["ce-subject"]
+            if event_id in self.calls or "poison" in event_id:
                 code = request.headers.get("ce-knativeerrorcode", "none")
-                self.dead_letters.setdefault(request.headers["ce-id"], set()).add(code)
+                self.dead_letters.setdefault(event_id, set()).add(code)
             answer = _TAKEN if await self._hand_on(request) else _REFUSED
         writer.write(answer)
         await writer.drain()

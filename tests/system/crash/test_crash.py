@@ -110,7 +110,7 @@ def test_a_fifth_of_the_calls_fail_in_every_way() -> None:
 
 
 def test_only_what_can_never_succeed_has_to_die() -> None:
-    """Hopeless and poison events exhaust the Triggers' retries, and nothing else does."""
+    """Hopeless and poison events exhaust all attempts, and nothing else does."""
     plan = Plan(seed=1, events=1000)
     doomed = {each for each in plan.event_ids() if plan.must_die(each)}
 

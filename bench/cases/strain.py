@@ -1,0 +1,221 @@
+"""What callers of Send have to suffer from a Broker, a target or other callers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+from bench import servers
+from bench.accounting import PeakMemory
+from bench.cases.plan import Plan
+from bench.processes import BenchError, Lab, Server
+from bench.report import Figure, Limit, Measured
+from local.ports import HOST, free_port
+
+CASE = "strain"
+_PROBES = 5.0  # a second
+_AWAY_S = 15.0
+
+
+def run(plan: Plan) -> Iterator[Measured]:
+    """Measure each alone, on a Send that has just been started."""
+    yield from _broker_away(plan)
+    yield from _one_hangs(plan)
+    yield from _givers_up(plan)
+    yield from _slow(plan)
+
+
+def _broker_away(plan: Plan) -> Iterator[Measured]:
+    """300 callers at /async, a Broker that takes their connections and says nothing."""
+    with Lab(plan.cores) as lab:
+        plan.show(f"{CASE}: the Broker is away")
+        port = free_port()
+        target = servers.target(lab)
+        send = servers.function(lab, "send", called=target, broker_port=port, cores=lab.cores.all)
+        nowhere = {"send": f"{target.url}/", "receive": f"{target.url}/"}
+        broker = servers.broker(lab, nowhere, port=port, cores=lab.cores.all, like="kafka")
+        os.kill(broker.pid, signal.SIGSTOP)
+        body = servers.envelope(target.port).body
+        posts = [("POST", "/async", body)] * 300
+
+        async def measure() -> tuple[list[int], list[float]]:
+            callers = asyncio.gather(*(_call(send, *post, timeout_s=60) for post in posts))
+            others = await _others(send, ("POST", "/sync", body), _AWAY_S)
+            return [status for status, _ in await callers], others
+
+        statuses, others = asyncio.run(measure())
+        if not set(statuses) <= {503, 504}:
+            raise BenchError(f"callers were told {set(statuses)} by a Broker that is away")
+    yield _figure("/sync, status and probes while the Broker is away, p99", others, 0.5)
+
+
+def _one_hangs(plan: Plan) -> Iterator[Measured]:
+    """500 callers of a target that hangs, beside another target."""
+    with Lab(plan.cores) as lab:
+        plan.show(f"{CASE}: a target hangs")
+        target, hanging = servers.target(lab), servers.target(lab)
+        settings = {"ALLOWED_TARGETS": "localhost"}
+        send = servers.function(lab, "send", called=target, settings=settings)
+        good = ("POST", "/sync", servers.envelope(target.port).body)
+        bad = ("POST", "/sync", servers.envelope(hanging.port, path="/hang").body)
+
+        async def measure() -> tuple[list[float], list[float]]:
+            alone = await _paced(send, good, 5.0)
+            callers = [asyncio.ensure_future(_repeat(send, bad)) for _ in range(500)]
+            await asyncio.sleep(15.0)  # until those who were refused come one by one
+            beside = await _paced(send, good, 10.0)
+            for each in callers:
+                each.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+            return alone, beside
+
+        alone, beside = asyncio.run(measure())
+    yield Figure(
+        case=CASE,
+        name="/sync beside 500 callers of a target that hangs, p99, to that without",
+        unit="x",
+        values=(_p99(beside) / _p99(alone),),
+        limit=Limit(at_most=2.0),
+    )
+
+
+def _givers_up(plan: Plan) -> Iterator[Measured]:
+    """8 callers who leave after 2 s and come again, at a target that takes 29 s."""
+    with Lab(plan.cores) as lab:
+        plan.show(f"{CASE}: callers give up")
+        target = servers.target(lab)
+        send = servers.function(lab, "send", called=target, cores=lab.cores.all)
+        slow = ("POST", "/sync", servers.envelope(target.port, path="/slow/29").body)
+        quick = ("POST", "/sync", servers.envelope(target.port).body)
+
+        async def measure() -> list[float]:
+            callers = [asyncio.ensure_future(_repeat(send, slow, timeout_s=2.0)) for _ in range(8)]
+            others = await _others(send, quick, 20.0 if plan.is_quick else 60.0)
+            for each in callers:
+                each.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+            return others
+
+        others = asyncio.run(measure())
+        open_calls = _get(target, "/open")["most"]
+    yield _figure("/sync, status and probes beside 8 callers who give up, p99", others, 0.2)
+    yield Figure(
+        case=CASE,
+        name="the most calls that were open at their target",
+        unit="",
+        values=(float(open_calls),),
+        limit=Limit(at_most=16.0),
+    )
+
+
+def _slow(plan: Plan) -> Iterator[Measured]:
+    """Many calls of 2 s at once, to two targets, as no one may have more than half."""
+    for calls, threads, limit_s, limit_mb in ((1000, 1024, 3.5, 120.0), (240, None, 2.4, None)):
+        with Lab(plan.cores) as lab:
+            plan.show(f"{CASE}: {calls} calls of 2 s")
+            targets = [servers.target(lab) for _ in range(2)]
+            settings = {"ALLOWED_TARGETS": "localhost"}
+            send = servers.function(
+                lab, "send", called=targets[0], threads=threads, settings=settings
+            )
+            requests = [servers.envelope(each.port, path="/slow/2") for each in targets]
+
+            async def measure() -> list[int]:
+                calling = [
+                    _call(send, "POST", "/sync", requests[number % 2].body, timeout_s=30)  # noqa: B023
+                    for number in range(calls)  # noqa: B023
+                ]
+                return [status for status, _ in await asyncio.gather(*calling)]
+
+            started_s = time.monotonic()
+            with PeakMemory(send.pid) as memory:
+                statuses = asyncio.run(measure())
+            last_s = time.monotonic() - started_s
+            if set(statuses) != {200}:
+                raise BenchError(f"of {calls} calls some were answered with {set(statuses)}")
+        what = f"{calls} calls at once to targets that take 2 s"
+        yield Figure(
+            case=CASE,
+            name=f"{what}, the last answer",
+            unit="s",
+            values=(last_s,),
+            limit=Limit(at_most=limit_s),
+        )
+        yield Figure(
+            case=CASE,
+            name=f"{what}, most memory",
+            unit="MB",
+            values=(memory.peak_bytes / 1e6,),
+            limit=None if limit_mb is None else Limit(at_most=limit_mb),
+        )
+
+
+async def _others(send: Server, call: tuple[str, str, bytes], seconds: float) -> list[float]:
+    """Call now and then, ask for a status, and probe; return how long each took."""
+    kinds = [call, ("GET", "/async/none", b""), ("GET", servers.PROBE, b"")]
+    took = await asyncio.gather(*(_paced(send, each, seconds) for each in kinds))
+    return [each for part in took for each in part]
+
+
+async def _paced(send: Server, call: tuple[str, str, bytes], seconds: float) -> list[float]:
+    took = []
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        status, took_s = await _call(send, *call, timeout_s=30)
+        if status not in (200, 404):
+            raise BenchError(f"{call[1]} was answered with {status}")
+        took.append(took_s)
+        await asyncio.sleep(max(0.0, 1 / _PROBES - took_s))
+    return took
+
+
+async def _repeat(send: Server, call: tuple[str, str, bytes], timeout_s: float = 60.0) -> None:
+    """Call again and again; when refused, about when Retry-After says."""
+    while True:
+        status = 0
+        with contextlib.suppress(asyncio.TimeoutError, OSError):
+            status, _ = await _call(send, *call, timeout_s=timeout_s)
+        if status == 503:
+            await asyncio.sleep(random.uniform(4.0, 6.0))  # noqa: S311 - no secret
+
+
+async def _call(
+    server: Server, method: str, path: str, body: bytes, *, timeout_s: float
+) -> tuple[int, float]:
+    """Call on a connection of its own; return the status and the seconds it took."""
+    started_s = time.monotonic()
+    reader, writer = await asyncio.open_connection(HOST, server.port)
+    try:
+        head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = await asyncio.wait_for(reader.read(), timeout_s)
+    finally:
+        writer.close()
+    if not answer:
+        raise OSError("no answer")
+    return int(answer.split(b" ", 2)[1]), time.monotonic() - started_s
+
+
+def _p99(values: list[float]) -> float:
+    ordered = sorted(values)
+    return ordered[max(0, len(ordered) * 99 // 100 - 1)]
+
+
+def _figure(name: str, values: list[float], limit_s: float) -> Figure:
+    limit = Limit(at_most=limit_s)
+    return Figure(case=CASE, name=name, unit="s", values=(_p99(values),), limit=limit)
+
+
+def _get(server: Server, path: str) -> dict[str, int]:
+    with closing(http.client.HTTPConnection(HOST, server.port, timeout=30)) as connection:
+        connection.request("GET", path)
+        document: dict[str, int] = json.loads(connection.getresponse().read())
+        return document

@@ -1,0 +1,107 @@
+"""What the relay does, told to whoever watches it: metrics, and traces.
+
+The code that is measured says here what it does; it knows neither of them, nor their libraries.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol
+
+Fact = str | int | float | bool
+Carried = tuple[tuple[str, str], ...]  # headers
+
+REQUEST: Final = "request"  # or delivery, that is answered
+CALL: Final = "call"  # of a target, until the headers of its answer
+PUBLICATION: Final = "publication"
+STORE: Final = "store"  # one use of it
+
+
+class Operation:
+    """Something that takes time, while its block runs.
+
+    Args:
+        kind: one of the above.
+        facts: what is known of it; more may be added until it ends.
+        trace: headers that go along with it. Whoever traces puts its own trace context into them.
+    """
+
+    __slots__ = ("duration_s", "error", "facts", "kind", "span", "started_s", "trace")
+
+    def __init__(
+        self, kind: str, facts: dict[str, Fact] | None = None, trace: Carried = ()
+    ) -> None:
+        self.kind = kind
+        self.facts = {} if facts is None else facts
+        self.trace = trace
+        self.error: BaseException | None = None
+        self.duration_s = 0.0
+        self.span: object = None
+        self.started_s = time.perf_counter()
+
+    def __enter__(self) -> Operation:
+        self.begin()
+        self.join(self.trace)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.error = error
+        self.end()
+
+    def begin(self) -> None:
+        for watcher in watchers:
+            watcher.began(self)
+
+    def join(self, trace: Carried) -> Carried:
+        """Make it part of a trace; return the headers that go along from here."""
+        self.trace = trace
+        for watcher in watchers:
+            watcher.joined(self)
+        return self.trace
+
+    def end(self) -> None:
+        self.duration_s = time.perf_counter() - self.started_s
+        for watcher in watchers:
+            watcher.ended(self)
+
+
+class Watcher(Protocol):
+    """What is told; it must not raise."""
+
+    def began(self, operation: Operation) -> None: ...
+
+    def joined(self, operation: Operation) -> None: ...
+
+    def ended(self, operation: Operation) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gauge:
+    """A number that goes up and down, of this process.
+
+    Args:
+        name: of the metric, with its unit.
+        meaning: in a sentence.
+        read: returns what it is now.
+    """
+
+    name: str
+    meaning: str
+    read: Callable[[], float]
+
+
+watchers: Final[list[Watcher]] = []
+gauges: Final[dict[str, Gauge]] = {}
+
+
+def gauge(name: str, meaning: str, read: Callable[[], float]) -> None:
+    """Have a number watched; see `Gauge`."""
+    gauges[name] = Gauge(name=name, meaning=meaning, read=read)
