@@ -1,7 +1,6 @@
 """Tell when a request has arrived, and bound what it may cost until then.
 
-llhttp finds where it ends. What it took in is not used: gunicorn reads the same bytes, and alone
-says what they mean.
+llhttp only finds where it ends. gunicorn then reads the same bytes, and alone says what they mean.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 # The size of a chunk with its extensions, and the trailers after the last chunk.
 _MAX_CHUNK_LINE_BYTES: Final = 1024
 _MAX_TRAILERS_BYTES: Final = 4096
-# These limits are looked at after so many bytes; as much more than allowed may pass.
+# Limits are checked after each step, so a request may exceed one by less than this.
 _STEP_BYTES: Final = 512
 # Many clients look for the answer only once they have sent all of the body, so what is too large is
 # still taken and dropped, up to this many times the limit.
@@ -73,7 +72,8 @@ class Arrival:
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
-            # The protocol stays, but llhttp has stepped over the body, so it gets a head without.
+            # gunicorn ignores Upgrade and CONNECT, and reads a body. llhttp does not, so it gets
+            # the same framing in a head that asks for neither.
             self._begin()
             head = b"".join(b"%b:%b\r\n" % field for field in self._framing)
             self._parse(b"POST / HTTP/1.1\r\n%b\r\n%b" % (head, bytes(data[exc.args[0] :])))
