@@ -54,7 +54,9 @@ class Ports:
             port: int = getattr(self, name)
             if problem := _problem_of(port):
                 raise PortError(
-                    f"port {port} cannot be used ({problem}): set {setting_of(name)} to another one"
+                    f"port {port} cannot be used ({problem}):"
+                    f" stop what listens there, such as another stack,"
+                    f" or set {setting_of(name)} to another port"
                 )
 
 

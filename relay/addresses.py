@@ -46,7 +46,7 @@ LOCKED = _networks(
 # An ISATAP address (RFC 5214) carries one too, behind this interface identifier under any prefix.
 _ISATAP = (0x00005EFE, 0x02005EFE)
 
-# Addresses that clusters and machines number themselves with; loopback besides.
+# Private addresses of clusters and machines, and loopback.
 PRIVATE = _networks(
     "10.0.0.0/8",  # RFC 1918
     "172.16.0.0/12",  # RFC 1918

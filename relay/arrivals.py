@@ -1,7 +1,11 @@
 """Tell when a request has arrived, and bound what it may cost until then.
 
-llhttp finds where it ends. What it took in is not used: gunicorn reads the same bytes, and alone
+<<<<<<< HEAD
+llhttp finds where it ends; its reading is not used: gunicorn reads the same bytes, and alone
 says what they mean.
+=======
+llhttp only finds where it ends. gunicorn then reads the same bytes, and alone says what they mean.
+>>>>>>> arrivals
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 # The size of a chunk with its extensions, and the trailers after the last chunk.
 _MAX_CHUNK_LINE_BYTES: Final = 1024
 _MAX_TRAILERS_BYTES: Final = 4096
-# These limits are looked at after so many bytes; as much more than allowed may pass.
+# Limits are checked after each step, so a request may exceed one by less than this.
 _STEP_BYTES: Final = 512
-# Many clients look for the answer only once they have sent all of the body, so what is too large is
-# still taken and dropped, up to this many times the limit.
+# Many clients read the answer only once they have sent all of the body, so a body that is too large
+# is still taken and dropped, up to this many times the limit.
 _DROPPED: Final = 8
 
 
@@ -42,14 +46,14 @@ class Arrival:
         self.reason = ""
         self._max_body_bytes = max_body_bytes
         self._framing: list[tuple[bytes, bytes]] = []  # the headers that decide how it arrives
-        self._has_head = False
         self._left = MAX_HEAD_BYTES  # what may still come without any of the body
         self._length = self._body_bytes = 0
+        self._begin()
+
+    def _begin(self) -> None:
         self._llhttp = httptools.HttpRequestParser(self)
-        self._llhttp.set_dangerous_leniencies(
-            lenient_spaces_after_chunk_size=True,  # they may precede an extension
-            lenient_data_after_close=True,  # it is not read
-        )
+        # They may precede an extension (RFC 9112 section 7.1.1).
+        self._llhttp.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
 
     def close(self) -> None:
         """Break the cycle with llhttp, so that memory is given back at once."""
@@ -73,7 +77,9 @@ class Arrival:
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
-            # The protocol stays, but llhttp has stepped over the body, so it gets a head without.
+            # gunicorn ignores Upgrade and CONNECT, and reads a body. llhttp does not, so it gets
+            # the same framing in a head that asks for neither.
+            self._begin()
             head = b"".join(b"%b:%b\r\n" % field for field in self._framing)
             self._parse(b"POST / HTTP/1.1\r\n%b\r\n%b" % (head, bytes(data[exc.args[0] :])))
         except httptools.HttpParserError as exc:
@@ -91,18 +97,17 @@ class Arrival:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if not self._has_head and name in (b"content-length", b"transfer-encoding", b"expect"):
+        if name in (b"content-length", b"transfer-encoding", b"expect"):
             self._framing.append((name, value.strip(b" \t").lower()))
 
     def on_headers_complete(self) -> None:
         framing = dict(self._framing)
-        self._has_head = True
         self._left = _MAX_CHUNK_LINE_BYTES
         self._length = int(framing.get(b"content-length", 0))
         self.is_probe = self.raw.startswith(b"GET /health/")
         self.wants_go_ahead = framing.get(b"expect") == b"100-continue"
         self.is_cut = self._length > self._max_body_bytes
-        # Who asks first need not send what is too large.
+        # A client that asks first is answered before it sends the body.
         self.is_complete = self.is_cut and self.wants_go_ahead
 
     def on_chunk_header(self) -> None:

@@ -4,11 +4,11 @@
                         those that targets send and those that the relay delivers
     relaymac            an extension attribute, over the id of a request and the callback that its
                         caller asked for, by `CALLBACK_SECRET`, else by `API_TOKEN`: on the relay's
-                        own events, so that nobody who only reaches Send can make up an outcome, or
-                        a call to be made for one
+                        own events, so that access to Send alone is not enough to forge an outcome,
+                        or a call that one asks for
     Authorization       a token of `API_TOKEN`: on callers' requests
 
-What is not set is neither made nor asked for.
+Without its setting, a proof is neither made nor required.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from relay.store import Store
 
 MAC: Final = "relaymac"
 
-# What the id of each callback that the relay delivers begins with. Who only receives one, without
-# the secret, could otherwise hand it in as a target's.
+# The ids of the callbacks that the relay delivers begin so. Otherwise their receiver, who does not
+# know the secret, could hand one in as a target's.
 _OWN: Final = "relay_"
 # Standard Webhooks' tolerance is five minutes either way: a signature from the future is good for
 # twice that.
 _REMEMBERED_S: Final = 2 * 300 + 1
-# A header cannot hold the NUL, so that no signed webhook is a MAC.
+# A header cannot hold a NUL, so a signed webhook is never a MAC.
 _MAC_DOMAIN: Final = b"relay event\0"
 
 
@@ -53,7 +53,7 @@ class Signatures:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._webhooks = tuple(Webhook(key) for key in settings.callback_secret)
-        # Whoever has a token can have any call made; the MAC keeps out who has none.
+        # With a token one may have any call made; the MAC keeps out those without.
         tokens = tuple(token.encode("ascii") for token in settings.api_token)
         self._keys = settings.callback_secret or tokens
         self._store = store
@@ -98,7 +98,7 @@ class Signatures:
 
         Raises:
             Unauthorized: it has been here before.
-            StateUnavailable: nobody can tell.
+            StateUnavailable: it may have been.
         """
         if not self._webhooks:
             yield
@@ -145,7 +145,7 @@ class Signatures:
 def _is_signed(webhook: Webhook, headers: Mapping[str, str], body: bytes) -> bool:
     try:
         webhook.verify(body, dict(headers), json_parse=False)
-    # ValueError is what malformed signatures and a body that is no text run into.
+    # Malformed signatures, and bodies that are not text, raise ValueError.
     except (WebhookVerificationError, ValueError):
         return False
     return True
@@ -158,14 +158,14 @@ def _mac(key: bytes, request_id: str, callback: object) -> str:
 
 
 def check_token(headers: Mapping[str, str], tokens: tuple[str, ...]) -> None:
-    """Compare a request's Bearer token (RFC 6750 section 2.1) with those that are let in.
+    """Authenticate a caller by bearer token (RFC 6750 section 2.1).
 
     Args:
         headers: by lower-case name.
-        tokens: when there are none, everybody is let in.
+        tokens: those that are accepted; without any, every caller is.
 
     Raises:
-        Unauthorized: it is none of them, or there is none.
+        Unauthorized: the token is missing or wrong.
     """
     scheme, _, given = headers.get("authorization", "").partition(" ")
     candidate = given.strip(" ").encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""A body is what its headers say: written so for a target, and read so for people."""
+"""Write bodies for targets, and make bodies readable for people, as their headers say."""
 
 from __future__ import annotations
 
@@ -45,6 +45,20 @@ def codec_of(charset: str) -> str | None:
     name = charset.lower().replace("-", "_")
     codec = aliases.get(name, name)
     return codec if codec in _CODECS else None
+
+
+def seems(raw: bytes, content_type: str) -> str:
+    """Say what a body that should be JSON seems to be instead; "" when that cannot be told."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it begins with the byte order mark of UTF-16; send UTF-8"
+    kind = media_type(content_type)
+    if kind == "multipart/form-data":
+        return "it is multipart/form-data, as curl -F sends it; send JSON, as with curl -d @FILE"
+    if kind == FORM and not raw.lstrip().startswith(b"{"):  # curl -d calls everything a form
+        return "it is a form; send JSON"
+    if kind and kind != FORM and not is_json(kind):
+        return f"its Content-Type is {kind[:64]!a}; send application/json"
+    return ""
 
 
 def content_of(value: object, text: str, headers: Headers) -> bytes:
@@ -132,8 +146,8 @@ def readable(
         max_depth: JSON that is nested deeper is not `body`.
 
     Returns:
-        JSON as the value of `body`, text as a string in `body`, anything else as `bodyBase64`,
-        also what calls itself JSON and is not, and text that is shorter so; nothing for no bytes.
+        JSON as the value of `body`, text as a string in `body`, anything else as `bodyBase64`, and
+        so malformed JSON, and text that is shorter that way; an empty dict for no bytes.
     """
     if not raw:
         return {}

@@ -20,10 +20,10 @@ _INTERVAL_S: Final = LEASE_MS / 1000 / 3
 
 
 class Claims:
-    """The claims of this process; a thread of its own renews those of calls that take longer.
+    """The claims of this process; a thread renews those of calls that take long.
 
-    So a claim outlives its process by no more than a lease, however long the call would have taken:
-    the Broker's retries, of which there are few, meet a free request again.
+    So a claim outlives its process by at most a lease, however long the call would have taken, and
+    the Broker's few retries find the request free again.
     """
 
     def __init__(self, records: Records) -> None:

@@ -23,12 +23,12 @@ from relay.urls import Origin
 
 _READ_BYTES = 32 * 1024
 # Servers close idle connections after 2 s (gunicorn) or more, and a POST that meets such a close is
-# lost: nobody can know whether to send it again.
+# lost: the caller cannot know whether to send it again.
 _MAX_IDLE_S = 1.0
 
 
 class Pool:
-    """Idle connections, the one that has been idle longest first.
+    """Idle connections, the longest idle first.
 
     Args:
         size: how many are kept, to all origins together.
@@ -65,7 +65,7 @@ class Pool:
 
 
 def _is_ready(sock: socket.socket, event: int, timeout_s: float = 0.0) -> bool:
-    """Wait until a socket can be read or written; its end, and what TLS has decrypted, count."""
+    """Wait until a socket can be read or written, or has ended; TLS may have bytes already."""
     if isinstance(sock, ssl.SSLSocket) and event == select.POLLIN and sock.pending():
         return True
     poll = select.poll()

@@ -117,7 +117,7 @@ class AllowedTarget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """Decide where the relay may connect to.
+    """Decide where the relay may connect.
 
     Args:
         allowed: the entries of `ALLOWED_TARGETS`.

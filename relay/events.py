@@ -36,7 +36,7 @@ CALLBACK: Final = "callback"
 RETRY: Final = "retry"
 RESULTS: Final = (COMPLETED, FAILED)
 
-# More than any event has; what reads the event after the relay may need quadratic time.
+# More than any event has. Readers of the event after the relay may need quadratic time.
 MAX_ATTRIBUTES: Final = 64
 
 REQUIRED: Final = ("id", "source", "type")
@@ -44,12 +44,12 @@ REQUIRED: Final = ("id", "source", "type")
 _STRINGS: Final = frozenset(
     {*REQUIRED, "specversion", "datacontenttype", "dataschema", "subject", "time"}
 )
-# The members of the JSON format that are no attributes.
+# The members of the JSON format that are not attributes.
 _DATA: Final = frozenset({"data", "data_base64"})
 # The package, with which functions-framework reads what Receive gets, keeps its own things here.
 _RESERVED: Final = frozenset({"data", "extensions"})
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
-# What no attribute may hold (CloudEvents 1.0, section 3.1 "String").
+# Characters that no attribute may hold (CloudEvents 1.0, section 3.1 "String").
 _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # CloudEvents HTTP binding 1.0, section 3.1.3.2: these stay, all else is percent-encoded.
 _TO_ESCAPE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
@@ -57,7 +57,7 @@ _TO_ESCAPE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What readers of events differ in.
+    """How readers of events differ.
 
     Args:
         header: reads the bytes of an attribute's header.
@@ -123,7 +123,7 @@ class Event:
             rules: None for the relay's own, which are the specification's.
 
         Raises:
-            InvalidRequest: it is no single CloudEvent of version 1.0 or 0.3.
+            InvalidRequest: it is not one CloudEvent of version 1.0 or 0.3.
         """
         rules = rules or STRICT
         content_type = headers.get("content-type", "")
@@ -204,7 +204,9 @@ def _structured(body: bytes) -> tuple[dict[str, str], bytes]:
 def _is_set(name: str, value: object) -> bool:
     """Check the JSON type of an attribute; null is that of one that is not there."""
     if isinstance(value, dict | list):
-        raise InvalidRequest("event", "has an attribute that is no string, number or boolean")
+        raise InvalidRequest(
+            "event", "has an attribute that is not a string, a number or a boolean"
+        )
     if name in _STRINGS and not isinstance(value, str | None):
         raise InvalidRequest(f"ce-{name}", "must be a string")
     return value is not None
@@ -238,7 +240,7 @@ def _check_count(count: int) -> None:
 
 
 def _check(attributes: dict[str, str]) -> dict[str, str]:
-    """Check what CloudEvents 1.0, sections 3.1 and 3.2, ask of every event."""
+    """Check an event by CloudEvents 1.0, sections 3.1 and 3.2."""
     _check_count(len(attributes))
     for name, value in attributes.items():
         if not _NAME.fullmatch(name):

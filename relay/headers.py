@@ -15,13 +15,13 @@ from relay.problems import InvalidRequest
 
 log = logging.getLogger(__name__)
 
-# Of an answer, each byte of a value is a character (Latin-1), whatever it means.
+# In an answer each byte of a value is one character (Latin-1), whatever it means.
 Headers = tuple[tuple[str, str], ...]
 
 MAX_HEADERS = 64
 MAX_HEADERS_BYTES = 16 * 1024
 
-# Longer than this nobody should hold a connection open; /async is there for it.
+# No caller should hold a connection open for longer; that is what /async is for.
 MAX_WAIT_S = 120
 
 # Counts how often a call has passed a relay. Only the relay sets it.
@@ -77,8 +77,8 @@ def parse_headers(
         together: how many bytes they may have on the wire.
 
     Raises:
-        InvalidRequest: it is no such object, a name or value is not legal on the wire, a header is
-            the relay's own to set, or there are too many.
+        InvalidRequest: it is not such an object, a name or value is not legal on the wire, a header
+            is the relay's own to set, or there are too many.
     """
     if not isinstance(value, dict):
         raise InvalidRequest(field, f"must be an object, not {json_type(value)}")
@@ -88,7 +88,9 @@ def parse_headers(
     seen: set[str] = set()
     for name, item in value.items():
         if not _TOKEN.fullmatch(name):
-            raise InvalidRequest(field, f"has a name that is no HTTP token: {_up_to_fault(name)!a}")
+            raise InvalidRequest(
+                field, f"has a name that is not an HTTP token: {_up_to_fault(name)!a}"
+            )
         path = f"{field}.{name[:64]}"
         lower = name.lower()
         # CGI and WSGI servers read Transfer_Encoding as Transfer-Encoding.
@@ -161,7 +163,7 @@ def message_head(start_line: str, headers: Mapping[str, str]) -> bytes:
 
 
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Leave out of a target's answer what is not for the caller, and what would break its framing.
+    """Drop the headers of a target's answer that are not for the caller or would break its framing.
 
     Repeated headers (`Set-Cookie`) stay repeated, and values the bytes they are.
     """
@@ -186,7 +188,7 @@ def retry_after_s(value: str | None) -> float | None:
     """Read a Retry-After header, a number of seconds or a date (RFC 9110 section 10.2.3).
 
     Returns:
-        seconds from now, not below 0; None when there is none that can be read.
+        seconds from now, not below 0; None when there is no valid one.
     """
     if value is None:
         return None
@@ -196,7 +198,7 @@ def retry_after_s(value: str | None) -> float | None:
         return None
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):  # what is no date, or none that Python has
+    except (ValueError, OverflowError):  # not a date, or one that Python cannot hold
         return None
 
 
@@ -214,7 +216,7 @@ class Preferences:
 
     @classmethod
     def from_header(cls, value: str | None) -> Preferences:
-        """Read the header; what is not understood is ignored, and of two the first counts."""
+        """Read the header. Unknown preferences are ignored; of two alike the first counts."""
         preferences: dict[str, str] = {}
         for part in (value or "").split(","):
             name, _, given = part.partition(";")[0].partition("=")

@@ -44,8 +44,8 @@ _CODED_BYTES = 4096
 _ERROR_BYTES: Final = 768
 _MEMBER_BYTES: Final = 160
 
-# Many clients look for the answer only once they have sent all of the body, so what is too large is
-# still read and dropped, up to this many times the limit.
+# Many clients read the answer only once they have sent all of the body, so a body that is too large
+# is still read and dropped, up to this many times the limit.
 _DROPPED = 8
 
 
@@ -74,7 +74,7 @@ class Request:
         headers: by lower-case name.
         stream: the body, not yet read.
         content_length: in bytes; None when the request did not say.
-        caller: who waits for the answer.
+        caller: the one that waits for the answer.
     """
 
     method: str
@@ -169,7 +169,7 @@ def _decoded(body: bytes, coding: str, limit_bytes: int) -> bytes:
         window = _RAW_DEFLATE  # without the zlib format around it, as some send it
     decoded = bytearray()
     decoder = zlib.decompressobj(window)
-    # In small pieces, since what is behind the end of a member is copied.
+    # In small pieces, since the bytes behind the end of a member are copied.
     for start in range(0, len(body), _CODED_BYTES):
         piece = body[start : start + _CODED_BYTES]
         while piece:

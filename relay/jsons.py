@@ -87,7 +87,7 @@ def decode_base64(text: object) -> bytes:
     """Read the bytes that a JSON string holds.
 
     Raises:
-        JSONError: the value is no string, or not base64.
+        JSONError: the value is not a string, or not base64.
     """
     if not isinstance(text, str) or not _BASE64.fullmatch(text):
         raise JSONError("must be base64 (RFC 4648 section 4)")

@@ -1,7 +1,7 @@
-"""Callers who leave: what is done for one alone ends with it.
+"""Callers who leave: work that is for one caller alone ends when that caller leaves.
 
-A queue before this server gives a caller's place to the next one as soon as the caller leaves; were
-its call to go on, more and more threads would work for nobody.
+A queue before this server gives a caller's place to the next one as soon as the caller leaves. If
+the call went on, more and more threads would work for callers who have gone.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Cut:
 
 
 class Caller:
-    """Whoever waits for an answer.
+    """A caller that waits for an answer.
 
     Args:
         connection: on which it waits; None when that is not known, and it counts as there.

@@ -1,9 +1,9 @@
 """The life of a request, step by step: what each event makes of its record, without side effects.
 
-    (none) ──► publishing ──► open ──► completed
-                  ▲   │         │
-                  │   └─────────┼──► cancelled
-                  └── dead, ◄───┘
+    (none) --> publishing --> open --> completed
+                  ^   |         |
+                  |   +---------+--> cancelled
+                  +-- dead, <---+
                       failed
 
 A result outweighs a dead letter: whatever a second delivery of the same event ran into, the target

@@ -1,4 +1,4 @@
-"""Look names up, each in a thread of its own, since no resolver keeps a deadline."""
+"""Look names up, each in its own thread, since resolvers keep no deadline."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Result: TypeAlias = "list[IPAddress] | OSError"
 class Lookups:
     """The look-ups that are under way.
 
-    All who ask for a name meanwhile share one: a name whose servers hang takes one thread, however
-    many calls want it, and leaves the others to other names.
+    Calls that ask for the same name share one look-up: a name whose servers hang takes one thread,
+    however many calls want it, and leaves the others to other names.
 
     Args:
         most: how many names may be looked up at once.

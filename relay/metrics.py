@@ -42,7 +42,7 @@ _DATABASE_S: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 _MOST_ATTEMPTS: Final = 10
 _READ_INTERVAL_S: Final = 1.0
-_RETRY = re.compile(r"\.retry[0-9]+$")
+_RETRY = re.compile(r"\.retry[0-9]$")
 # prometheus_client looks for it when it is imported.
 _SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 

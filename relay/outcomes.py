@@ -203,7 +203,7 @@ class Outcomes:
         is_dead = self._records.die(event, reason, fingerprint=fingerprint(data), target=target)
         if not is_dead:
             return None
-        logs.note(outcome=DEAD)
+        logs.note(outcome=DEAD, target=target)
         logs.explain(_why_dead(reason), logging.ERROR)
         if callback is None:
             return None

@@ -1,4 +1,4 @@
-"""Places that many want at once: who holds them, and who may take another.
+"""Share out places that many want at once.
 
 A place is a thread of the server, or one of the records that a Broker has in hand.
 """
@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 
-# As long as what a holder does takes no longer than this, its next one may wait for a place: a
-# burst that is quickly over is no reason to refuse anybody.
+# While a holder's work takes no longer than this, its next one may wait for a place: a burst that
+# is quickly over is no reason to refuse a call.
 PATIENCE_S = 0.5
 
 Rule = Callable[[int, int], bool]

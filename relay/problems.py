@@ -13,12 +13,12 @@
     ├── KeyReused          422  the Idempotency-Key is that of another request
     ├── TargetFailed       502  the target's answer is broken
     │   └── TargetUnreachable   nothing was sent: no address, no connection
-    ├── TargetAvoided      503  the target is not called now, so that it delays nobody else
+    ├── TargetAvoided      503  the target is not called now, and so does not delay others
     ├── TooBusy            503  as many bodies are held as may be at once
     ├── BrokerUnavailable  503  the Broker did not take the event
     ├── StateUnavailable   503  the store cannot be read or written
     ├── DeadlineExceeded   504  the time for a call ran out
-    ├── CallerLeft         499  nobody waits for the answer any more
+    ├── CallerLeft         499  the caller no longer waits for the answer
     └── LoopDetected       508  the relay called itself too many times
 
 They are not `OSError`s, which HTTP libraries take for network faults and wrap.
@@ -152,7 +152,7 @@ class DeadlineExceeded(RelayError):
 
 
 class CallerLeft(RelayError):
-    status = 499  # of nginx, and of nobody's specification: only the log has it
+    status = 499  # nginx's, not a standard's: only the log has it
 
     def __init__(self) -> None:
         super().__init__("the caller left before there was an answer")

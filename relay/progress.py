@@ -1,4 +1,4 @@
-"""How far a request has come: what the events say of it that follow from its own.
+"""How far a request has come, as the events that follow from its own say.
 
     `<EVENT_TYPE>.retryN`   it waits in a tier, and is tried again
     `<EVENT_TYPE>.dead`     it is given up
@@ -95,7 +95,7 @@ class Why:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Followers:
-    """Make the events that follow from a request event, and that again of one of these.
+    """Make the events that follow from a request event, and the request event from one of them.
 
     Each has the request's data unchanged, and its own id for each request: copies can be told.
 
@@ -128,7 +128,7 @@ class Followers:
         """
         attributes = _carried(event)
         follows = _tier_of(event, self.event_type) or event.type == f"{self.event_type}.{DEAD}"
-        # Without a subject nobody can tell what it follows from.
+        # Without a subject it cannot be told what the event follows from.
         if follows and (subject := event.attributes.get("subject")):
             attributes = {name: value for name, value in attributes.items() if name not in _OWN}
             attributes["id"] = subject

@@ -1,4 +1,4 @@
-"""Answers to what has not become a request: problems, where gunicorn's own are HTML."""
+"""Problem documents for requests that cannot be read; gunicorn's own answers are HTML."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why
 
 
 def is_defect(error: Exception) -> bool:
-    """Tell whether an error is the relay's own, and not what somebody sent."""
+    """Tell whether an error is the relay's own, and not the sender's."""
     is_own = isinstance(error, (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName))
     return is_own or not isinstance(error, errors.ParseException)
 
 
 def refusal_of(error: Exception) -> tuple[HTTPStatus, str]:
-    """Return the status that an error of gunicorn's means, and what is wrong."""
+    """Return the status and the detail for an error of gunicorn's."""
     return _DEFECT if is_defect(error) else _REFUSED.get(type(error), _MALFORMED)
 
 

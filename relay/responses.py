@@ -21,7 +21,7 @@ _LONE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class BrokenAnswer(requests.RequestException):
-    """Say what is wrong with an answer, in no words of the peer's."""
+    """Say what is wrong with an answer, without repeating the peer's words."""
 
 
 class ResponseParser:

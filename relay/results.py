@@ -135,7 +135,7 @@ class Result:
     def to_response(self) -> Response:
         """Give a caller the target's answer as /sync would have given it.
 
-        What describes a body that is not the one the target sent is left out.
+        Headers that describe the target's body are left out if this is not that body.
         """
         length = find(self.headers, "Content-Length")
         changed = self.reason is not None or length not in (None, str(len(self.body)))

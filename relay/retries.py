@@ -1,8 +1,8 @@
 """What becomes of a request after a delivery: done, tried again, or dead.
 
-A delivery makes at most one call. What must be tried again waits in a tier: as an event of the type
-`<EVENT_TYPE>.retryN`, which has a Trigger of its own and holds up nothing else. All events of a
-tier wait equally long, so they are due in the order in which they came.
+A delivery makes at most one call. A request that must be tried again waits in a tier: as an event
+of the type `<EVENT_TYPE>.retryN`, which has a Trigger of its own and holds up nothing else. All
+events of a tier wait equally long, so they are due in the order in which they came.
 """
 
 from __future__ import annotations

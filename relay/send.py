@@ -9,11 +9,13 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 from relay import logs
 from relay.auth import Signatures, check_token
+from relay.bodies import seems
 from relay.broker import Broker
 from relay.client import TargetClient
 from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
@@ -56,6 +58,9 @@ _WITHOUT_QUERY: Final = frozenset({"/async/{id}", "/async/{id}/retry"})
 
 # What the Broker calls.
 _BROKERS: Final = frozenset({"/event/callback", "/event/dead-letter"})
+
+# How alike, from 0 to 1, a path that is not there must be to one that is to be taken for it.
+_CLOSE: Final = 0.8
 
 Handler = Callable[[Request], Response]
 
@@ -119,7 +124,9 @@ class Send:
             path = re.sub(r"^/async/[^/]+", "/async/{id}", path)
         handlers = self._routes.get(path)
         if handlers is None:
-            raise NotFound(f"there is no {request.path[:200]!a}; GET / lists what there is")
+            close = get_close_matches(path[:200].lower().rstrip("/"), self._routes, 1, _CLOSE)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise NotFound(f"there is no {request.path[:200]!a}; {hint}GET / lists what there is")
         logs.note(route=path)
         if request.method not in handlers:
             raise MethodNotAllowed(request.method, request.path[:200], tuple(handlers))
@@ -156,7 +163,7 @@ class Send:
 
     def _sync(self, request: Request) -> Response:
         data = self._body(request)
-        envelope = self._envelope(data)
+        envelope = self._envelope(request, data)
         if envelope.method is not None and request.method != "POST":
             own = request.method
             raise InvalidRequest(
@@ -207,7 +214,7 @@ class Send:
         Args:
             applied: the preferences that are followed so far.
         """
-        accepted = self._accept(request, data, self._envelope(data))
+        accepted = self._accept(request, data, self._envelope(request, data))
         base = base_url(request.headers)
         wait_s = Preferences.from_header(request.headers.get("prefer")).wait_s
         if wait_s is None:
@@ -292,8 +299,14 @@ class Send:
         limit_bytes = self._settings.max_delivery_bytes
         return read_body(request, limit_bytes, setting="2 * MAX_EVENT_BYTES")
 
-    def _envelope(self, data: bytes) -> Envelope:
-        envelope = Envelope.from_json(data)
+    def _envelope(self, request: Request, data: bytes) -> Envelope:
+        try:
+            envelope = Envelope.from_json(data)
+        except InvalidRequest as exc:
+            instead = seems(data, request.headers.get("content-type", ""))
+            if not instead or not exc.detail.startswith("envelope is not "):
+                raise
+            raise InvalidRequest("envelope", f"is not JSON: {instead}") from exc
         longest_s = self._settings.target_timeout_s
         if envelope.timeout_s is not None and envelope.timeout_s > longest_s:
             raise InvalidRequest("timeout", f"must be at most {longest_s:g} s (TARGET_TIMEOUT_S)")

@@ -1,4 +1,4 @@
-"""gunicorn as the relay wants it: nobody's word is taken, and nobody who is slow holds a thread.
+"""Set gunicorn up: it trusts no header of a caller's, and a slow caller holds no thread.
 
 functions-framework starts gunicorn with settings of its own and knows no others, so `configure`
 changes their defaults, before it does. Only the worker of gunicorn's threads is replaced: there, a
@@ -53,7 +53,7 @@ def configure(settings: Settings) -> None:
     config.LimitRequestFieldSize.default = settings.max_header_bytes
     # Half of them may be on their way in or out while all threads are busy.
     config.WorkerConnections.default = max(config.WorkerConnections.default, 2 * settings.threads)
-    config.ControlSocketDisable.default = True  # nobody is there to use it
+    config.ControlSocketDisable.default = True  # nothing uses it
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -177,7 +177,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: CallerSocket, addr: Any, exc: Exception) -> None:
-        """Answer what gunicorn cannot read, or the relay fails at."""
+        """Answer a request that gunicorn cannot read, or at which the relay fails."""
         method = getattr(req, "method", None) or "-"
         refuse(client, method, *refusal_of(exc), error=exc if is_defect(exc) else None)
 
@@ -245,7 +245,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT, reason)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """At the end of the process, wait no longer for who has sent nothing yet."""
+        """At the end of the process, wait no longer for connections that have sent nothing."""
         super()._cap_keepalive(deadline)
         silent = [conn for conn in self._arriving if not conn.inbox.arrival.size_bytes]
         for conn in silent:

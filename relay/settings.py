@@ -231,7 +231,7 @@ def _setting(
 class Settings:
     """What an operator can set; each field is the environment variable of its name in upper case.
 
-    A line is the default, the parser and the meaning; the table in README.md begins each row with
+    A line is the default, the parser and the meaning; docs/settings.md begins each entry with
     the same words.
     """
 
@@ -296,11 +296,11 @@ class Settings:
     allowed_hosts: frozenset[str] = _setting(
         frozenset(), _hosts, "the only Host names that are answered"
     )
-    log_level: str = _setting("INFO", _log_level, "what is [logged](#logs)")
+    log_level: str = _setting("INFO", _log_level, "what is [logged](logs.md#logs)")
     threads: int = _setting(8, _count, "functions-framework's own")
     workers: int = _setting(1, _count, "functions-framework's own")
     otel_exporter_otlp_endpoint: str | None = _setting(
-        None, str, "where [traces](docs/operate.md#traces) go"
+        None, str, "where [traces](operate.md#traces) go"
     )
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Keep other sites' pages out: a browser lets any page send requests, and DNS rebinding read, too.
+"""Keep out other sites' pages: browsers let any page send requests; by DNS rebinding it reads too.
 
 Browsers say where a request comes from, in `Origin` and `Sec-Fetch-Site`, which no page can change;
-programs send neither. Pages of `CORS_ORIGINS` are let in as the Fetch standard has it (section 3.2,
+programs send neither. Pages of `CORS_ORIGINS` are let in (Fetch standard, section 3.2,
 "CORS protocol").
 """
 
@@ -18,7 +18,7 @@ from relay.settings import Settings
 # Returns the value of a header, whatever the case of its name.
 Get = Callable[[str], "str | None"]
 
-# What only describes the relay may be linked to from anywhere.
+# These only describe the relay, and may be linked to from anywhere.
 _DESCRIPTIONS: Final = frozenset({"/", "/openapi.yaml", "/envelope.schema.json"})
 _METHODS: Final = "GET, POST, PUT, PATCH, DELETE"
 _MAX_AGE_S: Final = "600"
@@ -36,7 +36,7 @@ class Sites:
         self._origins = settings.cors_origins
 
     def check(self, method: str, path: str, get: Get) -> None:
-        """Refuse what the page of another site asks for.
+        """Refuse requests of other sites' pages.
 
         Raises:
             Forbidden: it is such a request, or its Host is not one that this server has.

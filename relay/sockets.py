@@ -1,4 +1,4 @@
-"""Open sockets to addresses the policy has judged: the very ones that the one look-up has told."""
+"""Open sockets to the very addresses that the look-up returned and the policy judged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Deadline:
         """Return how long the next step may take: all that is left.
 
         Raises:
-            requests.ReadTimeout: nothing is.
+            requests.ReadTimeout: nothing is left.
         """
         if left_s := self.left_s:
             return left_s
@@ -80,7 +80,7 @@ def connect(origin: Origin, policy: Policy, budget: Deadline, lookups: Lookups) 
 def permitted(
     origin: Origin, policy: Policy, budget: Deadline, lookups: Lookups
 ) -> list[IPAddress]:
-    """Look the host up once and judge what is found: no address leaves here that was not judged.
+    """Look the host up once and judge each address: none leaves here that was not judged.
 
     Raises:
         TargetNotAllowed: the policy permits none of the addresses.

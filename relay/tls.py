@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 class _Socket(ssl.SSLSocket):
-    """Closed at its end: one whose handshake fails early is in nobody's hands."""
+    """Closed when it is collected: after an early failure nothing else refers to it."""
 
     def __del__(self) -> None:
         self.close()
 
 
 def client_context(ca_certs: str | None, client_cert: tuple[str, str] | None) -> ssl.SSLContext:
-    """Trust what `requests` trusts (certifi), what the system trusts, and the operator's own.
+    """Trust certifi's authorities, as `requests` does, the system's and the operator's.
 
     Args:
         ca_certs: PEM certificates to trust.
@@ -34,7 +34,7 @@ def parse_certificates(pem: str) -> str:
     """Check certificates in PEM.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the text holds no valid certificates.
     """
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
@@ -47,7 +47,7 @@ def parse_ca_certs(text: str) -> str:
     """Read certificates in PEM, or the path of a file of them; return the PEM.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the text holds no valid certificates.
     """
     try:
         return parse_certificates(

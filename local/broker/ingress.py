@@ -12,6 +12,7 @@ import logging
 import time
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -61,6 +62,7 @@ class Ingress:
             # Events are acted on, and the facts of /activity hold whole ones, credentials too.
             middleware=[Middleware(ProgramsOnly)],
             lifespan=lifespan,
+            exception_handlers={404: _nowhere, 405: _nowhere},
         )
         app.router.redirect_slashes = False
         return app
@@ -108,6 +110,13 @@ class Ingress:
             if len(body) > self._max_event_bytes:
                 return None
         return bytes(body)
+
+
+async def _nowhere(_: Request, error: Exception) -> Response:
+    """Help those who meant another port."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for statuses
+    about = "the Broker takes events by POST to /NAMESPACE/BROKER; calls go to Send"
+    return PlainTextResponse(f"{error.detail}: {about}\n", error.status_code, error.headers)
 
 
 async def _healthz(_: Request) -> Response:

@@ -27,7 +27,7 @@ _NAMES = (
 )
 _IS_SECRET = re.compile(_NAMES, re.IGNORECASE)
 # What may stand before a secret inside of a text: a parameter's name, or the beginning of a URL.
-_PARAMETER = re.compile(r"(?<=[?&])([^=&#\s\"]+)=[^&#\s\"]+")
+_PARAMETER = re.compile(r"(?<=[?&])([^=&?#\s\"]+)=[^&#\s\"]+")
 _USER = re.compile(r"(?<=://)[^/?#@\s\"]+@")
 _MAX_CHARACTERS: Final = 300
 

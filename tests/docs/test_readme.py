@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand; what they print is what the README shows."""
+"""The commands of the README and the documents, run as they stand; they print what is shown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.functions import serving
 from tests.support.processes import REPOSITORY, wait_until
 from tests.support.stack import Relay, quick_settings, started
 
-# What comes after needs a cluster.
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("\n## Deploy\n")[0]
-ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-COMMAND = re.compile(r"(?m)^    (curl (?:.*\\\n)*.*)$")
+# A command, after a blank line what it prints: a head or none, and JSON.
+SHOWN = re.compile(r"(?m)^    (curl (?:.*\\\n)*.*)\n\n((?:    .*\n|\n(?=    \{))+)")
+TIME = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|\+00:00)|\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"
+)
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("curl") is None, reason="needs curl: apt-get install curl"
+)
 
 
 @pytest.fixture
@@ -27,60 +34,57 @@ def relay(tmp_path: Path) -> Iterator[Relay]:
         yield relay
 
 
-def printed(text: str) -> list[dict[str, object]]:
-    """Read the JSON objects that were printed, each beginning a line."""
-    decoder = json.JSONDecoder()
-    return [
-        decoder.raw_decode(text, match.end() - 1)[0]
-        for match in re.finditer(r"(?m)^(?:    )?\{", text)
-    ]
+def shown_in(document: str) -> list[tuple[str, str]]:
+    """Find the commands of a document, each with what it prints."""
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    found = [(command, output.replace("\n    ", "\n")) for command, output in SHOWN.findall(text)]
+    assert len(found) == len(re.findall("(?m)^    curl ", text))
+    return found
 
 
-def shape(value: object) -> object:
-    """Leave of a JSON value what is the same in every run."""
-    if isinstance(value, dict):
-        return {name: shape(item) for name, item in value.items()}
-    return value if value in ("accepted", "completed", "dead") else type(value).__name__
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl: apt-get install curl")
-def test_the_commands_print_what_is_shown(relay: Relay, tmp_path: Path) -> None:
-    """Each curl of the first sections, in their order, against a fresh stack."""
-    (tmp_path / "examples").mkdir()
+def run(command: str, relay: Relay, folder: Path) -> str:
+    """Run a command in a folder that has the examples, all with the ports of this stack."""
+    examples = folder / "examples"
+    examples.mkdir(exist_ok=True)
     for file in (REPOSITORY / "examples").iterdir():
-        (tmp_path / "examples" / file.name).write_text(relay.example(file.name), encoding="utf-8")
-    made = ID.search(README)
-    assert made is not None
-    ids = {made[0]: made[0]}
+        (examples / file.name).write_text(relay.example(file.name), encoding="utf-8")
+    ran = subprocess.run(
+        ["bash", "-c", relay.here(command)], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return ran.stdout.replace("\r\n", "\n")
 
-    def run(command: str) -> dict[str, object]:
-        for shown_id, real_id in ids.items():
-            command = command.replace(shown_id, real_id)
-        output = subprocess.run(
-            ["bash", "-c", relay.here(command)],
-            cwd=tmp_path,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        (document,) = printed(output.stdout)
-        return document
 
-    commands = COMMAND.findall(README)
-    polled = next(place for place, command in enumerate(commands) if made[0] in command)
-    commands.insert(polled, commands[polled])  # shown while the request is open, and when done
-    shown = printed(COMMAND.sub("", README))
-    assert len(commands) == len(shown) == 9
-    for command, expected in zip(commands, shown, strict=True):
-        if "-X POST" in command:
-            document = run(command)
-            assert shape(document) == shape(expected), command
-            if expected.get("id") == made[0]:
-                ids[made[0]] = str(document["id"])
+def told(output: str) -> tuple[list[str], object]:
+    """Read an answer: the lines of its head, and its JSON; times and UUIDs are alike."""
+    head, brace, body = UUID.sub("UUID", TIME.sub("TIME", output)).partition("{")
+    return [line.strip() for line in head.splitlines() if line.strip()], json.loads(brace + body)
+
+
+@pytest.mark.parametrize(("document", "count"), [("README.md", 4), ("docs/calls.md", 5)])
+def test_the_commands_print_what_is_shown(
+    relay: Relay, tmp_path: Path, document: str, count: int
+) -> None:
+    """Each curl, in its order, against a fresh stack; a status is asked for until it is there."""
+    shown = shown_in(document)
+    assert len(shown) == count
+
+    for command, output in shown:
+        expected = told(relay.here(output))
+        if " -d " in command or "-X POST" in command:
+            assert told(run(command, relay, tmp_path)) == expected, command
         else:
-            what = f"{command} to print {shape(expected)}"
             wait_until(
-                lambda c=command, e=expected: shape(run(c)) == shape(e),  # type: ignore[misc]
+                lambda c=command, e=expected: told(run(c, relay, tmp_path)) == e,  # type: ignore[misc]
                 20,
-                what,
+                f"{command} to print {expected}",
             )
+
+
+def test_receive_alone_answers_as_shown(relay: Relay, tmp_path: Path) -> None:
+    """An event by hand is answered with an event."""
+    ((command, output),) = shown_in("docs/logs.md")
+    env = {"ALLOWED_TARGETS": f"localhost:{relay.ports['SAMPLE_API']}"}
+    with serving("receive", env) as receive:
+        command = command.replace("localhost:8090", f"localhost:{receive.port}")
+
+        assert told(run(command, relay, tmp_path)) == told(relay.here(output))

@@ -51,5 +51,6 @@ def test_names_a_port_that_is_taken() -> None:
             ports.check_free()
 
     assert str(error.value) == (
-        f"port {port} cannot be used (Address already in use): set DISPLAY_PORT to another one"
+        f"port {port} cannot be used (Address already in use): stop what listens there, such as"
+        " another stack, or set DISPLAY_PORT to another port"
     )

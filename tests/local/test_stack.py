@@ -161,5 +161,6 @@ def test_names_a_taken_port_before_anything_starts() -> None:
 
     assert exit_code == 1
     assert process.output == (
-        f"port {port} cannot be used (Address already in use): set DISPLAY_PORT to another one\n"
+        f"port {port} cannot be used (Address already in use): stop what listens there, such as"
+        " another stack, or set DISPLAY_PORT to another port\n"
     )

@@ -29,6 +29,8 @@ VALID = [
     *(BARE, b"\r\n" + BARE, LENGTH, CHUNKED, TRAILERS, SPACED, POST + b"\r\n"),
     # Java asks so for HTTP/2, which it need not get.
     *(raw.replace(b"POST /sync HTTP/1.1", UPGRADE) for raw in (LENGTH, TRAILERS)),
+    LENGTH.replace(b"POST /sync HTTP/1.1", UPGRADE.replace(b": U", b": close, U")),
+    TRAILERS[:-2] + b"X-C: " + b"a" * 3000 + b"\r\n\r\n",
     *(raw.replace(b"POST /sync", b"CONNECT a:80") for raw in (LENGTH, BARE)),
 ]
 # What the framing of a message is made of.
@@ -164,14 +166,19 @@ def test_a_head_that_gunicorn_misses_the_end_of_is_malformed() -> None:
     ("raw", "status"),
     [
         (b"GET /" + b"a" * MAX_HEAD_BYTES, HTTPStatus.REQUEST_URI_TOO_LONG),
+        (b"\r\nGET /" + b"a" * MAX_HEAD_BYTES, HTTPStatus.REQUEST_URI_TOO_LONG),
         (POST + b"X-A: " + b"a" * MAX_HEAD_BYTES, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE),
         (
             CHUNKED[:-5] + b"0;" + b"a" * 2000,
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         ),
+        (
+            POST + b"Transfer-Encoding: chunked\r\n\r\n3;" + b"a" * 2000,
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        ),
         (TRAILERS[:-2] + b"X-A: " + b"a" * 5000, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE),
     ],
-    ids=["line", "headers", "chunk", "trailers"],
+    ids=["line", "empty-line", "headers", "chunk", "first-chunk", "trailers"],
 )
 def test_what_has_no_end_is_refused(raw: bytes, status: HTTPStatus) -> None:
     """Lines, headers, chunk extensions and trailers have limits, whether they end or not."""

@@ -328,8 +328,8 @@ BEYOND_SCHEMA = (
     "body must not hold",
     "callback.headers.Content-Type must be JSON",
     # `$` in a pattern is the end of the text, but in Python also before a newline at the end.
-    "headers has a name that is no HTTP token",
-    "callback.headers has a name that is no HTTP token",
+    "headers has a name that is not an HTTP token",
+    "callback.headers has a name that is not an HTTP token",
     "bodyBase64 must be base64",
     "envelope holds a number that is out of range",
     "envelope is not JSON",

@@ -194,7 +194,7 @@ def test_what_is_no_binary_event_is_refused(headers: dict[str, str], message: st
         pytest.param(structured(extensions="a"), NO_DATA, id="extensions"),
         pytest.param(
             structured(a={"b": 1}),
-            "event has an attribute that is no string, number or boolean",
+            "event has an attribute that is not a string, a number or a boolean",
             id="object as attribute",
         ),
         pytest.param(structured(a="\ud800"), f"ce-a {CONTROL}", id="lone surrogate"),

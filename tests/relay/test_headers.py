@@ -45,21 +45,23 @@ VISIBLE = "must hold only visible Latin-1 characters, spaces and tabs"
         pytest.param("headers", "headers must be an object, not a string", id="string"),
         pytest.param(None, "headers must be an object, not null", id="null"),
         pytest.param([], "headers must be an object, not an array", id="array"),
-        pytest.param({"": "1"}, "headers has a name that is no HTTP token: ''", id="no name"),
-        pytest.param({"X A": "1"}, "headers has a name that is no HTTP token: 'X '", id="space"),
+        pytest.param({"": "1"}, "headers has a name that is not an HTTP token: ''", id="no name"),
+        pytest.param(
+            {"X A": "1"}, "headers has a name that is not an HTTP token: 'X '", id="space"
+        ),
         pytest.param(
             {"Authorization: Bearer secret": ""},
-            "headers has a name that is no HTTP token: 'Authorization:'",
+            "headers has a name that is not an HTTP token: 'Authorization:'",
             id="the value with it",
         ),
-        pytest.param({"X:": "1"}, "headers has a name that is no HTTP token: 'X:'", id="colon"),
+        pytest.param({"X:": "1"}, "headers has a name that is not an HTTP token: 'X:'", id="colon"),
         pytest.param(
             {"X\r\nY: 1": "1"},
-            "headers has a name that is no HTTP token: 'X\\r'",
+            "headers has a name that is not an HTTP token: 'X\\r'",
             id="newline in a name",
         ),
         pytest.param(
-            {"Ünï": "1"}, "headers has a name that is no HTTP token: '\\xdc'", id="not ASCII"
+            {"Ünï": "1"}, "headers has a name that is not an HTTP token: '\\xdc'", id="not ASCII"
         ),
         pytest.param({"X-A": True}, "headers.X-A must be a string or a number", id="boolean"),
         pytest.param({"X-A": None}, "headers.X-A must be a string or a number", id="null value"),

@@ -194,7 +194,8 @@ class TestSend:
                 },
             ),
             (
-                *("POST", "/event/dead-letter", {**DEAD, **TRACED, "Ce-Id": "order-2"}, "{}"),
+                *("POST", "/event/dead-letter", {**DEAD, **TRACED, "Ce-Id": "order-2"}),
+                '{"targetURL": "http://orders.example:8443"}',
                 {
                     "severity": "ERROR",
                     "message": "POST /event/dead-letter 202:"
@@ -202,6 +203,7 @@ class TestSend:
                     "trace": TRACE,
                     "route": "/event/dead-letter",
                     "id": "order-2",
+                    "target": "orders.example:8443",
                     "outcome": "dead",
                     "status": 202,
                 },

@@ -85,9 +85,10 @@ def test_requests_and_calls_are_counted_by_route_target_and_status(
         post(send, "/sync", target, api)
     post(send, "/async", target)
     call("PUT", f"{send.url}/async", "{}")
+    call("GET", f"{send.url}/coffee")
     call("BREW", f"{send.url}/coffee")
 
-    soon(send, f"{REQUESTS}_count", 6)
+    soon(send, f"{REQUESTS}_count", 7)
     seen = {
         (each["http_request_method"], each["http_route"], each["http_response_status_code"])
         for family in text_string_to_metric_families(scrape(send))
@@ -101,7 +102,8 @@ def test_requests_and_calls_are_counted_by_route_target_and_status(
         ("POST", "/sync", "299"),
         ("POST", "/async", "202"),
         ("PUT", "/async", "405"),
-        ("_OTHER", "", "404"),
+        ("GET", "", "404"),
+        ("_OTHER", "", "400"),
     }
     soon(send, f"{REQUESTS}_count", 1, error_type="503")
     calls = {"server_address": "127.0.0.1", "http_request_method": "POST"}

@@ -693,7 +693,61 @@ BAD_ENVELOPES = [
 ]
 
 
+# By Content-Type and body, what is said of a body that is not JSON.
+NOT_JSON = [
+    pytest.param(
+        "multipart/form-data; boundary=x",
+        b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\nb\r\n--x--\r\n",
+        "it is multipart/form-data, as curl -F sends it; send JSON, as with curl -d @FILE",
+        id="curl -F",
+    ),
+    pytest.param(
+        "application/x-www-form-urlencoded",
+        b"targetURL=http%3A%2F%2Flocalhost",
+        "it is a form; send JSON",
+        id="form",
+    ),
+    pytest.param(
+        "application/x-www-form-urlencoded",
+        b" {",
+        "Expecting property name enclosed in double quotes at line 1 column 3",
+        id="broken JSON by curl -d",
+    ),
+    pytest.param(
+        "Text/XML; charset=utf-8",
+        b"<a/>",
+        "its Content-Type is 'text/xml'; send application/json",
+        id="XML",
+    ),
+    pytest.param(
+        "application/json",
+        (OBJECT + "}").encode("utf-16"),
+        "it begins with the byte order mark of UTF-16; send UTF-8",
+        id="UTF-16",
+    ),
+]
+
+
 class TestBadInput:
+    @pytest.mark.parametrize(("content_type", "body", "reason"), NOT_JSON)
+    def test_another_media_type(
+        self, send: Function, content_type: str, body: bytes, reason: str
+    ) -> None:
+        """The caller is told what was sent, not only that it is not JSON."""
+        answer = call("POST", f"{send.url}/sync", body, {"Content-Type": content_type})
+
+        assert answer.status == 400
+        assert problem_of(answer)["detail"] == f"envelope is not JSON: {reason}"
+
+    @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
+    def test_json_of_another_kind_is_judged_as_json(
+        self, send: Function, content_type: str
+    ) -> None:
+        """The media type is blamed only for what cannot be read; curl -d says form by itself."""
+        answer = call("POST", f"{send.url}/sync", b"[]", {"Content-Type": content_type})
+
+        assert problem_of(answer)["detail"] == "envelope must be an object, not an array"
+
     @pytest.mark.parametrize("path", ["/sync", "/async"])
     @pytest.mark.parametrize(("body", "field", "detail"), BAD_ENVELOPES)
     def test_a_bad_envelope(
@@ -769,6 +823,26 @@ class TestBadInput:
 
         assert answer.status == 404
         assert problem_of(answer)["title"] == "Not Found"
+
+    @pytest.mark.parametrize(
+        ("path", "meant"),
+        [
+            ("/sync/", "/sync"),
+            ("/Sync", "/sync"),
+            ("/asynch", "/async"),
+            ("/events", "/event"),
+            ("/event/deadletter", "/event/dead-letter"),
+            ("/async/order-7/retry/", "/async/{id}/retry"),
+        ],
+    )
+    def test_a_route_that_is_nearly_right(self, send: Function, path: str, meant: str) -> None:
+        """A slip of the pen is answered with the path that was meant."""
+        answer = call("POST", f"{send.url}{path}")
+
+        assert answer.status == 404
+        assert problem_of(answer)["detail"] == (
+            f"there is no {path!r}; did you mean {meant}? GET / lists what there is"
+        )
 
     @pytest.mark.parametrize(
         ("method", "path", "allow"),

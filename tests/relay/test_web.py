@@ -55,7 +55,9 @@ def test_a_second_slash_is_no_redirect(functions: Mapping[str, Function]) -> Non
     answer = call("POST", f"{functions['send'].url}//sync", "{}")
 
     assert answer.status == 404
-    assert problem_of(answer)["detail"] == "there is no '//sync'; GET / lists what there is"
+    assert problem_of(answer)["detail"] == (
+        "there is no '//sync'; did you mean /sync? GET / lists what there is"
+    )
 
 
 def test_what_the_framework_refuses_is_a_problem(functions: Mapping[str, Function]) -> None:

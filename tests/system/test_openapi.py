@@ -61,6 +61,21 @@ def resolved(node: Node) -> Node:
     return node
 
 
+def unfolded(node: Any, document: Node) -> Any:
+    """Put what references lead to in their places; what stands beside one wins."""
+    if isinstance(node, list):
+        return [unfolded(each, document) for each in node]
+    if not isinstance(node, dict):
+        return node
+    own = {name: unfolded(each, document) for name, each in node.items() if name != "$ref"}
+    if "$ref" not in node:
+        return own
+    found: Any = document
+    for part in node["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    return unfolded(found, document) | own
+
+
 @pytest.fixture(scope="module")
 def target() -> Iterator[Peer]:
     with peers.serving() as peer:
@@ -127,6 +142,30 @@ class TestTheDocument:
 
         assert [error.message for error in validator.iter_errors()] == []
         assert DOCUMENT["openapi"].startswith("3.1.")
+
+    def test_has_the_envelope(self) -> None:
+        """Its envelope is that of envelope.schema.json; /sync's are without what /sync refuses."""
+        schema = json.loads((SCHEMAS / "envelope.schema.json").read_text(encoding="utf-8"))
+        stated = unfolded(schema, schema)
+        for name in ("$schema", "$defs", "title", "examples"):
+            del stated[name]
+        schemas = DOCUMENT["components"]["schemas"]
+        envelope = unfolded(schemas["Envelope"], DOCUMENT)
+
+        assert envelope == stated
+        for name, refused in (
+            ("SyncPostEnvelope", {"callback"}),
+            ("SyncEnvelope", {"callback", "method"}),
+        ):
+            allowed = {
+                field: each for field, each in stated["properties"].items() if field not in refused
+            }
+            sync = unfolded(schemas[name], DOCUMENT)
+            assert sync["properties"] == allowed
+            assert sync | {"properties": 0, "description": 0} == envelope | {
+                "properties": 0,
+                "description": 0,
+            }
 
     def test_shows_what_the_readme_sends(self) -> None:
         """The examples of bodies are those of `examples/`."""

@@ -71,6 +71,17 @@ def test_a_request_in_flight_is_finished(send: Function, target: Peer) -> None:
     assert not is_listening(send.port)
 
 
+def test_connections_that_are_silent_delay_nothing(send: Function) -> None:
+    """What was opened ahead of need is closed at the end of the process, not after a timeout."""
+    with socket.create_connection(("127.0.0.1", send.port), timeout=10) as sock:
+        assert call("GET", send.url).status == 200  # it has been accepted before
+
+        send.process.send_signal(signal.SIGTERM)
+
+        assert sock.recv(1) == b""
+    assert send.process.wait() == 0
+
+
 def readiness(connection: http.client.HTTPConnection) -> int:
     """Probe on a connection that is open: there are no new ones any more."""
     connection.request("GET", "/health/readiness")

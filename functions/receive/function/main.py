@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 
 import flask
 import functions_framework
@@ -11,9 +12,12 @@ from relay import web
 from relay.http import read_body
 from relay.problems import RelayError
 from relay.receive import Receive, refusal
-from relay.settings import Settings
+from relay.settings import InvalidSetting, Settings
 
-SETTINGS = Settings.from_env(os.environ)
+try:
+    SETTINGS = Settings.from_env(os.environ)
+except InvalidSetting as exc:
+    sys.exit(str(exc))
 RECEIVE = Receive(SETTINGS)
 
 # functions-framework loads this module inside the context of the app it serves.

@@ -1,15 +1,19 @@
 """Send: the HTTP function."""
 
 import os
+import sys
 
 import flask
 import functions_framework
 
 from relay import web
 from relay.send import Send
-from relay.settings import Settings
+from relay.settings import InvalidSetting, Settings
 
-SETTINGS = Settings.from_env(os.environ)
+try:
+    SETTINGS = Settings.from_env(os.environ)
+except InvalidSetting as exc:
+    sys.exit(str(exc))
 SEND = Send(SETTINGS)
 
 # functions-framework loads this module inside the context of the app it serves.
