@@ -1,11 +1,6 @@
 """Tell when a request has arrived, and bound what it may cost until then.
 
-<<<<<<< HEAD
-llhttp finds where it ends; its reading is not used: gunicorn reads the same bytes, and alone
-says what they mean.
-=======
 llhttp only finds where it ends. gunicorn then reads the same bytes, and alone says what they mean.
->>>>>>> arrivals
 """
 
 from __future__ import annotations
