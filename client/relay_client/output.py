@@ -34,7 +34,7 @@ def print_table(requests: Iterable[RequestStatus], *, with_head: bool = True) ->
         for each in requests
     ]
     lengths = ([len(cell) for cell in row] for row in rows)
-    widths = [max(column) for column in zip(_WIDTHS, *lengths)]  # noqa: B905 - Python 3.10 has it, mypy not
+    widths = [max(column) for column in zip(_WIDTHS, *lengths, strict=True)]
     for row in ([_HEAD] if with_head else []) + rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         if row[1] in _COLORS:

@@ -76,11 +76,9 @@ class TestBeforeARelayThatFails:
         told: list[tuple[str, float]] = []
         relay = Relay(
             peer.url,
-            patience_s=7.5,
-            sleep=lambda pause_s: peer.on("/async", AWAY),
+            patience_s=6.0,  # less than the pause that is asked for
             on_failure=lambda failure, pause_s: told.append((failure, pause_s)),
         )
-        relay._patience_s = 6.0  # less than the pause that is asked for
 
         with pytest.raises(Unavailable) as caught:
             relay.submit({"targetURL": "http://x.test"}, key="order-7")

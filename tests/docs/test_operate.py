@@ -134,10 +134,15 @@ def test_a_backup_brings_the_dead_back(tmp_path: Path) -> None:
 
 
 def test_the_guide_names_what_there_is() -> None:
-    """Its links within itself lead to a title."""
+    """Its links within itself lead to a title, and each metric that it names is in its table."""
     titles = {
         re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
         for title in re.findall(r"(?m)^#+ (.+)$", GUIDE)
     }
 
     assert set(re.findall(r"\]\(#([^)]+)\)", GUIDE)) <= titles
+    named = set(re.findall(r"`((?:relay|http|db|messaging)_\w+)`", GUIDE))
+    table = GUIDE.partition("\n## Metrics\n")[2].partition("\n## Alerts\n")[0]
+    described = set(re.findall(r"`((?:relay|http|db|messaging)_\w+)`", table))
+    series = {name.removesuffix("_count").removesuffix("_bucket") for name in named}
+    assert series <= described
