@@ -46,7 +46,8 @@ def one_after_the_other(*answers: bytes | peers.Talk) -> peers.Talk:
     def talk(connection: socket.socket) -> None:
         answer = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(answer, bytes):
-            connection.sendall(answer)
+            # It is closed after each, and the client must know.
+            connection.sendall(answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
         else:
             answer(connection)
 
