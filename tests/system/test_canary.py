@@ -441,5 +441,5 @@ def test_a_start_that_fails_logs_no_secret(function: str) -> None:
         code = process.wait(20)
 
     assert code != 0
-    assert "InvalidSetting: STATE_URL " in process.output
+    assert "STATE_URL must be " in process.output
     assert leaks(process.output) == set()
