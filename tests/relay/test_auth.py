@@ -37,19 +37,6 @@ UNSIGNED = (
 FORGED = "ce-relaymac does not show that the event is one of the relay's own"
 
 
-@pytest.fixture(scope="module")
-def broker_peer() -> Iterator[Peer]:
-    with peers.serving(peers.ACCEPTED) as peer:
-        yield peer
-
-
-@pytest.fixture
-def broker(broker_peer: Peer) -> Iterator[Peer]:
-    broker_peer.requests.clear()
-    yield broker_peer
-    broker_peer.default = peers.ACCEPTED
-
-
 def settings(broker: Peer) -> dict[str, str]:
     return {
         "K_SINK": broker.url,

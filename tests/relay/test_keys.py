@@ -24,19 +24,6 @@ TYPE = "dev.knative.samples.t2"
 CALLBACK = {"url": "http://127.0.0.1:9/told", "headers": {"X-A": "1"}}
 
 
-@pytest.fixture(scope="module")
-def broker_peer() -> Iterator[Peer]:
-    with peers.serving(peers.ACCEPTED) as peer:
-        yield peer
-
-
-@pytest.fixture
-def broker(broker_peer: Peer) -> Iterator[Peer]:
-    broker_peer.requests.clear()
-    yield broker_peer
-    broker_peer.default = peers.ACCEPTED
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def send(
     broker_peer: Peer, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

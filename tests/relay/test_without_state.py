@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.relay.test_keys import CALLBACK, TYPE, deliver, finish, post, served, status_of
-from tests.support import peers
 from tests.support.calls import call
 from tests.support.functions import Function
 from tests.support.peers import Peer, Received, answer_of
@@ -24,19 +23,6 @@ REASON = {
     "knativeerrordata": "eyJkZXRhaWwiOiJ3aHkiLCJhdHRlbXB0cyI6Nn0=",  # {"detail":"why","attempts":6}
 }
 DATA = {"targetURL": "http://127.0.0.1:9", "targetAPI": "/a", "callback": CALLBACK}
-
-
-@pytest.fixture(scope="module")
-def broker_peer() -> Iterator[Peer]:
-    with peers.serving(peers.ACCEPTED) as peer:
-        yield peer
-
-
-@pytest.fixture
-def broker(broker_peer: Peer) -> Iterator[Peer]:
-    broker_peer.requests.clear()
-    yield broker_peer
-    broker_peer.default = peers.ACCEPTED
 
 
 class Away:
