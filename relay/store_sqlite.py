@@ -324,6 +324,8 @@ class SQLiteStore(Store):
     def _connections(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Connect on first use: a connection must not be carried over a fork."""
         with self._opening:
+            if self._closed.is_set():  # the sweep of another thread must not open it again
+                raise StateUnavailable("the state is closed")
             if self._connected is None:
                 writer = _connect(self._path)
                 writer.executescript(_SCHEMA)

@@ -521,6 +521,16 @@ def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -
         server.close()
 
 
+def test_a_closed_database_is_not_opened_again(tmp_path: Path) -> None:
+    """A sweep that comes late finds it closed, and leaves nothing open behind it."""
+    store = SQLiteStore(str(tmp_path / "state.sqlite3"), max_bytes=10**6)
+    put(store, "open")
+    store.close()
+
+    with pytest.raises(StateUnavailable):
+        store.sweep()
+
+
 def test_everything_in_redis_expires(tmp_path: Path, clock: Clock) -> None:
     """Nothing is left for ever, so that no memory fills up with what nobody will ask for."""
     with redis_server(tmp_path) as url, opened(url, clock=clock) as store:
