@@ -239,14 +239,7 @@ def claim(
         the record and what may be done; None when the request is over.
     """
     if record is None:
-        record = Record(
-            id=request_id,
-            state=OPEN,
-            expires_ms=0,
-            fingerprint=fingerprint,
-            target=target,
-            round=round,
-        )
+        record = _unheard(request_id, fingerprint, target, round)
     if record.fingerprint not in (None, fingerprint):
         # Somebody else's event with the same id; it must not be taken for a copy.
         return record, Attempt(is_strange=True)
@@ -336,9 +329,7 @@ def finish(
         fingerprint: of the envelope, if that is known; of another request nothing is noted.
     """
     if record is None:
-        record = Record(
-            id=request_id, state=OPEN, expires_ms=0, round=round, fingerprint=fingerprint
-        )
+        record = _unheard(request_id, fingerprint, None, round)
     is_old = ending == FAILED and round < record.round
     if is_old or record.state == COMPLETED or (record.state == FAILED and round <= record.round):
         return record
@@ -378,14 +369,7 @@ def die(
         the record, and whether the request is dead now, of that death.
     """
     if record is None:
-        record = Record(
-            id=request_id,
-            state=OPEN,
-            expires_ms=0,
-            fingerprint=fingerprint,
-            target=target,
-            round=round,
-        )
+        record = _unheard(request_id, fingerprint, target, round)
     is_answered = record.state == FAILED and round <= record.round
     if is_answered or record.state in (COMPLETED, CANCELLED) or round < record.round:
         return record, False
@@ -413,6 +397,18 @@ _NOT_OPEN: Final = {
     "error": None,
     "next_attempt_ms": None,
 }
+
+
+def _unheard(request_id: str, fingerprint: str | None, target: str | None, round: int) -> Record:
+    """Begin the record of a request that came past Send, or is no longer remembered."""
+    return Record(
+        id=request_id,
+        state=OPEN,
+        expires_ms=0,
+        fingerprint=fingerprint,
+        target=target,
+        round=round,
+    )
 
 
 def _heard(record: Record, times: Times, **changes: object) -> Record:

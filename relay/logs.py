@@ -125,7 +125,7 @@ class JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format the record with the fields of the current request and `extra={"fields": …}`."""
         fields: dict[str, Fact] = {
-            "time": _rfc3339(record.created),
+            "time": rfc3339(record.created),
             "severity": record.levelname,
             "message": record.getMessage(),
         }
@@ -166,6 +166,7 @@ def json_handler() -> logging.Handler:
     return handler
 
 
-def _rfc3339(time_s: float) -> str:
+def rfc3339(time_s: float) -> str:
+    """Write a moment, in seconds since 1970, in UTC as RFC 3339 does, to the millisecond."""
     moment = datetime.fromtimestamp(time_s, timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

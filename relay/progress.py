@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Final
 
 from relay.events import DEAD, RESULTS, RETRY, Event
+from relay.logs import rfc3339
 from relay.problems import InvalidRequest
 
 ATTEMPTS: Final = "relayattempts"
@@ -111,8 +112,8 @@ class Followers:
     ) -> Event:
         """Make the event of a tier."""
         times = {
-            _SINCE: _rfc3339(progress.since_s),
-            _NOT_BEFORE: _rfc3339(not_before_s),
+            _SINCE: rfc3339(progress.since_s),
+            _NOT_BEFORE: rfc3339(not_before_s),
         }
         return self._following(event, f"{RETRY}{tier}", progress, why, times)
 
@@ -191,14 +192,9 @@ def _tier_of(event: Event, event_type: str) -> int:
 
 
 def _timestamp(text: str | None) -> float | None:
-    """Read a time as `_rfc3339` writes it."""
+    """Read a time as `rfc3339` writes it."""
     try:
         moment = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
     except ValueError:
         return None
     return None if moment.tzinfo is None else moment.timestamp()
-
-
-def _rfc3339(time_s: float) -> str:
-    moment = datetime.fromtimestamp(time_s, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

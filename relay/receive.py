@@ -81,11 +81,13 @@ class Delivery:
     """An event that a Broker delivers, the call that it asks for, and how far that has come.
 
     Args:
+        fingerprint: of the envelope.
         broker: the Broker's connection, which waits for the answer.
     """
 
     event: Event
     envelope: Envelope
+    fingerprint: str
     progress: Progress
     broker: Caller
 
@@ -141,7 +143,11 @@ class Receive:
         logs.note(id=progress.request_id)
         envelope = _envelope(event)
         return Delivery(
-            event=event, envelope=envelope, progress=progress, broker=broker or Caller()
+            event=event,
+            envelope=envelope,
+            fingerprint=fingerprint(event.data),
+            progress=progress,
+            broker=broker or Caller(),
         )
 
     def handle(self, delivery: Delivery) -> Response:
@@ -185,7 +191,7 @@ class Receive:
                 delivery.event,
                 request_id=progress.request_id,
                 attempt=progress.attempts + 1,
-                fingerprint=fingerprint(delivery.event.data or b""),
+                fingerprint=delivery.fingerprint,
                 target=delivery.envelope.target.origin.authority,
             )
         except StateUnavailable as exc:
@@ -273,7 +279,7 @@ class Receive:
                     round=round_of(delivery.event),
                     request=self._followers.request(delivery.event),
                     attempt=claim,
-                    fingerprint=fingerprint(delivery.event.data or b""),
+                    fingerprint=delivery.fingerprint,
                 )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)

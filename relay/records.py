@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import logging
 import threading
@@ -18,6 +17,7 @@ from relay.bodies import readable
 from relay.events import CALLBACK, COMPLETED, DEAD, FAILED, JSON, RESULTS, Event
 from relay.jsons import dumps
 from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Made, Times
+from relay.logs import rfc3339
 from relay.problems import Conflict, RelayError, StateUnavailable
 from relay.settings import Settings
 from relay.store import CANCELLED, OPEN, PUBLISHING, Listing, Place, Record, Store, Whole
@@ -336,7 +336,7 @@ class Records:
     def add_callback(self, request_id: str, event: Event) -> None:
         """Note what a target called back with; the same event delivered twice is noted once."""
         content_type = event.attributes.get("datacontenttype", JSON)
-        fact: dict[str, object] = {"receivedAt": rfc3339(self._store.now_ms())}
+        fact: dict[str, object] = {"receivedAt": rfc3339(self._store.now_ms() / 1000)}
         if event.data:
             fact |= {"contentType": content_type, **readable(event.data, content_type)}
         self._store.add_callback(
@@ -451,12 +451,6 @@ def callback_id(request_id: str, ending: str, round: int) -> str:
     It depends on nothing else: however often an outcome is delivered, it is one request.
     """
     return f"{result_id(request_id, ending, round)}.{CALLBACK}"
-
-
-def rfc3339(moment_ms: int) -> str:
-    """Write a moment in UTC as RFC 3339 does, to the millisecond."""
-    moment = datetime.datetime.fromtimestamp(moment_ms / 1000, datetime.timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -17,8 +17,9 @@ from relay.headers import Headers, Preferences
 from relay.http import Request, Response
 from relay.jsons import Raw, dumps
 from relay.lifecycle import ACCEPTED, UNKNOWN
+from relay.logs import rfc3339
 from relay.problems import Conflict, NotFound
-from relay.records import Known, Records, callback_id, rfc3339
+from relay.records import Known, Records, callback_id
 from relay.settings import Settings
 from relay.store import CANCELLED
 from relay.waiting import Waiting
@@ -73,15 +74,15 @@ def describe(known: Known, base: str, *, is_listed: bool = False) -> dict[str, o
     if record.target is not None:
         document["target"] = record.target
     if record.accepted_ms is not None:
-        document["acceptedAt"] = rfc3339(record.accepted_ms)
+        document["acceptedAt"] = rfc3339(record.accepted_ms / 1000)
     if record.attempts:
         document["attempts"] = record.attempts
     if record.error is not None:
         document["lastError"] = record.error
     if record.next_attempt_ms is not None and known.status == ACCEPTED:
-        document["nextAttemptAt"] = rfc3339(record.next_attempt_ms)
+        document["nextAttemptAt"] = rfc3339(record.next_attempt_ms / 1000)
     if known.status in (*RESULTS, DEAD, CANCELLED) and record.finished_ms is not None:
-        document["finishedAt"] = rfc3339(record.finished_ms)
+        document["finishedAt"] = rfc3339(record.finished_ms / 1000)
     if known.answer is not None:
         document["answer"] = Raw(known.answer)
     elif known.status in RESULTS and is_listed:
@@ -94,7 +95,7 @@ def describe(known: Known, base: str, *, is_listed: bool = False) -> dict[str, o
         document["callbacks"] = [Raw(callback) for callback in known.callbacks]
     if known.callbacks_left_out:
         document["callbacksLeftOut"] = known.callbacks_left_out
-    document["expiresAt"] = rfc3339(record.expires_ms)
+    document["expiresAt"] = rfc3339(record.expires_ms / 1000)
     document["statusURL"] = _status_url(base, record.id)
     if known.status == UNKNOWN:
         document["advice"] = _ADVICE
