@@ -10,22 +10,24 @@ import argparse
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from bench import document, load, machine, tables
 from bench.cases import (
-    accept,
     backlog,
-    burst,
     client,
     cold,
     curves,
     deliver,
+    events,
     large,
     neighbours,
+    profile,
     state,
     strain,
     sync,
+    wait,
 )
 from bench.cases.plan import Plan
 from bench.processes import BenchError, Cores
@@ -34,11 +36,11 @@ from bench.report import PATH, Curve, Figure, Measured, Report
 CASES: dict[str, Callable[[Plan], Iterator[Measured]]] = {
     module.CASE: module.run
     for module in (
-        *(client, sync, burst, large, accept, backlog, deliver, neighbours, strain, state),
-        *(cold, curves),
+        *(client, sync, events, deliver, wait, cold, profile),
+        *(large, backlog, neighbours, strain, state, curves),
     )
 }
-_QUICK = ("client", "sync", "async", "cold")
+_QUICK = ("client", "sync", "events", "cold")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,9 +75,11 @@ def _measure(arguments: argparse.Namespace, cores: Cores) -> Report:
     plan = make_plan(cores, _show)
     measured: list[Measured] = []
     for case in arguments.only:
+        begun_s = time.monotonic()
         found = list(CASES[case](plan))
         measured += found
         _show("")
+        print(f"{case}: {time.monotonic() - begun_s:.0f} s")
         figures = [each for each in found if isinstance(each, Figure)]
         curves = [each for each in found if isinstance(each, Curve)]
         print(tables.figures_text(figures) + tables.curves_text(curves), flush=True)

@@ -43,7 +43,7 @@ def run(plan: Plan) -> Iterator[Measured]:
     for name, values in cpu.items():
         yield Figure(
             case=CASE,
-            name=f"CPU per call: {name}",
+            name=f"CPU per call, {name}",
             unit="µs",
             values=tuple(values),
             limit=Limit(at_most=100.0) if name == "relay" else None,
