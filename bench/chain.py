@@ -26,8 +26,7 @@ class Chain:
     Args:
         like: Whose dispatcher the Broker follows.
         settings: Of Send and Receive, others than func.yaml's.
-        others_results: Results go to another process of Send than the one that is called, as they
-            do in a cluster that has several.
+        others_results: Results go to another process of Send than the one that is called.
     """
 
     def __init__(
@@ -91,11 +90,6 @@ class Chain:
                 if time.monotonic() > deadline:
                     raise BenchError(f"the Broker has not delivered in {_DRAIN_TIMEOUT_S:g} s")
                 time.sleep(_POLL_INTERVAL_S)
-
-    def take_receipts(self) -> dict[str, list[float]]:
-        """Return when each event reached the target, and let it forget them."""
-        receipts: dict[str, list[float]] = get(self.target, "/receipts", method="DELETE")
-        return receipts
 
 
 # Any: whoever asks knows what is told there.

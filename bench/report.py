@@ -16,15 +16,10 @@ PATH = REPOSITORY / "docs/bench.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
-    """What a figure has to keep.
-
-    Attributes:
-        aimed_for: It is no promise; missing it is no failure.
-    """
+    """What a figure has to keep."""
 
     at_most: float | None = None
     at_least: float | None = None
-    aimed_for: bool = False
 
     def is_kept(self, value: float) -> bool:
         """Compare."""

@@ -74,7 +74,7 @@ def main(path: str, seconds: str) -> None:
 
     Args:
         path: Of a file with the function (`target`, `source`, `signature_type`) and the POST: its
-            `path`, `headers` and `body`, and in `numbered` the header that differs each time.
+            `path`, `headers` and `body`; ce-id is another one each time.
     """
     from functions_framework import create_app
     from werkzeug.test import create_environ
@@ -87,7 +87,6 @@ def main(path: str, seconds: str) -> None:
     environ = create_environ(
         asked["path"], "http://localhost:8080", method="POST", headers=asked["headers"], data=body
     )
-    numbered = (asked["numbered"] or "unnumbered").upper().replace("-", "_")
     numbers = itertools.count()
 
     def begin(status: str, *_: object) -> None:
@@ -97,8 +96,8 @@ def main(path: str, seconds: str) -> None:
 
     def answer_some() -> None:
         for _ in range(_AT_A_TIME):
-            own = {f"HTTP_{numbered}": f"{os.getpid()}-{next(numbers)}"}
-            answer = app(environ | own | {"wsgi.input": io.BytesIO(body)}, begin)
+            own = {"HTTP_CE_ID": f"sampled-{next(numbers)}", "wsgi.input": io.BytesIO(body)}
+            answer = app(environ | own, begin)
             for _ in answer:
                 pass
             answer.close()
@@ -112,10 +111,9 @@ def main(path: str, seconds: str) -> None:
             count += _AT_A_TIME
     used_s = time.process_time() - used_s
     kernel_s = resource.getrusage(resource.RUSAGE_SELF).ru_stime - kernel_s
-    sample_s = (used_s - kernel_s) / max(1, sampler.found.total())
-    costs_s = {group: sampler.found[group] * sample_s for group in (*GROUPS, RULES)}
-    costs_s[KERNEL] = kernel_s
-    print(json.dumps({group: 1e6 * cost_s / count for group, cost_s in costs_s.items()}))
+    sample_us = 1e6 / count * (used_s - kernel_s) / sampler.found.total()
+    costs_us = {group: sample_us * sampler.found[group] for group in (*GROUPS, RULES)}
+    print(json.dumps({**costs_us, KERNEL: 1e6 / count * kernel_s}))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def _limit(limit: Limit | None, unit: str) -> str:
         return ""
     sign, value = ("≤", limit.at_most) if limit.at_most is not None else ("≥", limit.at_least)
     assert value is not None
-    return f"{sign} {value:g} {unit}{' (aim)' if limit.aimed_for else ''}"
+    return f"{sign} {value:g} {unit}"
 
 
 def _number(value: float) -> str:

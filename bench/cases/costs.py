@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench import load
@@ -72,3 +72,9 @@ def each(
     """Show what each server had, for comparison."""
     for server, of_rounds in values.items():
         yield Figure(case=case, name=f"{name}: {server}", unit=unit, values=tuple(of_rounds))
+
+
+def p99(values: Iterable[float]) -> float:
+    """Return what all but one in a hundred are below."""
+    ordered = sorted(values)
+    return ordered[max(0, len(ordered) * 99 // 100 - 1)]

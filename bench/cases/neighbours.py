@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bench import servers
+from bench.cases.costs import p99
 from bench.cases.plan import Plan
 from bench.chain import Chain, get
 from bench.processes import BenchError, Lab, Server
@@ -170,8 +171,8 @@ def _measure(chain: _Chain) -> tuple[float, float]:
     accepted = chain.publish([good, once])
     received = _wait_for(chain, [*good.ids(), *once.ids()], good.count + once.count, once.ids())
     return (
-        _p99(received[each][0] - accepted[each] for each in good.ids()),
-        _p99(received[each][1] - accepted[each] for each in once.ids()),
+        p99(received[each][0] - accepted[each] for each in good.ids()),
+        p99(received[each][1] - accepted[each] for each in once.ids()),
     )
 
 
@@ -188,11 +189,6 @@ def _wait_for(
         if time.monotonic() > until_s:
             raise BenchError(f"{came} of {count} calls came in {_TIMEOUT_S:g} s")
         time.sleep(_POLL_S)
-
-
-def _p99(values: Iterator[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) * 99 // 100 - 1]
 
 
 def _figure(name: str, value: float, limit: Limit) -> Figure:

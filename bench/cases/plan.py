@@ -37,7 +37,7 @@ class Plan:
         return cls(
             cores=cores,
             rounds=5,
-            seconds=4,
+            seconds=2,
             backlog=100_000,
             starts=9,
             requests=1_000_000,
@@ -53,7 +53,7 @@ class Plan:
             rounds=3,
             seconds=1,
             backlog=4_000,
-            starts=3,
+            starts=2,
             requests=20_000,
             is_quick=True,
             show=show,
@@ -63,3 +63,8 @@ class Plan:
 def ratios(values: Iterable[float], others: Iterable[float]) -> tuple[float, ...]:
     """Compare what was measured in the same rounds."""
     return tuple(value / other for value, other in zip(values, others, strict=True))
+
+
+def differences(values: Iterable[float], others: Iterable[float]) -> tuple[float, ...]:
+    """Say how much more was measured than of others in the same rounds."""
+    return tuple(value - other for value, other in zip(values, others, strict=True))

@@ -87,7 +87,6 @@ def _sampled(plan: Plan, lab: Lab, way: Way, *, called: Server, broker: Server) 
         "path": way.path,
         "headers": dict(request.headers),
         "body": request.body.decode(),
-        "numbered": request.numbered_header,
     }
     file = lab.folder / "asked.json"
     file.write_text(json.dumps(asked))

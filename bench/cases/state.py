@@ -14,6 +14,7 @@ from pathlib import Path
 import redis
 
 from bench import servers
+from bench.cases.costs import p99
 from bench.cases.plan import Plan, ratios
 from bench.report import Figure, Limit, Measured
 from relay.records import Records
@@ -113,7 +114,7 @@ def _compare(plan: Plan, kind: str, stores: list[Store]) -> Iterator[Measured]:
                 samples.append(_accept_ms(records))
         if number:  # the first one warms up
             for kept, samples in zip(p99_ms, taken_ms, strict=True):
-                kept.append(sorted(samples)[len(samples) * 99 // 100])
+                kept.append(p99(samples))
     yield Figure(
         case=CASE,
         name=f"p99 of accepting, {plan.requests:,} requests in {kind} to {_FEW:,}",

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from bench import load, servers
 from bench.accounting import PeakMemory
+from bench.cases.costs import p99
 from bench.cases.plan import Plan
 from bench.chain import get
 from bench.processes import BenchError, Lab, Server
@@ -83,7 +84,7 @@ def _one_hangs(plan: Plan) -> Iterator[Measured]:
         case=CASE,
         name="/sync beside 500 callers of a target that hangs, p99, to that without",
         unit="x",
-        values=(_p99(beside) / _p99(alone),),
+        values=(p99(beside) / p99(alone),),
         limit=Limit(at_most=2.0),
     )
 
@@ -99,7 +100,7 @@ def _givers_up(plan: Plan) -> Iterator[Measured]:
 
         async def measure() -> list[float]:
             callers = [asyncio.ensure_future(_repeat(send, slow, timeout_s=2.0)) for _ in range(8)]
-            others = await _others(send, quick, 20.0 if plan.is_quick else 60.0)
+            others = await _others(send, quick, 20.0)
             for each in callers:
                 each.cancel()
             await asyncio.gather(*callers, return_exceptions=True)
@@ -188,11 +189,6 @@ async def _repeat(send: Server, call: _Call, timeout_s: float = 60.0) -> None:
             await asyncio.sleep(random.uniform(4.0, 6.0))  # noqa: S311 - no secret
 
 
-def _p99(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[max(0, len(ordered) * 99 // 100 - 1)]
-
-
 def _figure(name: str, values: list[float], limit_s: float) -> Figure:
     limit = Limit(at_most=limit_s)
-    return Figure(case=CASE, name=name, unit="s", values=(_p99(values),), limit=limit)
+    return Figure(case=CASE, name=name, unit="s", values=(p99(values),), limit=limit)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bench import servers
 from bench.cases.costs import CONNECTIONS, Way, compare, each
-from bench.cases.plan import Plan, ratios
+from bench.cases.plan import Plan, differences, ratios
 from bench.processes import Lab
 from bench.report import Figure, Limit, Measured
 
@@ -18,7 +18,7 @@ def run(plan: Plan) -> Iterator[Measured]:
     with Lab(plan.cores) as lab:
         target = servers.quick_target(lab)
         request = servers.envelope(target.port)
-        rivals = ("hello", "bare", "naive")
+        rivals = ("hello", "bare") if plan.is_quick else ("hello", "bare", "naive")
         ways = {name: Way(servers.rival(lab, name), "/", request) for name in rivals}
         ways["send"] = Way(servers.function(lab, "send", called=target), "/sync", request)
         if not plan.is_quick:
@@ -30,23 +30,20 @@ def run(plan: Plan) -> Iterator[Measured]:
         loaded = compare(plan, CASE, ways)
         alone = {"target": Way(target, "/", request), **ways}
         if plan.is_quick:
-            alone = {name: alone[name] for name in ("target", "hello", "send")}
+            alone = {name: alone[name] for name in ("target", "send")}
         seconds = max(1, plan.seconds // 2)
         p50_ms = compare(plan, CASE, alone, connections=1, seconds=seconds).p50_ms
-    for name, at_most in (("bare", 0.85), ("hello", 1.8), ("naive", None)):
+    ratio_of = {f"Send to {name}": ("send", name) for name in rivals}
+    limits = {"Send to bare": Limit(at_most=0.85), "Send to hello": Limit(at_most=1.8)}
+    if not plan.is_quick:
+        ratio_of["Send with traces to without"] = ("traced", "send")
+    for name, (own, other) in ratio_of.items():
         yield Figure(
             case=CASE,
-            name=f"CPU per request, Send to {name}",
+            name=f"CPU per request, {name}",
             unit="x",
-            values=ratios(loaded.cpu_ms["send"], loaded.cpu_ms[name]),
-            limit=None if at_most is None else Limit(at_most=at_most),
-        )
-    if "traced" in ways:
-        yield Figure(
-            case=CASE,
-            name="CPU per request, Send with traces to without",
-            unit="x",
-            values=ratios(loaded.cpu_ms["traced"], loaded.cpu_ms["send"]),
+            values=ratios(loaded.cpu_ms[own], loaded.cpu_ms[other]),
+            limit=limits.get(name),
         )
     yield Figure(
         case=CASE,
@@ -55,15 +52,13 @@ def run(plan: Plan) -> Iterator[Measured]:
         values=ratios(loaded.p99_ms["send"], loaded.p99_ms["bare"]),
         limit=Limit(at_most=2.0),
     )
-    for name, at_most in (("Send", 0.5), ("hello", None)):
-        pairs = zip(p50_ms[name.lower()], p50_ms["target"], strict=True)
-        yield Figure(
-            case=CASE,
-            name=f"p50 at 1 connection, {name} over the direct call",
-            unit="ms",
-            values=tuple(taken - direct for taken, direct in pairs),
-            limit=None if at_most is None else Limit(at_most=at_most),
-        )
+    yield Figure(
+        case=CASE,
+        name="p50 at 1 connection, Send over the direct call",
+        unit="ms",
+        values=differences(p50_ms["send"], p50_ms["target"]),
+        limit=Limit(at_most=0.5),
+    )
     yield from each(CASE, "CPU per request", "ms", loaded.cpu_ms)
     yield from each(CASE, "requests a second", "/s", loaded.rate)
     yield from each(CASE, f"p99 at {CONNECTIONS} connections", "ms", loaded.p99_ms)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from bench import servers
 from bench.cases.costs import Way, compare, each
-from bench.cases.plan import Plan
+from bench.cases.plan import Plan, differences
 from bench.chain import Chain
 from bench.processes import Lab
 from bench.report import Figure, Limit, Measured
@@ -17,14 +17,13 @@ CASE = "wait"
 
 
 def run(plan: Plan) -> Iterator[Measured]:
-    """Measure it as `./dev up` has it, and with results that come to another process of Send."""
+    """Measure it as `./dev up` has it, and with results that come to another pod of Send."""
     yield from _measure(plan, "SQLite", others_results=False)
-    yield from _measure(plan, "SQLite", others_results=True)
     yield from _measure(plan, "Redis", others_results=True)
 
 
 def _measure(plan: Plan, kind: str, *, others_results: bool) -> Iterator[Measured]:
-    name = f"store in {kind}" + (", the result comes to another process" if others_results else "")
+    name = f"store in {kind}" + (", the result comes to another pod" if others_results else "")
     p50_ms: dict[str, list[float]] = {"send": [], "target": []}
     if kind == "SQLite" or servers.has_redis():
         with Lab(plan.cores) as lab, ExitStack() as stack:
@@ -41,12 +40,11 @@ def _measure(plan: Plan, kind: str, *, others_results: bool) -> Iterator[Measure
             }
             plan.show(f"{CASE}: {name}")
             p50_ms = compare(plan, CASE, ways, connections=1, seconds=1).p50_ms
-    pairs = zip(p50_ms["send"], p50_ms["target"], strict=True)
     yield Figure(
         case=CASE,
         name=f"p50 of a caller who waits, over the direct call, {name}",
         unit="ms",
-        values=tuple(waited - direct for waited, direct in pairs),
+        values=differences(p50_ms["send"], p50_ms["target"]),
         limit=Limit(at_most=5.0),
     )
     yield from each(CASE, f"p50 of a caller who waits, {name}", "ms", p50_ms)
