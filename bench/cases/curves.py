@@ -15,7 +15,7 @@ from bench.report import Curve, Measured
 CASE = "curves"
 _CONNECTIONS = (1, 16, 64)
 _BODY_BYTES = {"1 KB": 1_000, "64 KB": 64_000, "1 MB": 1_000_000}
-_MAX_ROUNDS = 3
+_MAX_ROUNDS = 2
 _SECONDS = 1
 
 

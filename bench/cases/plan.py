@@ -17,7 +17,7 @@ class Plan:
         seconds: For how long each time.
         backlog: How many events wait in the Broker's largest backlog.
         starts: How often each is started cold.
-        requests: How many the larger store remembers.
+        requests: How many the larger store remembers; more in a run of a few cases.
         is_quick: Leave out the rivals that no limit names.
         show: Tells the user how far the run is.
     """
@@ -40,7 +40,7 @@ class Plan:
             seconds=2,
             backlog=100_000,
             starts=9,
-            requests=1_000_000,
+            requests=100_000,
             is_quick=False,
             show=show,
         )
