@@ -46,29 +46,6 @@ def group_of(module: str) -> str | None:
     return _GROUP_OF.get(f"relay.{rest.partition('.')[0]}", RULES)
 
 
-class Sampler:
-    """Counts in which group the process spends its own time, as long as the `with` block runs."""
-
-    def __init__(self) -> None:
-        self.found: Counter[str] = Counter()
-
-    def __enter__(self) -> Sampler:
-        signal.signal(signal.SIGVTALRM, self._sample)
-        signal.setitimer(signal.ITIMER_VIRTUAL, _INTERVAL_S, _INTERVAL_S)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-
-    def _sample(self, _: int, frame: FrameType | None) -> None:
-        while frame is not None:
-            group = group_of(frame.f_globals.get("__name__", ""))
-            if group is not None:
-                self.found[group] += 1
-                return
-            frame = frame.f_back
-
-
 def main(path: str, seconds: str) -> None:
     """Measure, once everything is warm.
 
@@ -102,17 +79,29 @@ def main(path: str, seconds: str) -> None:
                 pass
             answer.close()
 
+    found: Counter[str] = Counter()
+
+    def sample(_: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            group = group_of(frame.f_globals.get("__name__", ""))
+            if group is not None:
+                found[group] += 1
+                return
+            frame = frame.f_back
+
+    signal.signal(signal.SIGVTALRM, sample)
     answer_some()
     count, until_s = 0, time.monotonic() + float(seconds)
     used_s, kernel_s = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_stime
-    with Sampler() as sampler:
-        while time.monotonic() < until_s:
-            answer_some()
-            count += _AT_A_TIME
+    signal.setitimer(signal.ITIMER_VIRTUAL, _INTERVAL_S, _INTERVAL_S)
+    while time.monotonic() < until_s:
+        answer_some()
+        count += _AT_A_TIME
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     used_s = time.process_time() - used_s
     kernel_s = resource.getrusage(resource.RUSAGE_SELF).ru_stime - kernel_s
-    sample_us = 1e6 / count * (used_s - kernel_s) / sampler.found.total()
-    costs_us = {group: sample_us * sampler.found[group] for group in (*GROUPS, RULES)}
+    sample_us = 1e6 / count * (used_s - kernel_s) / found.total()
+    costs_us = {group: sample_us * found[group] for group in (*GROUPS, RULES)}
     print(json.dumps({**costs_us, KERNEL: 1e6 / count * kernel_s}))
 
 

@@ -90,8 +90,7 @@ def quick_broker(lab: Lab) -> Server:
     """Start what takes each event at once and leaves it at that: nginx, else `bench.target`."""
     if not has_nginx():
         return target(lab)
-    locations = "location / { return 202; }"
-    return _nginx(lab, "broker", "", locations, cores=lab.cores.others)
+    return _nginx(lab, "broker", "", "location / { return 202; }", cores=lab.cores.others)
 
 
 def has_redis() -> bool:

@@ -45,17 +45,13 @@ def curves_text(curves: Iterable[Curve]) -> str:
 
 def sections(report: Report) -> dict[str, str]:
     """Write what docs/performance.md shows of a report, by the names of its markers there."""
-    bounds = [each for each in report.figures if each.limit and each.case in _BOUNDS]
-    others = [
-        each
-        for each in report.figures
-        if each not in bounds and (each.limit or not _server_of(each))
-    ]
+    shown = [each for each in report.figures if each.limit or not _server_of(each)]
+    bounds = [each for each in shown if each.limit and each.case in _BOUNDS]
     titles = list(dict.fromkeys(curve.title for curve in report.curves))
     curves = {title: [each for each in report.curves if each.title == title] for title in titles}
     profile = curves.pop(PROFILE, [])
     parts = [
-        _table(_HEADINGS, map(_row, others)),
+        _table(_HEADINGS, map(_row, (each for each in shown if each not in bounds))),
         "Each server for itself, medians:\n",
         _comparison(report.figures),
     ]
@@ -74,9 +70,11 @@ def sections(report: Report) -> dict[str, str]:
 
 def _day(figures: Iterable[Figure]) -> str:
     """Say what the rivals cost in the same run, so that another machine's can be compared."""
-    cpu_ms = {figure.name: figure.median for figure in figures if figure.case == "sync"}
-    rivals = [name for name in ("hello", "bare") if f"CPU per request: {name}" in cpu_ms]
-    costs = [f"`{name}` {cpu_ms[f'CPU per request: {name}']:.3g} ms" for name in rivals]
+    costs = [
+        f"`{_server_of(each)}` {_median(each)} ms"
+        for each in figures
+        if each.case == "sync" and each.name in ("CPU per request: hello", "CPU per request: bare")
+    ]
     return f"\nIn the same run, CPU a request: {', '.join(costs)}.\n" if costs else ""
 
 

@@ -29,7 +29,7 @@ def run(plan: Plan) -> Iterator[Measured]:
         grown_mb = memory_bytes(full.pid) / 1e6 - empty_mb
 
         fresh_rate, full_rate = [], []
-        for number in range(1, plan.rounds + 1):
+        for number in range(1, plan.few_rounds + 1):
             plan.show(f"{CASE}: round {number}")
             fresh = _start(lab, target)
             _publish(plan, fresh, request, seconds=1)

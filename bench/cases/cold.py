@@ -30,7 +30,11 @@ def run(plan: Plan) -> Iterator[Measured]:
         for number in range(plan.starts + 1):
             for name in _NAMES:
                 plan.show(f"{CASE}: start {number}, {name}")
-                server = _start(lab, name, target)
+                server = (
+                    servers.function(lab, name, called=target)
+                    if name in ("send", "receive")
+                    else servers.rival(lab, name)
+                )
                 used_s = cpu_s(server.pid)
                 path, request = _call(name, target)
                 status, took_s = asyncio.run(load.call(server.port, path, request, timeout_s=10))
@@ -72,12 +76,6 @@ def run(plan: Plan) -> Iterator[Measured]:
             values=(memory_mb[name],),
             limit=Limit(at_most=60.0) if name in ("send", "receive") else None,
         )
-
-
-def _start(lab: Lab, name: str, target: Server) -> Server:
-    if name in ("send", "receive"):
-        return servers.function(lab, name, called=target)
-    return servers.rival(lab, name)
 
 
 def _call(name: str, target: Server) -> tuple[str, load.Request]:

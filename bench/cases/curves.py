@@ -15,7 +15,6 @@ from bench.report import Curve, Measured
 CASE = "curves"
 _CONNECTIONS = (1, 16, 64)
 _BODY_BYTES = {"1 KB": 1_000, "64 KB": 64_000, "1 MB": 1_000_000}
-_MAX_ROUNDS = 2
 _SECONDS = 1
 
 
@@ -25,7 +24,7 @@ def run(plan: Plan) -> Iterator[Measured]:
         target = servers.quick_target(lab)
         usual = servers.envelope(target.port)
         ways = {"send": Way(servers.function(lab, "send", called=target), "/sync", usual)}
-        ways |= {name: Way(servers.rival(lab, name), "/", usual) for name in ("bare", "naive")}
+        ways["bare"] = Way(servers.rival(lab, "bare"), "/", usual)
         connections = {str(count): (usual, count) for count in _CONNECTIONS}
         yield from _curves(plan, ways, "connections", connections)
         sizes = {
@@ -42,13 +41,12 @@ def _curves(
     points: Mapping[str, tuple[load.Request, int]],
 ) -> Iterator[Curve]:
     """Measure all ways at one point after the other."""
-    rounds = min(plan.rounds, _MAX_ROUNDS)
     medians_ms: dict[str, dict[str, float]] = {name: {} for name in ways}
     for point, (request, connections) in points.items():
         at_point = {name: replace(way, request=request) for name, way in ways.items()}
         case = f"{CASE}: {varied} {point}"
         costs = compare(
-            plan, case, at_point, connections=connections, seconds=_SECONDS, rounds=rounds
+            plan, case, at_point, connections=connections, seconds=_SECONDS, rounds=plan.few_rounds
         )
         for name, costs_ms in costs.cpu_ms.items():
             medians_ms[name][point] = statistics.median(costs_ms)

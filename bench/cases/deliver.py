@@ -20,7 +20,7 @@ CASE = "deliver"
 def run(plan: Plan) -> Iterator[Measured]:
     """Measure it on the local Broker, then with the rules of Kafka's dispatcher."""
     yield from _measure(plan, "in-memory", "", plan.rounds)
-    yield from _measure(plan, "kafka", ", Kafka's dispatcher", min(plan.rounds, 3))
+    yield from _measure(plan, "kafka", ", Kafka's dispatcher", plan.few_rounds)
 
 
 def _measure(plan: Plan, like: str, note: str, rounds: int) -> Iterator[Figure]:

@@ -13,7 +13,6 @@ from bench.processes import Lab
 from bench.report import Figure, Limit, Measured
 
 CASE = "large"
-_MAX_ROUNDS = 3
 _PATHS = {"send": "/sync", "nginx": "/large"}
 
 
@@ -31,7 +30,7 @@ def run(plan: Plan) -> Iterator[Measured]:
             servers.function(lab, "send", called=target),
             servers.proxy(lab, target),
         ]
-        for number in range(min(plan.rounds, _MAX_ROUNDS) + 1):
+        for number in range(plan.few_rounds + 1):
             for server in measured:
                 plan.show(f"{CASE}: round {number}, {server.name}")
                 with PeakMemory(server.pid) as memory:

@@ -14,6 +14,7 @@ class Plan:
 
     Attributes:
         rounds: How often each of the compared is measured, in turn.
+        few_rounds: The same where a round takes long, or is for comparison alone.
         seconds: For how long each time.
         backlog: How many events wait in the Broker's largest backlog.
         starts: How often each is started cold.
@@ -24,6 +25,7 @@ class Plan:
 
     cores: Cores
     rounds: int
+    few_rounds: int
     seconds: int
     backlog: int
     starts: int
@@ -37,10 +39,11 @@ class Plan:
         return cls(
             cores=cores,
             rounds=5,
+            few_rounds=3,
             seconds=2,
             backlog=100_000,
             starts=9,
-            requests=100_000,
+            requests=50_000,
             is_quick=False,
             show=show,
         )
@@ -51,6 +54,7 @@ class Plan:
         return cls(
             cores=cores,
             rounds=3,
+            few_rounds=2,
             seconds=1,
             backlog=4_000,
             starts=2,

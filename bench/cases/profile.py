@@ -43,7 +43,7 @@ def run(plan: Plan) -> Iterator[Measured]:
             "a delivery": Way(receive, "/", event),
             "its result at Send": Way(send, "/event/callback", _result(receive, event)),
         }
-        whole_ms = compare(plan, CASE, ways, seconds=1, rounds=3).cpu_ms
+        whole_ms = compare(plan, CASE, ways, seconds=1, rounds=plan.few_rounds).cpu_ms
         for name, way in ways.items():
             plan.show(f"{CASE}: {name}")
             sampled = _sampled(plan, lab, way, called=target, broker=broker)

@@ -25,7 +25,7 @@ CASE = "state"
 _FEW = 1_000
 _SETTINGS = Settings()
 _MAX_BYTES = 16 * 1024**3
-_SAMPLES = 4_000
+_SAMPLES = 2_000
 _FILLERS = 4
 
 
@@ -106,7 +106,7 @@ def _fill(store: Store, size: int) -> None:
 def _compare(plan: Plan, kind: str, stores: list[Store]) -> Iterator[Measured]:
     all_records = [Records(store, _SETTINGS) for store in stores]
     p99_ms: list[list[float]] = [[], []]
-    for number in range(plan.rounds + 1):
+    for number in range(plan.few_rounds + 1):
         plan.show(f"{CASE}: {kind}, round {number}")
         taken_ms: list[list[float]] = [[], []]
         for _ in range(_SAMPLES if number else _SAMPLES // 10):

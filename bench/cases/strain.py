@@ -100,7 +100,7 @@ def _givers_up(plan: Plan) -> Iterator[Measured]:
 
         async def measure() -> list[float]:
             callers = [asyncio.ensure_future(_repeat(send, slow, timeout_s=2.0)) for _ in range(8)]
-            others = await _others(send, quick, 20.0)
+            others = await _others(send, quick, 30.0)
             for each in callers:
                 each.cancel()
             await asyncio.gather(*callers, return_exceptions=True)

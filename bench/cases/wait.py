@@ -38,8 +38,7 @@ def _measure(plan: Plan, kind: str, *, others_results: bool) -> Iterator[Measure
                 "target": Way(chain.target, "/", request),
                 "send": Way(chain.send, "/async", waiting),
             }
-            plan.show(f"{CASE}: {name}")
-            p50_ms = compare(plan, CASE, ways, connections=1, seconds=1).p50_ms
+            p50_ms = compare(plan, f"{CASE}, {name}", ways, connections=1, seconds=1).p50_ms
     yield Figure(
         case=CASE,
         name=f"p50 of a caller who waits, over the direct call, {name}",
