@@ -53,7 +53,7 @@ class Plan:
         """Show in less than a minute what a change has done."""
         return cls(
             cores=cores,
-            rounds=3,
+            rounds=2,
             few_rounds=2,
             seconds=1,
             backlog=4_000,
