@@ -18,8 +18,9 @@ from local.broker.activity import (
     Activity,
     Attempted,
 )
+from local.broker.connections import Connections
 from local.broker.database import StoreError
-from local.broker.delivery import Delivered, Failed, Sender, error_extensions
+from local.broker.delivery import Delivered, Failed, error_extensions, send
 from local.broker.routing import Route, Routing, outgoing_headers
 from local.broker.store import PendingDelivery, Publication
 from relay.problems import InvalidRequest
@@ -69,11 +70,11 @@ class Attempts:
         self._ledger = ledger
         self._activity = activity
         self._wake = wake
-        self._sender = Sender()
+        self._connections = Connections()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections that are kept open."""
-        await self._sender.close()
+        self._connections.close()
 
     async def make(self, delivery: PendingDelivery) -> None:
         """Call the subscriber, or the dead letter sink once it has come to that."""
@@ -94,7 +95,8 @@ class Attempts:
         else:
             url = route.dead_letter_url
         started = time.monotonic()
-        outcome = await self._sender.send(
+        outcome = await send(
+            self._connections,
             url,
             headers,
             delivery.event.data,

@@ -66,7 +66,7 @@ class Dispatcher:
         for queue in self._queues.values():
             if isinstance(queue, KafkaQueue):
                 await queue.commit()
-            await queue.attempts.close()
+            queue.attempts.close()
 
 
 class _TriggerQueue:
