@@ -92,13 +92,13 @@ class Ingress:
                 due_at=time.time(),
             )
             try:
-                await self._store.add(publication)
+                event_id = await self._store.add(publication)
             except StoreError as exc:
                 _log.error("id=%r not accepted: %s", event.attributes["id"], exc)
                 return PlainTextResponse(
                     "the event could not be stored\n", 503, {"Retry-After": _RETRY_AFTER_S}
                 )
-            self._dispatcher.wake(triggers)
+            self._dispatcher.offer(event_id, publication)
         self._activity.note(Accepted(event=event, triggers=triggers))
         return Response(status_code=202)
 
