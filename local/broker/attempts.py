@@ -240,12 +240,11 @@ class Attempts:
             "duration_ms": round(fact.duration_ms, 1),
             "next": summary,
         }
-        _log.info(
-            "%s to %s%s: %s, %s",
-            attributes["type"],
-            "the dead letter sink of " if fact.to_dead_letter_sink else "",
-            fact.trigger,
-            fact.result,
-            summary,
-            extra={"fields": fields},
-        )
+        to = "the dead letter sink of " if fact.to_dead_letter_sink else ""
+        line = f"{attributes['type']} to {to}{fact.trigger}: {fact.result}, {summary}"
+        # _log.info would look up the calling line of code, which costs as much as all the rest.
+        if _log.isEnabledFor(logging.INFO):
+            extra = {"fields": fields}
+            _log.handle(
+                _log.makeRecord(_log.name, logging.INFO, __file__, 0, line, (), None, extra=extra)
+            )
