@@ -15,6 +15,7 @@ from gunicorn.config import Config
 from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 
+from local.broker.connections import Answer
 from local.broker.delivery import classify
 from local.broker.event import KNATIVE, to_headers
 from relay import jsons
@@ -284,9 +285,8 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
 
     def broker_answer(raw: bytes) -> None:
         headers, body = read(raw)
-        pairs = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers.items()]
         for status in (200, 503):
-            classify(status, pairs, body, url="http://a.test", wants_reply=True)
+            classify(Answer(status, headers, body), url="http://a.test", wants_reply=True)
 
     def text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
         return lambda raw: parse(raw.decode("utf-8", "surrogateescape"))
