@@ -10,7 +10,7 @@ import functools
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
 
 import requests
@@ -36,7 +36,7 @@ _CHECKED_S = 1.0
 
 
 class Request(requests.PreparedRequest):
-    """A prepared request that has its URL in parts, as they are judged, and its time."""
+    """A prepared request that has its URL in parts, as they are judged."""
 
     def __init__(
         self, target: Target, method: str, headers: Headers, content: bytes | None, peer: str
@@ -46,13 +46,12 @@ class Request(requests.PreparedRequest):
         self.target, self.method, self.url = target, method, target.url
         # A plain dict will do: names are unique by here, and only `message` reads them.
         self.headers = complete(headers, authority, method, content)  # type: ignore[assignment]
-        self.body = content or b""
+        self.body: bytes = content or b""
         self.peer = f"the {peer} {authority}"  # as errors call it
 
     def message(self) -> tuple[bytes, ...]:
         """Write it; the path is the target's own, byte for byte."""
         head = message_head(f"{self.method} {self.target.path} HTTP/1.1", self.headers)
-        assert isinstance(self.body, bytes)
         return (head + self.body,) if len(self.body) <= _SENT_AT_ONCE else (head, self.body)
 
 
@@ -65,7 +64,7 @@ class Answer(ResponseParser):
         sock: goes into the pool when it can be used again.
     """
 
-    # It failed as on a connection that was closed for being idle.
+    # Nothing came yet, and the request can be sent again.
     may_repeat = True
 
     def __init__(
@@ -257,10 +256,7 @@ class Client(BaseAdapter):
             raise error_of(exc, request.peer) from exc
 
     def send(self, request: Request, deadline: Deadline) -> Response:  # type: ignore[override]
-        """Do as `call` does, but raise what `requests` would.
-
-        On a new connection if a kept one was closed meanwhile
-        """
+        """Do what `call` says, but raise errors of `requests`."""
         origin, message = request.target.origin, request.message()
         kept = self._pool.take(origin)
         answer = Answer(request, deadline, kept or self._connect(origin, deadline), self._pool)
@@ -269,7 +265,7 @@ class Client(BaseAdapter):
         except BrokenAnswer:
             if kept is None or not answer.may_repeat:
                 raise
-            # The connection was closed for being idle.
+            # The kept connection was closed as the request was sent.
             answer = Answer(request, deadline, self._connect(origin, deadline), self._pool)
             answer.start(message)
         return Response(answer)
@@ -287,12 +283,10 @@ class Client(BaseAdapter):
         self, origin: Origin, timeout_s: float, cut: Cut, max_age_s: float = 0.0
     ) -> list[IPAddress]:
         """Look the host up once and judge each address: none leaves here that was not judged."""
-        addresses = (
-            self._lookups.addresses(origin, timeout_s, cut, max_age_s)
-            if origin.address is None
-            else [origin.address]
-        )
-        return self._policy.permitted(origin, addresses)
+        if origin.address is not None:
+            return self._policy.permitted(origin, [origin.address])
+        found = self._lookups.addresses(origin, timeout_s, cut, max_age_s)
+        return self._policy.permitted(origin, found)
 
 
 def error_of(exc: requests.RequestException, peer: str) -> RelayError:

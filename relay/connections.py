@@ -85,14 +85,7 @@ def _has_input(sock: socket.socket) -> bool:
 
 
 def connect(addresses: list[IPAddress], port: int, until: float, cut: Cut) -> socket.socket:
-    """Open a socket to the first address that answers, each within its share of the time.
-
-    Args:
-        until: on the monotonic clock.
-
-    Raises:
-        requests.ConnectionError: none answers.
-    """
+    """Open a socket to the first address that answers, each within its share of the time."""
     reason = ""
     for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
         if cut.is_cut:
@@ -114,11 +107,6 @@ def connect(addresses: list[IPAddress], port: int, until: float, cut: Cut) -> so
 def start_tls(
     sock: socket.socket, host: str, context: ssl.SSLContext, deadline: Deadline
 ) -> socket.socket:
-    """Go on under TLS.
-
-    Raises:
-        requests.exceptions.SSLError, requests.ReadTimeout: the handshake fails, or not in time.
-    """
     try:
         sock.settimeout(deadline.left_s)
         sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
