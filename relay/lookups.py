@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import queue
 import socket
 import threading
@@ -56,7 +57,7 @@ class Lookups:
             requests.ConnectionError: it is not found, or not in time, or too many look-ups hang.
         """
         name = (origin.host, origin.port)
-        known_s, result = self._known.get(name, (-max_age_s, []))
+        known_s, result = self._known.get(name, (-math.inf, []))
         if time.monotonic() - known_s >= max_age_s:
             answers = self._ask(name)
             cut.ends_by(partial(answers.put, TimeoutError()))
