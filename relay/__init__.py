@@ -27,9 +27,9 @@ of a request that waits or was given up, and `retries` decides which.
 Neighbours: `gate` lets a call through or not, by a `breaker` and a share of the `places` for each
 target, so that none delays the others.
 
-Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
-the egress policy permits, after one of the `lookups`; `responses` parses what comes back, `reasons`
-are why nothing does.
+Calls: `targets` makes a call of an envelope, through the `client`, on `connections` to addresses
+that the egress policy permits, after one of the `lookups`; `responses` parses what comes back,
+`reasons` are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `bodies` are what their headers say, and `forwarded` is how

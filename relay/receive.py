@@ -36,13 +36,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from relay import logs
 from relay.auth import MAC
 from relay.claims import Claims
-from relay.client import IDEMPOTENT, TargetClient
-from relay.connections import Answer
-from relay.envelope import Envelope, callback_in, fingerprint
+from relay.envelope import IDEMPOTENT, Envelope, callback_in, fingerprint
 from relay.events import JSON, RESULTS, Event
 from relay.gate import Gate
 from relay.headers import Headers, find, retry_after_s
@@ -68,7 +67,11 @@ from relay.results import Result
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
 from relay.store import CANCELLED, open_store
+from relay.targets import TargetClient
 from relay.tracing import as_attributes, context_in, context_of, next_hop, trace_id
+
+if TYPE_CHECKING:
+    from relay.client import Answer
 
 log = logging.getLogger(__name__)
 

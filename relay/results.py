@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final, TypeGuard
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from relay import jsons
 from relay.bodies import from_readable, readable
-from relay.connections import Answer
 from relay.headers import Headers, end_to_end, find
 from relay.http import Response
 from relay.jsons import MAX_DEPTH, json_type
 from relay.problems import InvalidRequest
+
+if TYPE_CHECKING:
+    from relay.client import Answer
 
 # A delivered callback, and the event that brings it, are nested around an answer.
 _DEEPEST: Final = MAX_DEPTH - 8

@@ -17,7 +17,6 @@ from relay import logs
 from relay.auth import Signatures, check_token
 from relay.bodies import seems
 from relay.broker import Broker
-from relay.client import TargetClient
 from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
 from relay.forwarded import base_url
@@ -40,6 +39,7 @@ from relay.results import Result
 from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
 from relay.store import open_store
+from relay.targets import TargetClient
 from relay.tracing import PASSED_ON, as_attributes, context_of, hops_of, next_hop, trace_id
 from relay.waiting import Waiting
 

@@ -20,7 +20,9 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from importlib import import_module
 from itertools import takewhile
+from threading import Timer
 from typing import Any, ClassVar
 
 import gunicorn.config
@@ -40,6 +42,8 @@ _TOO_MUCH = (
     "too much is arriving at once; send the request again",
 )
 _LEAVING_S = 2.0
+# A first probe is answered by then, and the first call has hardly come.
+_WARM_UP_S = 0.1
 _LEAVING_BYTES = 16 * 1024 * 1024
 
 
@@ -70,6 +74,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._arriving: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}
         self._held_bytes = 0
+
+    def run(self) -> None:
+        warm_up = Timer(_WARM_UP_S, import_module, ("relay.client",))
+        warm_up.daemon = True
+        warm_up.start()
+        super().run()
 
     # Arriving
 
