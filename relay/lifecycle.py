@@ -16,8 +16,8 @@ cancelled: Receive looks here before each call.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from relay.events import COMPLETED, DEAD, FAILED
 from relay.problems import Conflict, KeyReused
@@ -184,7 +184,7 @@ def not_published(record: Record | None, times: Times, *, publisher: str) -> Rec
     if record.before is None:
         return None
     if record.before in (DEAD, FAILED):
-        return replace(record, state=record.before, publisher=None, round=record.round - 1)
+        return record._replace(state=record.before, publisher=None, round=record.round - 1)
     return maybe_published(record, times, publisher=publisher)
 
 
@@ -192,8 +192,8 @@ def maybe_published(record: Record | None, times: Times, *, publisher: str) -> R
     """Note that the Broker may or may not have the request: it may be published again."""
     if record is None or record.publisher != publisher or not _is_unseen(record):
         return record
-    return replace(
-        record, state=PUBLISHING, publishing_until_ms=times.now_ms, unknown_ms=times.now_ms
+    return record._replace(
+        state=PUBLISHING, publishing_until_ms=times.now_ms, unknown_ms=times.now_ms
     )
 
 
@@ -411,12 +411,12 @@ def _unheard(request_id: str, fingerprint: str | None, target: str | None, round
     )
 
 
-def _heard(record: Record, times: Times, **changes: object) -> Record:
+def _heard(record: Record, times: Times, **changes: Any) -> Record:
     """Change a record and remember it for longer."""
-    record = replace(record, expires_ms=times.now_ms + times.ttl_ms, **changes)  # type: ignore[arg-type]
+    record = record._replace(expires_ms=times.now_ms + times.ttl_ms, **changes)
     if record.state == PUBLISHING:
         unknown_ms = record.publishing_until_ms
     else:
         latest_ms = max(times.now_ms, record.calling_until_ms, record.next_attempt_ms or 0)
         unknown_ms = latest_ms + times.quiet_ms
-    return replace(record, unknown_ms=unknown_ms)
+    return record._replace(unknown_ms=unknown_ms)

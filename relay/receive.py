@@ -39,6 +39,7 @@ from http import HTTPStatus
 
 from relay import logs
 from relay.auth import MAC
+from relay.backends import open_store
 from relay.claims import Claims
 from relay.client import IDEMPOTENT, TargetClient
 from relay.connections import Answer
@@ -67,7 +68,7 @@ from relay.records import ROUND, Known, Records, result_id, round_of
 from relay.results import Result
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.store import CANCELLED, open_store
+from relay.store import CANCELLED
 from relay.tracing import as_attributes, context_in, context_of, next_hop, trace_id
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from typing import Final
 
 from relay import logs
 from relay.auth import Signatures, check_token
+from relay.backends import open_store
 from relay.bodies import seems
 from relay.broker import Broker
 from relay.client import TargetClient
@@ -39,7 +40,6 @@ from relay.records import Records, with_round
 from relay.results import Result
 from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
-from relay.store import open_store
 from relay.tracing import PASSED_ON, as_attributes, context_of, hops_of, next_hop, trace_id
 from relay.waiting import Waiting
 

@@ -18,14 +18,18 @@ from __future__ import annotations
 
 import abc
 import json
+import logging
 import os
 import time
-import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Final, NamedTuple, TypeVar
 
+from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
+
+log = logging.getLogger(__name__)
 
 PUBLISHING: Final = "publishing"
 OPEN: Final = "open"
@@ -37,8 +41,7 @@ _TRIES: Final = 200
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What the store keeps of one request; times are milliseconds since 1970.
 
     Args:
@@ -86,10 +89,10 @@ class Record:
     answer_status: int | None = None
     reason: str | None = None
 
-    def to_json(self) -> bytes:
-        values = ((field.name, field.default, getattr(self, field.name)) for field in _FIELDS)
-        known = {name: value for name, default, value in values if value != default}
-        return json.dumps(known, separators=(",", ":")).encode("ascii")
+    def to_json(self) -> str:
+        """Write what differs from the defaults."""
+        fields = zip(self._fields, self, _DEFAULTS, strict=True)
+        return _write_json({name: value for name, value, default in fields if value != default})
 
     @property
     def listed(self) -> str:
@@ -105,10 +108,12 @@ class Record:
     def from_json(cls, raw: bytes | str) -> Record:
         """Read a record, also one of another version, which may know other fields."""
         known = json.loads(raw)
-        return cls(**{field.name: known[field.name] for field in _FIELDS if field.name in known})
+        return cls(**{name: known[name] for name in known if name in _NAMES})
 
 
-_FIELDS: Final = fields(Record)
+_write_json = json.JSONEncoder(separators=(",", ":")).encode
+_NAMES: Final = frozenset(Record._fields)
+_DEFAULTS: Final = [Record._field_defaults.get(name) for name in Record._fields]
 
 Step = Callable[[Record | None], tuple[Record | None, T]]
 
@@ -189,6 +194,37 @@ class Write:
     answer: bytes | None
     event: bytes | None
     durable: bool
+
+
+class Use(Operation):
+    """One use of the store: what a backend's library raises in it becomes `StateUnavailable`."""
+
+    __slots__ = ()
+    errors: ClassVar[tuple[type[Exception], ...]]
+
+    def __init__(self) -> None:
+        super().__init__(STORE)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        told = None
+        if isinstance(error, self.errors):
+            # Not in the library's own words: they may repeat what was sent.
+            log.debug("the state: %s", type(error).__name__)
+            what = "is full" if self.is_full(error) else "cannot be reached"
+            told = StateUnavailable(f"the state {what} (STATE_URL)")
+        super().__exit__(kind, told or error, traceback)
+        if told:
+            raise told from error
+
+    @staticmethod
+    def is_full(error: Exception) -> bool:
+        """Tell whether there was no room."""
+        raise NotImplementedError
 
 
 class Store(abc.ABC):
@@ -326,32 +362,3 @@ class Store(abc.ABC):
 
     def _unless_expired(self, record: Record | None) -> Record | None:
         return None if record is None or record.expires_ms <= self.now_ms() else record
-
-
-def open_store(
-    url: str, *, ttl_s: int, max_bytes: int, clock: Callable[[], float] = time.time
-) -> Store:
-    """Open the store that a URL names; it is connected when it is first used.
-
-    Args:
-        url: `memory://`, `sqlite:///PATH` or `redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE]`.
-        ttl_s: the longest that a record is kept after it was last written.
-        max_bytes: of the whole store in SQLite, of the answers in Redis.
-
-    Raises:
-        ValueError: the URL has another form.
-    """
-    parts = urllib.parse.urlsplit(url)
-    # Each is imported only where it is used: that takes long, and cold starts should not.
-    if parts.scheme in ("redis", "rediss") and parts.hostname:
-        from relay.store_redis import RedisStore
-
-        return RedisStore(url, ttl_s=ttl_s, max_answer_bytes=max_bytes, clock=clock)
-    if url == "memory://" or (parts.scheme == "sqlite" and parts.path and not parts.netloc):
-        from relay.store_sqlite import SQLiteStore
-
-        path = urllib.parse.unquote(parts.path) if parts.path else None
-        return SQLiteStore(path, max_bytes=max_bytes, clock=clock)
-    raise ValueError(
-        "must be memory://, sqlite:///PATH or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE]"
-    )

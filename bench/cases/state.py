@@ -19,9 +19,10 @@ from bench.cases.plan import Plan, ratios
 from bench.processes import BenchError
 from bench.report import Figure, Limit, Measured
 from local.ports import HOST, free_port
+from relay.backends import open_store
 from relay.records import Records
 from relay.settings import Settings
-from relay.store import Record, Store, open_store
+from relay.store import Record, Store
 
 CASE = "state"
 _FEW = 1_000

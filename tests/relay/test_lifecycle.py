@@ -42,19 +42,18 @@ NEW = Record(
     publisher="p",
     publishing_until_ms=NOW + 300,
 )
-ON_ITS_WAY = replace(NEW, state=OPEN, unknown_ms=NOW + 2_000)
-CALLED = replace(
-    ON_ITS_WAY,
+ON_ITS_WAY = NEW._replace(state=OPEN, unknown_ms=NOW + 2_000)
+CALLED = ON_ITS_WAY._replace(
     attempts=1,
     caller="c",
     calling_until_ms=NOW + LEASE_MS,
     unknown_ms=NOW + LEASE_MS + 2_000,
 )
-DONE = replace(ON_ITS_WAY, state=COMPLETED, finished_ms=NOW - 5, answer_status=200, attempts=1)
-IS_DEAD = replace(
-    ON_ITS_WAY, state=DEAD, finished_ms=NOW - 5, reason="{}", attempts=6, publisher=None
+DONE = ON_ITS_WAY._replace(state=COMPLETED, finished_ms=NOW - 5, answer_status=200, attempts=1)
+IS_DEAD = ON_ITS_WAY._replace(
+    state=DEAD, finished_ms=NOW - 5, reason="{}", attempts=6, publisher=None
 )
-UNHEARD = replace(ON_ITS_WAY, unknown_ms=NOW)
+UNHEARD = ON_ITS_WAY._replace(unknown_ms=NOW)
 
 
 def later(ms: int) -> Times:
@@ -137,7 +136,7 @@ def finished(
             id="waiting",
         ),
         pytest.param(DONE, 4_999, "completed", id="completed"),
-        pytest.param(replace(DONE, state=FAILED), 4_999, "failed", id="failed"),
+        pytest.param(DONE._replace(state=FAILED), 4_999, "failed", id="failed"),
         pytest.param(IS_DEAD, 4_999, "dead", id="dead"),
     ],
 )
@@ -171,7 +170,7 @@ def test_a_request_that_nobody_can_repeat_is_open_at_once() -> None:
     assert status_of(maybe, TIMES) == "unknown"
 
 
-@pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, replace(DONE, state=FAILED)])
+@pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, DONE._replace(state=FAILED)])
 def test_a_repeat_is_the_request_that_is_there(record: Record) -> None:
     """Nothing is published again, and nothing about it changes."""
     assert accepted(record) is record
@@ -223,8 +222,8 @@ def test_without_a_fingerprint_a_request_begins_anew() -> None:
 
 def test_publishing_ends_in_an_open_request() -> None:
     """Only its own publisher can say so, and only while nothing more is known."""
-    assert published(NEW, later(5), publisher="p") == replace(
-        NEW, state=OPEN, unknown_ms=NOW + 2_005, expires_ms=NOW + 5_005
+    assert published(NEW, later(5), publisher="p") == NEW._replace(
+        state=OPEN, unknown_ms=NOW + 2_005, expires_ms=NOW + 5_005
     )
     assert published(NEW, TIMES, publisher="q") is NEW
     assert published(DONE, TIMES, publisher="p") is DONE
@@ -308,7 +307,7 @@ def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
 
 def test_a_copy_of_an_earlier_round_is_no_attempt_of_this_one() -> None:
     """It goes its way without a call."""
-    second = replace(ON_ITS_WAY, round=2, attempts=6, earlier_attempts=6)
+    second = ON_ITS_WAY._replace(round=2, attempts=6, earlier_attempts=6)
 
     assert claimed(second, attempt=3) == (second, Made(error="the call failed", next_in_s=None))
 
@@ -334,7 +333,7 @@ def test_a_claim_is_renewed_by_its_caller_alone() -> None:
     assert attempt_failed(CALLED, TIMES, caller="x", error="", next_attempt_ms=None) is CALLED
 
 
-@pytest.mark.parametrize("record", [DONE, replace(DONE, state=FAILED), IS_DEAD])
+@pytest.mark.parametrize("record", [DONE, DONE._replace(state=FAILED), IS_DEAD])
 def test_what_is_done_or_dead_is_not_called_again(record: Record) -> None:
     """A copy of its event is no new attempt."""
     assert claimed(record) == (record, None)
@@ -405,7 +404,7 @@ def test_a_dead_letter_changes_no_answer_and_no_later_round() -> None:
 
 def test_a_retry_forgets_the_last_error() -> None:
     """What the last round met is not what this one waits for."""
-    record = replace(UNHEARD, error="no", next_attempt_ms=NOW - 3_000)
+    record = UNHEARD._replace(error="no", next_attempt_ms=NOW - 3_000)
 
     again = publish_again(record, TIMES, publisher="q")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.backends import open_store
 from relay.events import Event
 from relay.jsons import dumps
 from relay.lifecycle import Attempt
@@ -20,7 +21,7 @@ from relay.problems import BrokerUnavailable, Conflict, StateUnavailable, TooLar
 from relay.records import MAX_CALLBACKS, STATUSES, Known, Records
 from relay.settings import Settings
 from relay.status import describe
-from relay.store import Listing, open_store
+from relay.store import Listing
 from tests.support.processes import free_port
 from tests.support.stores import KINDS, Clock, opened, store_url
 

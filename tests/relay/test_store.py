@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 
+from relay.backends import open_store
 from relay.events import COMPLETED, DEAD, FAILED
 from relay.problems import StateUnavailable
 from relay.store import (
@@ -26,7 +27,6 @@ from relay.store import (
     Place,
     Record,
     Store,
-    open_store,
 )
 from relay.store_sqlite import SQLiteStore
 from tests.support.processes import free_port, wait_until
@@ -69,8 +69,8 @@ def put(
     def step(record: Record | None) -> tuple[Record, None]:
         base = record or Record(id=request_id, state=state, expires_ms=0, unknown_ms=now_ms)
         finished_ms = None if state == OPEN else now_ms
-        new = replace(base, state=state, expires_ms=now_ms + HOUR_MS, finished_ms=finished_ms)
-        return replace(new, **changes), None  # type: ignore[arg-type]
+        new = base._replace(state=state, expires_ms=now_ms + HOUR_MS, finished_ms=finished_ms)
+        return new._replace(**changes), None  # type: ignore[arg-type]
 
     store.change(request_id, step, answer=answer, event=event, durable=durable)
 
@@ -151,7 +151,7 @@ def test_changes_from_many_threads_all_count(store: Store) -> None:
 
     def count(record: Record | None) -> tuple[Record, int]:
         record = record or Record(id="a", state=OPEN, expires_ms=store.now_ms() + HOUR_MS)
-        return replace(record, attempts=record.attempts + 1), record.attempts
+        return record._replace(attempts=record.attempts + 1), record.attempts
 
     seen: list[int] = []
 
@@ -175,7 +175,7 @@ def test_a_wrong_guess_costs_a_look_and_nothing_else(store: Store) -> None:
     def count(record: Record | None) -> tuple[Record, None]:
         seen.append(record.attempts if record else None)
         record = record or made(store)
-        return replace(record, attempts=record.attempts + 1), None
+        return record._replace(attempts=record.attempts + 1), None
 
     store.change("a", count, guess=("v1", made(store)), version="v2")
     store.change("a", count, guess=("v1", made(store)))
