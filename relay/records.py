@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,11 +14,22 @@ from relay import lifecycle
 from relay.bodies import readable
 from relay.events import CALLBACK, COMPLETED, DEAD, FAILED, JSON, RESULTS, Event
 from relay.jsons import dumps
+from relay.leaving import Caller
 from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Made, Times
 from relay.logs import rfc3339
-from relay.problems import Conflict, RelayError, StateUnavailable
+from relay.problems import CallerLeft, Conflict, RelayError, StateUnavailable
 from relay.settings import Settings
-from relay.store import CANCELLED, OPEN, PUBLISHING, Listing, Place, Record, Store, Whole
+from relay.store import (
+    CANCELLED,
+    OPEN,
+    PUBLISHING,
+    Listing,
+    Place,
+    Record,
+    Store,
+    Whole,
+    unlike_any,
+)
 
 STATUSES: Final = (ACCEPTED, COMPLETED, FAILED, DEAD, CANCELLED, UNKNOWN)
 MAX_CALLBACKS: Final = 20
@@ -33,8 +42,8 @@ _PUBLISHING_SLACK_S: Final = 2.0
 # time that it waits is noted, and how long.
 _QUIET_S: Final = 600.0
 _CALLS: Final = 6
-# How often a waiting caller looks when another process may have got the result.
-_POLL_S: Final = 0.25
+# A waiting caller is woken by the end of its request; it looks so often in case that was lost.
+_LOOK_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +85,6 @@ class Records:
         self._callbacks_bytes = settings.max_result_bytes
         self._publishing_s = settings.publish_timeout_s + _PUBLISHING_SLACK_S
         self._quiet_s = _QUIET_S + _CALLS * settings.target_timeout_s
-        self._changed = threading.Condition()
-        self._changes = 0
 
     def accept(
         self, request_id: str, *, fingerprint: str, target: str, may_repeat: bool
@@ -93,7 +100,7 @@ class Records:
         Raises:
             KeyReused, Conflict: see `lifecycle.accept`.
         """
-        times, publisher = self._times(), uuid.uuid4().hex
+        times, publisher = self._times(), unlike_any()
         record = self._store.change(
             request_id,
             lambda record: lifecycle.accept(
@@ -119,7 +126,7 @@ class Records:
         Raises:
             Conflict: it is neither dead nor failed, or its event is not kept.
         """
-        times, publisher = self._times(), uuid.uuid4().hex
+        times, publisher = self._times(), unlike_any()
         kept = self._store.event(request_id)
 
         def step(record: Record | None) -> tuple[Record | None, Record | None]:
@@ -156,7 +163,6 @@ class Records:
             return record, record
 
         record = self._store.change(request_id, step)
-        self._tell_waiting()
         return None if record is None else self._known(record)
 
     @contextlib.contextmanager
@@ -194,7 +200,7 @@ class Records:
             the attempt that may be made; that somebody else is making it, or has; or what is known,
             when the request is over.
         """
-        times, caller = self._times(), uuid.uuid4().hex
+        times, caller = self._times(), unlike_any()
         answer = self._store.change(
             request_id,
             lambda record: lifecycle.claim(
@@ -297,7 +303,6 @@ class Records:
         guess = None if attempt is None else _as_claimed(attempt)
         event = _event_to_bytes(request) if request is not None and ending == FAILED else None
         counts = self._store.change(request_id, step, answer=answer, event=event, guess=guess)
-        self._tell_waiting()
         return counts
 
     def die(
@@ -330,7 +335,6 @@ class Records:
             event=_event_to_bytes(event),
             durable=True,
         )
-        self._tell_waiting()
         return is_dead
 
     def add_callback(self, request_id: str, event: Event) -> None:
@@ -353,19 +357,27 @@ class Records:
         whole = self._store.read(request_id)
         return None if whole is None else self._known(whole.record, whole)
 
-    def wait(self, request_id: str, timeout_s: float) -> Known | None:
-        """Wait until a request is no longer open, or the time is over; then read it."""
-        until = time.monotonic() + timeout_s
-        while True:
-            with self._changed:
-                seen = self._changes
-            known = self.read(request_id)
-            left_s = until - time.monotonic()
-            if known is None or known.status != ACCEPTED or left_s <= 0:
-                return known
-            with self._changed:
-                if self._changes == seen:
-                    self._changed.wait(min(left_s, _POLL_S))
+    def wait(self, request_id: str, timeout_s: float, caller: Caller) -> Known | None:
+        """Wait until a request is no longer open, or the time is over; then read it.
+
+        It is over at once when this process is to end.
+
+        Raises:
+            CallerLeft: it waits no longer.
+        """
+        until_s = time.monotonic() + timeout_s
+        with self._store.waiters.waiting(request_id) as woken:
+            while True:
+                woken.clear()
+                known = self.read(request_id)
+                left_s = until_s - time.monotonic()
+                if known is None or known.status != ACCEPTED or left_s <= 0:
+                    return known
+                caller.wait(min(left_s, _LOOK_S), woken)
+                if caller.is_gone:
+                    if caller.has_left():
+                        raise CallerLeft
+                    return known
 
     def listing(
         self, status: str, *, target: str | None = None, since_ms: int | None = None
@@ -415,11 +427,6 @@ class Records:
             publishing_ms=int(self._publishing_s * 1000),
             quiet_ms=int(self._quiet_s * 1000),
         )
-
-    def _tell_waiting(self) -> None:
-        with self._changed:
-            self._changes += 1
-            self._changed.notify_all()
 
 
 def _as_claimed(attempt: Attempt) -> tuple[str | None, Record | None] | None:

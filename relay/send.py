@@ -224,7 +224,7 @@ class Send:
                 told = self._waiting.told()
                 return accepted_answer(accepted, base, _applied(*applied), **told)
             try:
-                known = self._records.wait(accepted.id, wait_s)
+                known = self._records.wait(accepted.id, wait_s, request.caller)
             except StateUnavailable:
                 known = None
         headers = _applied(*applied, f"wait={wait_s}")

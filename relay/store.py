@@ -28,6 +28,7 @@ from typing import ClassVar, Final, NamedTuple, TypeVar
 
 from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
+from relay.waiters import Waiters
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +171,7 @@ class Census:
     oldest_open_ms: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One change, as a backend makes it.
 
     Args:
@@ -194,6 +194,16 @@ class Write:
     answer: bytes | None
     event: bytes | None
     durable: bool
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether nothing of the request is waited for any more."""
+        return self.record is None or self.record.listed != OPEN
+
+
+def unlike_any() -> str:
+    """Make a version that is unlike any other."""
+    return os.urandom(12).hex()
 
 
 class Use(Operation):
@@ -238,6 +248,7 @@ class Store(abc.ABC):
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self.waiters = Waiters(self._listen)
 
     def now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -277,7 +288,7 @@ class Store(abc.ABC):
             write = Write(
                 id=request_id,
                 old_version=old_version,
-                new_version=version or os.urandom(8).hex(),
+                new_version=version or unlike_any(),
                 old=kept,
                 record=new,
                 anew=old is None,
@@ -286,6 +297,8 @@ class Store(abc.ABC):
                 durable=durable,
             )
             if self._write(write):
+                if write.is_over:
+                    self.waiters.wake(request_id)
                 return result
         raise StateUnavailable("too many change the same request at once; try again")
 
@@ -348,6 +361,10 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Give back what the store holds."""
+
+    @abc.abstractmethod
+    def _listen(self) -> None:
+        """Wake those who wait by what other processes note, while there are any; raise nothing."""
 
     @abc.abstractmethod
     def _read(self, request_id: str) -> tuple[str | None, Record | None]:

@@ -12,15 +12,16 @@ The keys, each with an expiry:
     relay:open            sorted set: the ids of open requests, by the time when each was accepted
     relay:answers         sorted set: SIZE:ID of each answer, by the time it came
     relay:answers:bytes   the sum of these sizes
+
+What ends is published by its id on the channel relay:ended.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import redis
@@ -30,9 +31,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from relay.events import DEAD, RESULTS
-from relay.operations import STORE, Operation
-from relay.problems import StateUnavailable
-from relay.store import OPEN, Census, Listing, Place, Record, Store, Whole, Write
+from relay.store import OPEN, Census, Listing, Place, Record, Store, Use, Whole, Write
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +39,9 @@ _TIMEOUT_S: Final = 2.0
 _OPEN: Final = "relay:open"
 _ANSWERS: Final = "relay:answers"
 _ANSWERS_BYTES: Final = "relay:answers:bytes"
+_ENDED: Final = "relay:ended"
+# How often it is seen that nobody waits any more.
+_LISTEN_S: Final = 1.0
 # How many answers one call may drop: a script holds up everybody.
 _BATCH: Final = 50
 # How much is freed at least when Redis itself has no memory left.
@@ -77,7 +79,7 @@ _MAKE_ROOM: Final = f"{_DROP}return drop(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARG
 #    9 the time by which it is listed      10 '1' when it is done   11 answer   12 event
 #   13 how much the answers may be together   14 how many to drop at once
 #   15, 16 the lists that it was in        17, 18 the lists that it is to be in
-#   19 when it was accepted, while it is open
+#   19 when it was accepted, while it is open                        20 where its end is published
 _WRITE: Final = f"""{_DROP}
 local function unlist(id, list, of_target)
     if list ~= '' then redis.call('ZREM', list, id) end
@@ -129,6 +131,7 @@ if ARGV[11] ~= '' then
     redis.call('PEXPIRE', KEYS[3], ARGV[7])
     drop(KEYS[2], KEYS[3], ARGV[13], oldest_ms, ARGV[14])
 end
+if ARGV[20] ~= '' then redis.pcall('PUBLISH', ARGV[20], ARGV[1]) end
 return 1
 """
 
@@ -158,6 +161,16 @@ return 0
 """
 
 
+class _Use(Use):
+    __slots__ = ()
+    errors = (RedisError, OSError)
+
+    @staticmethod
+    def is_full(error: Exception) -> bool:
+        # A script reports it in words of its own.
+        return isinstance(error, OutOfMemoryError) or "OOM" in str(error)
+
+
 class RedisStore(Store):
     """The store in Redis.
 
@@ -177,21 +190,15 @@ class RedisStore(Store):
         super().__init__(clock=clock)
         self._ttl_ms = ttl_s * 1000
         self._max_answer_bytes = max_answer_bytes
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            # Once, for a connection that was closed while it lay idle. Every change may be made
-            # twice: its version, its user or its event tells that it was.
-            retry=Retry(NoBackoff(), 1, supported_errors=(Unreachable,)),
-        )
+        self._url = url
+        self._redis = self._connect()
         self._write_script = self._redis.register_script(_WRITE)
         self._make_room_script = self._redis.register_script(_MAKE_ROOM)
         self._add_callback_script = self._redis.register_script(_ADD_CALLBACK)
         self._unuse_script = self._redis.register_script(_UNUSE)
 
     def event(self, request_id: str) -> bytes | None:
-        with _told():
+        with _Use():
             found = self._redis.hmget(_request(request_id), ["event", "spare"])
         event, spare = cast("list[bytes | None]", found)
         return event or spare or None
@@ -204,7 +211,7 @@ class RedisStore(Store):
         last_ms = listing.to_ms if after is None else min(listing.to_ms, after[0])
         places: list[Place] = []
         start = 0
-        with _told():
+        with _Use():
             while len(places) <= limit:
                 # Those of the same millisecond as the last one come again, and are passed over.
                 chunk = cast(
@@ -228,11 +235,11 @@ class RedisStore(Store):
 
     def count(self, listing: Listing) -> int:
         name = _list(listing.state, listing.target)
-        with _told():
+        with _Use():
             return cast("int", self._redis.zcount(name, self._first_ms(listing), listing.to_ms))
 
     def census(self) -> Census:
-        with _told():
+        with _Use():
             pipeline = self._redis.pipeline(transaction=False)
             now_ms = self.now_ms()
             pipeline.zremrangebyscore(_OPEN, "-inf", now_ms - self._ttl_ms)
@@ -253,7 +260,7 @@ class RedisStore(Store):
         ttl_s: int,
     ) -> None:
         numbered = b"%d:%s" % (time.time_ns(), fact)
-        with _told():
+        with _Use():
             self._or_make_room(
                 len(fact),
                 lambda: self._add_callback_script(
@@ -263,21 +270,45 @@ class RedisStore(Store):
             )
 
     def use_once(self, key: str, user: str, ttl_s: int) -> bool:
-        with _told():
+        with _Use():
             name = f"relay:used:{key}"
             if self._redis.set(name, user, nx=True, ex=ttl_s):
                 return True
             return bool(self._redis.get(name) == user.encode())
 
     def unuse(self, key: str, user: str) -> None:
-        with _told():
+        with _Use():
             self._unuse_script(keys=[f"relay:used:{key}"], args=[user])
 
     def close(self) -> None:
+        self.waiters.close()
         self._redis.close()
 
+    def _connect(self) -> redis.Redis:
+        return redis.Redis.from_url(
+            self._url,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            # Once, for a connection that was closed while it lay idle. Every change may be made
+            # twice: its version, its user or its event tells that it was.
+            retry=Retry(NoBackoff(), 1, supported_errors=(Unreachable,)),
+        )
+
+    def _listen(self) -> None:
+        try:
+            with self._connect() as server, server.pubsub() as subscription:
+                subscription.subscribe(_ENDED)
+                while self.waiters.are_there():
+                    told = subscription.get_message(timeout=_LISTEN_S)
+                    if told and told["type"] == "message":
+                        self.waiters.wake(told["data"].decode())
+                    elif told:  # it has begun, or begun again; what came before was not heard
+                        self.waiters.wake(None)
+        except (RedisError, OSError) as exc:
+            log.warning("callers wait longer for other processes: %s", type(exc).__name__)
+
     def _read(self, request_id: str) -> tuple[str | None, Record | None]:
-        with _told():
+        with _Use():
             found = self._redis.hmget(_request(request_id), ["version", "record"])
         version, record = cast("list[bytes | None]", found)
         if version is None or record is None:
@@ -285,7 +316,7 @@ class RedisStore(Store):
         return version.decode(), Record.from_json(record)
 
     def _read_whole(self, request_id: str) -> Whole | None:
-        with _told():
+        with _Use():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hmget(_request(request_id), ["record", "answer"])
             pipeline.hgetall(_callbacks(request_id))
@@ -321,10 +352,11 @@ class RedisStore(Store):
             *_lists(write.old),
             *_lists(record),
             (record.accepted_ms or now_ms) if record is not None and record.listed == OPEN else "",
+            _ENDED if write.is_over else "",
         )
         keys = [_request(write.id), _ANSWERS, _ANSWERS_BYTES, _OPEN]
         size = sum(len(each) for each in args if isinstance(each, bytes))
-        with _told():
+        with _Use():
             return bool(
                 self._or_make_room(size, lambda: self._write_script(keys=keys, args=[*args]))
             )
@@ -339,7 +371,7 @@ class RedisStore(Store):
             try:
                 return do()
             except ResponseError as exc:
-                if not _is_full(exc):
+                if not _Use.is_full(exc):
                     raise
                 held = int(cast("bytes | None", self._redis.get(_ANSWERS_BYTES)) or 0)
                 most = max(0, held - max(_ROOM_BYTES, 2 * size))
@@ -368,22 +400,3 @@ def _lists(record: Record | None) -> tuple[str, str]:
 
 def _callbacks(request_id: str) -> str:
     return f"relay:callbacks:{request_id}"
-
-
-def _is_full(error: Exception) -> bool:
-    # A script reports it in words of its own.
-    return isinstance(error, OutOfMemoryError) or "OOM" in str(error)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn what Redis and the network say into the relay's own error."""
-    with Operation(STORE):
-        try:
-            yield
-        except (RedisError, OSError) as exc:
-            # Not in Redis's own words: they may repeat what was sent.
-            log.debug("the state: %s", type(exc).__name__)
-            if _is_full(exc):
-                raise StateUnavailable("the state is full (STATE_URL)") from exc
-            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3
@@ -18,6 +19,10 @@ from relay.store import OPEN, Census, Listing, Place, Record, Store, T, Use, Who
 
 log = logging.getLogger(__name__)
 
+# How often it is looked for what other processes have written, while somebody waits for that, and
+# how much of a processor that may take.
+_LISTEN_INTERVAL_S: Final = 0.002
+_LISTEN_SHARE: Final = 0.05
 # How long a write waits for those of other processes.
 _BUSY_TIMEOUT_S: Final = 2.0
 # Expired records are dropped in batches, each a few milliseconds of writing, so that others can
@@ -88,6 +93,7 @@ _JOINED: Final = (
     "requests LEFT JOIN answers"
     " ON answers.number = requests.answer AND answers.request = requests.id"
 )
+_LISTED: Final = "SELECT id, listed FROM requests WHERE id IN (SELECT value FROM json_each(?))"
 _EXPIRY_MS: Final = 60_000  # it is rounded up to this
 
 # The event of a row whose number counts the callbacks that are not kept.
@@ -227,6 +233,7 @@ class SQLiteStore(Store):
 
     def close(self) -> None:
         self._closed.set()
+        self.waiters.close()
         with self._write_lock, self._read_lock:
             for connection in self._connected or ():
                 connection.close()
@@ -248,10 +255,13 @@ class SQLiteStore(Store):
         return gone
 
     def _read(self, request_id: str) -> tuple[str | None, Record | None]:
-        with self._reading() as db:
-            row = db.execute(
-                "SELECT version, record FROM requests WHERE id = ?", (request_id,)
-            ).fetchone()
+        # On the connection that is to write: it has at hand then what it reads here.
+        with _Use(), self._write_lock:
+            row = (
+                self._connections()[0]
+                .execute("SELECT version, record FROM requests WHERE id = ?", (request_id,))
+                .fetchone()
+            )
         return (None, None) if row is None else (row[0], Record.from_json(row[1]))
 
     def _read_whole(self, request_id: str) -> Whole | None:
@@ -281,7 +291,7 @@ class SQLiteStore(Store):
         except _Full:
             if not write.answer:
                 raise
-        return self._write(replace(write, answer=b"", event=None))  # it goes before all others
+        return self._write(write._replace(answer=b"", event=None))  # it goes before all others
 
     def _change(
         self, do: Callable[[sqlite3.Connection], T], *, durable: bool = False, is_one: bool = False
@@ -304,6 +314,27 @@ class SQLiteStore(Store):
                         raise
                     if not _drop_answers(db):
                         raise _Full("the state is full (STATE_MAX_BYTES)") from exc
+
+    def _listen(self) -> None:
+        """Look whether others have written, many times a second."""
+        if self._path is None:  # there are no others
+            return
+        seen = None
+        try:
+            with contextlib.closing(_connect(self._path, self._max_bytes)) as db:
+                while self.waiters.are_there():
+                    began_s = time.monotonic()
+                    (version,) = db.execute("PRAGMA data_version").fetchone()
+                    if version != seen:
+                        seen = version
+                        waited_for = json.dumps(self.waiters.ids())
+                        for request_id, listed in db.execute(_LISTED, (waited_for,)):
+                            if listed != OPEN:
+                                self.waiters.wake(request_id)
+                    took_s = time.monotonic() - began_s
+                    time.sleep(max(_LISTEN_INTERVAL_S, took_s / _LISTEN_SHARE))
+        except (sqlite3.Error, OSError) as exc:
+            log.warning("callers wait longer for other processes: %s", exc)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
