@@ -23,11 +23,15 @@ from relay.store import (
     CANCELLED,
     OPEN,
     PUBLISHING,
+    TRIES,
+    Guess,
     Listing,
     Place,
     Record,
     Store,
+    T,
     Whole,
+    callbacks_of,
     unlike_any,
 )
 
@@ -83,8 +87,8 @@ class Records:
         self._store = store
         self._ttl_s = settings.state_ttl_s
         self._callbacks_bytes = settings.max_result_bytes
-        self._publishing_s = settings.publish_timeout_s + _PUBLISHING_SLACK_S
-        self._quiet_s = _QUIET_S + _CALLS * settings.target_timeout_s
+        self._publishing_ms = int(1000 * (settings.publish_timeout_s + _PUBLISHING_SLACK_S))
+        self._quiet_ms = int(1000 * (_QUIET_S + _CALLS * settings.target_timeout_s))
 
     def accept(
         self, request_id: str, *, fingerprint: str, target: str, may_repeat: bool
@@ -100,20 +104,17 @@ class Records:
         Raises:
             KeyReused, Conflict: see `lifecycle.accept`.
         """
-        times, publisher = self._times(), unlike_any()
-        record = self._store.change(
+        publisher = unlike_any()
+        record = self._change(
             request_id,
-            lambda record: lifecycle.accept(
-                record,
-                times,
-                request_id=request_id,
-                fingerprint=fingerprint,
-                target=target,
-                publisher=publisher,
-                may_repeat=may_repeat,
-            ),
+            lifecycle.accept,
             guess=(None, None),
             version=publisher,
+            request_id=request_id,
+            fingerprint=fingerprint,
+            target=target,
+            publisher=publisher,
+            may_repeat=may_repeat,
         )
         return self._known(record), record.publisher == publisher
 
@@ -156,13 +157,7 @@ class Records:
         Raises:
             Conflict: see `lifecycle.cancel`.
         """
-        times = self._times()
-
-        def step(record: Record | None) -> tuple[Record | None, Record | None]:
-            record = None if record is None else lifecycle.cancel(record, times)
-            return record, record
-
-        record = self._store.change(request_id, step)
+        record = self._change(request_id, lifecycle.cancel)
         return None if record is None else self._known(record)
 
     @contextlib.contextmanager
@@ -171,19 +166,19 @@ class Records:
         try:
             yield
         except RelayError as exc:
-            maybe = exc.members.get("published") == "unknown"
-            self._published(record, lifecycle.maybe_published if maybe else lifecycle.not_published)
+            self._published(record, str(exc.members.get("published", "no")))
             raise
         if record.state == PUBLISHING:
-            self._published(record, lifecycle.published)
+            self._published(record, "yes")
 
-    def _published(self, record: Record, step: Callable[..., Record | None]) -> None:
-        times, publisher = self._times(), record.publisher
+    def _published(self, record: Record, is_known: str) -> None:
         try:
-            self._store.change(
+            self._change(
                 record.id,
-                lambda record: (step(record, times, publisher=publisher), None),
-                guess=(publisher, record),
+                lifecycle.published,
+                guess=(record.publisher, record),
+                publisher=record.publisher,
+                is_known=is_known,
             )
         except StateUnavailable as exc:
             log.warning("how the publication ended is not noted: %s", exc.detail)
@@ -200,32 +195,23 @@ class Records:
             the attempt that may be made; that somebody else is making it, or has; or what is known,
             when the request is over.
         """
-        times, caller = self._times(), unlike_any()
-        answer = self._store.change(
+        caller = unlike_any()
+        answer: Attempt | Busy | Made | None = self._change(
             request_id,
-            lambda record: lifecycle.claim(
-                record,
-                times,
-                request_id=request_id,
-                attempt=attempt,
-                fingerprint=fingerprint,
-                target=target,
-                caller=caller,
-                round=round_of(event),
-            ),
+            lifecycle.claim,
             version=caller,
+            request_id=request_id,
+            attempt=attempt,
+            fingerprint=fingerprint,
+            target=target,
+            caller=caller,
+            round=round_of(event),
         )
-        if answer is not None:
-            return answer
-        known = self.read(request_id)
-        return known or Attempt()  # expired at this very moment
+        return answer or self.read(request_id) or Attempt()  # expired at this very moment
 
     def renew(self, request_id: str, caller: str) -> None:
         """Keep a claim for longer."""
-        times = self._times()
-        self._store.change(
-            request_id, lambda record: (lifecycle.renew(record, times, caller=caller), None)
-        )
+        self._change(request_id, lifecycle.renew, caller=caller)
 
     def attempt_failed(
         self,
@@ -241,22 +227,15 @@ class Records:
         Args:
             made: else it was not made after all, and does not count.
         """
-        times, caller = self._times(), attempt.caller or ""
-        next_ms = None if next_in_s is None else times.now_ms + int(next_in_s * 1000)
-        self._store.change(
+        next_ms = None if next_in_s is None else self._store.now_ms() + int(next_in_s * 1000)
+        self._change(
             request_id,
-            lambda record: (
-                lifecycle.attempt_failed(
-                    record,
-                    times,
-                    caller=caller,
-                    error=error,
-                    next_attempt_ms=next_ms,
-                    made=made,
-                ),
-                None,
-            ),
+            lifecycle.attempt_failed,
             guess=_as_claimed(attempt),
+            caller=attempt.caller,
+            error=error,
+            next_attempt_ms=next_ms,
+            made=made,
         )
 
     def finish(
@@ -285,25 +264,19 @@ class Records:
             attempt: that brought it, if it is known.
             fingerprint: of the request's envelope, if it is known.
         """
-        times = self._times()
-
-        def step(record: Record | None) -> tuple[Record, str]:
-            record = lifecycle.finish(
-                record,
-                times,
-                request_id=request_id,
-                ending=ending,
-                answer_status=status,
-                attempts=attempts,
-                round=round,
-                fingerprint=fingerprint,
-            )
-            return record, record.state
-
-        guess = None if attempt is None else _as_claimed(attempt)
-        event = _event_to_bytes(request) if request is not None and ending == FAILED else None
-        counts = self._store.change(request_id, step, answer=answer, event=event, guess=guess)
-        return counts
+        return self._change(
+            request_id,
+            lifecycle.finish,
+            answer=answer,
+            event=_event_to_bytes(request) if request is not None and ending == FAILED else None,
+            guess=None if attempt is None else _as_claimed(attempt),
+            request_id=request_id,
+            ending=ending,
+            answer_status=status,
+            attempts=attempts,
+            round=round,
+            fingerprint=fingerprint,
+        )
 
     def die(
         self,
@@ -318,24 +291,19 @@ class Records:
         Returns:
             whether its request is dead now: it may have been answered all the same.
         """
-        times = self._times()
         attempts = reason.get("attempts")
-        is_dead = self._store.change(
+        return self._change(
             event.id,
-            lambda record: lifecycle.die(
-                record,
-                times,
-                request_id=event.id,
-                fingerprint=fingerprint,
-                target=target,
-                reason=_json(reason).decode("ascii"),
-                attempts=attempts if isinstance(attempts, int) else 0,
-                round=round_of(event),
-            ),
+            lifecycle.die,
             event=_event_to_bytes(event),
             durable=True,
+            request_id=event.id,
+            fingerprint=fingerprint,
+            target=target,
+            reason=_json(reason).decode("ascii"),
+            attempts=attempts if isinstance(attempts, int) else 0,
+            round=round_of(event),
         )
-        return is_dead
 
     def add_callback(self, request_id: str, event: Event) -> None:
         """Note what a target called back with; the same event delivered twice is noted once."""
@@ -343,14 +311,20 @@ class Records:
         fact: dict[str, object] = {"receivedAt": rfc3339(self._store.now_ms() / 1000)}
         if event.data:
             fact |= {"contentType": content_type, **readable(event.data, content_type)}
-        self._store.add_callback(
-            request_id,
-            event.id,
-            dumps(fact),
-            limit=MAX_CALLBACKS,
-            limit_bytes=self._callbacks_bytes,
-            ttl_s=self._ttl_s,
-        )
+        key, told = callbacks_of(request_id), dumps(fact)
+        for _ in range(TRIES):
+            old = self._store.fact(key)
+            known, left_out = _callbacks_from(old)
+            if event.id in known:
+                return
+            size_bytes = len(told) + sum(map(len, known.values()))
+            if len(known) < MAX_CALLBACKS and size_bytes <= self._callbacks_bytes:
+                known[event.id] = told
+            else:
+                left_out += 1
+            if self._store.replace_fact(key, old, _callbacks_to(known, left_out), self._ttl_s):
+                return
+        raise StateUnavailable("too many call back about the same request at once; try again")
 
     def read(self, request_id: str) -> Known | None:
         """Return what is known; None when the id is unknown, or its time is over."""
@@ -392,7 +366,7 @@ class Records:
         """
         now_ms = self._store.now_ms()
         if status == ACCEPTED:
-            since_ms = 0 if since_ms is None else since_ms + int(self._quiet_s * 1000)
+            since_ms = 0 if since_ms is None else since_ms + self._quiet_ms
             return Listing(state=OPEN, target=target, from_ms=max(since_ms, now_ms + 1))
         if status == UNKNOWN:
             return Listing(state=OPEN, target=target, from_ms=since_ms or 0, to_ms=now_ms)
@@ -412,24 +386,50 @@ class Records:
         status = lifecycle.status_of(record, self._times())
         if whole is None:
             return Known(record=record, status=status)
+        callbacks, left_out = _callbacks_from(whole.callbacks)
         return Known(
             record=record,
             status=status,
             answer=whole.answer if status in RESULTS else None,  # not that of an earlier round
-            callbacks=tuple(whole.callbacks),
-            callbacks_left_out=whole.callbacks_left_out,
+            callbacks=tuple(callbacks.values()),
+            callbacks_left_out=left_out,
+        )
+
+    def _change(
+        self,
+        request_id: str,
+        step: Callable[..., tuple[Record | None, T]],
+        /,
+        *,
+        answer: bytes | None = None,
+        event: bytes | None = None,
+        durable: bool = False,
+        guess: Guess | None = None,
+        version: str | None = None,
+        **told: object,
+    ) -> T:
+        """Take a step of `lifecycle`, which is told the rest; see `Store.change`."""
+        times = self._times()
+        return self._store.change(
+            request_id,
+            lambda record: step(record, times, **told),
+            answer=answer,
+            event=event,
+            durable=durable,
+            guess=guess,
+            version=version,
         )
 
     def _times(self) -> Times:
         return Times(
             now_ms=self._store.now_ms(),
             ttl_ms=self._ttl_s * 1000,
-            publishing_ms=int(self._publishing_s * 1000),
-            quiet_ms=int(self._quiet_s * 1000),
+            publishing_ms=self._publishing_ms,
+            quiet_ms=self._quiet_ms,
         )
 
 
-def _as_claimed(attempt: Attempt) -> tuple[str | None, Record | None] | None:
+def _as_claimed(attempt: Attempt) -> Guess | None:
     """Guess that a record is as the claim on a call has left it: most calls are not renewed."""
     return None if attempt.record is None else (attempt.caller, attempt.record)
 
@@ -458,6 +458,21 @@ def callback_id(request_id: str, ending: str, round: int) -> str:
     It depends on nothing else: however often an outcome is delivered, it is one request.
     """
     return f"{result_id(request_id, ending, round)}.{CALLBACK}"
+
+
+def _callbacks_to(known: Mapping[str, bytes], left_out: int) -> bytes:
+    """Write callbacks: a line with the ids of their events, and how long each is; then these."""
+    sizes = {event_id: len(told) for event_id, told in known.items()}
+    return _json({"leftOut": left_out, "sizes": sizes}) + b"\n" + b"".join(known.values())
+
+
+def _callbacks_from(raw: bytes | None) -> tuple[dict[str, bytes], int]:
+    """Read the callbacks by the ids of their events, and how many are not kept."""
+    head, _, rest = (raw or b'{"leftOut":0,"sizes":{}}').partition(b"\n")
+    told, known = json.loads(head), {}
+    for event_id, size in told["sizes"].items():
+        known[event_id], rest = rest[:size], rest[size:]
+    return known, told["leftOut"]
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -1,12 +1,13 @@
 """Where what is known about requests is kept: one small interface, over SQLite or Redis.
 
 The store speaks of requests. Each has a record, which is read, changed by a step and written back
-if it has not been changed meanwhile, and three things beside it that may be large:
+if it has not been changed meanwhile, and two things beside it that may be large:
 
     answer      what the target answered; the first to go when the store is full
     event       the event of a dead or failed request, whole, to be published again; that of a
                 failed one goes with its answer
-    callbacks   what the target called back with
+
+What else is to be known for a while are facts, each by its key.
 
 Requests are listed by their state and, within it, their target: open ones by the time when they
 count as unknown, the others by the time of their end.
@@ -21,7 +22,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Final, NamedTuple, TypeVar
@@ -37,7 +38,7 @@ OPEN: Final = "open"
 CANCELLED: Final = "cancelled"
 
 # More than could ever change one request at the same time.
-_TRIES: Final = 200
+TRIES: Final = 200
 
 T = TypeVar("T")
 
@@ -117,22 +118,25 @@ _NAMES: Final = frozenset(Record._fields)
 _DEFAULTS: Final = [Record._field_defaults.get(name) for name in Record._fields]
 
 Step = Callable[[Record | None], tuple[Record | None, T]]
+# The version and the record that there probably are, None and None for nothing.
+Guess = tuple[str | None, Record | None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Whole:
+class Whole(NamedTuple):
     """A record with what a caller is told besides.
 
     Args:
         answer: None when there is none, or no longer.
-        callbacks: the oldest first.
-        callbacks_left_out: how many came and are not kept.
+        callbacks: what is known by the key that `callbacks_of` makes.
     """
 
     record: Record
     answer: bytes | None
-    callbacks: Sequence[bytes]
-    callbacks_left_out: int = 0
+    callbacks: bytes | None
+
+
+def callbacks_of(request_id: str) -> str:
+    return f"callbacks:{request_id}"
 
 
 # Where a list goes on: the time and the id of the last request that was listed.
@@ -261,7 +265,7 @@ class Store(abc.ABC):
         answer: bytes | None = None,
         event: bytes | None = None,
         durable: bool = False,
-        guess: tuple[str | None, Record | None] | None = None,
+        guess: Guess | None = None,
         version: str | None = None,
     ) -> T:
         """Change one record in one piece.
@@ -271,14 +275,13 @@ class Store(abc.ABC):
                 for nothing, and a result. When it returns what it was given, nothing is written.
             answer, event: kept beside the record if it is written.
             durable: return when the change would survive a loss of power.
-            guess: the version and the record that there probably are, None and None for nothing;
-                they spare a look before the first try.
+            guess: spares a look before the first try.
             version: of the record if it is written, unlike any other; so that somebody can guess.
 
         Returns:
             the result of the step.
         """
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             old_version, kept = guess or self._read(request_id)
             guess = None
             old = self._unless_expired(kept)
@@ -334,29 +337,21 @@ class Store(abc.ABC):
         """Count the requests, by indexes alone."""
 
     @abc.abstractmethod
-    def add_callback(
-        self,
-        request_id: str,
-        event_id: str,
-        fact: bytes,
-        *,
-        limit: int,
-        limit_bytes: int,
-        ttl_s: int,
-    ) -> None:
-        """Keep a target's callback, unless its event is known; only count what is too much.
-
-        Args:
-            limit, limit_bytes: how many of one request are kept, and how large they are together.
-        """
+    def fact(self, key: str) -> bytes | None:
+        """Read what else is known, by its key."""
 
     @abc.abstractmethod
+    def replace_fact(self, key: str, old: bytes | None, new: bytes | None, ttl_s: int = 0) -> bool:
+        """Keep something in place of what there was, None for nothing; tell if that was there."""
+
     def use_once(self, key: str, user: str, ttl_s: int) -> bool:
         """Remember a key; tell whether it was new, or remembered by the same user."""
+        name, mine = f"used:{key}", user.encode()
+        return self.replace_fact(name, None, mine, ttl_s) or self.fact(name) == mine
 
-    @abc.abstractmethod
     def unuse(self, key: str, user: str) -> None:
         """Forget a key that this user had remembered."""
+        self.replace_fact(f"used:{key}", user.encode(), None)
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -367,7 +362,7 @@ class Store(abc.ABC):
         """Wake those who wait by what other processes note, while there are any; raise nothing."""
 
     @abc.abstractmethod
-    def _read(self, request_id: str) -> tuple[str | None, Record | None]:
+    def _read(self, request_id: str) -> Guess:
         """Read the version and the record of a request, maybe an expired one."""
 
     @abc.abstractmethod

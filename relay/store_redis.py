@@ -4,9 +4,7 @@ The keys, each with an expiry:
 
     relay:request:ID      hash: version, record (JSON), answer, event; spare, the event of a failed
                           request, which goes with its answer
-    relay:callbacks:ID    hash: the target's callbacks by the ids of their events; under no id, how
-                          many are not kept
-    relay:used:KEY        who has used it
+    relay:fact:KEY        what else is known
     relay:listed:STATE    sorted set: the ids of requests, by the time by which they are listed
     relay:listed:STATE:TARGET    likewise, of the calls to one target
     relay:open            sorted set: the ids of open requests, by the time when each was accepted
@@ -31,7 +29,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from relay.events import DEAD, RESULTS
-from relay.store import OPEN, Census, Listing, Place, Record, Store, Use, Whole, Write
+from relay.store import OPEN, Census, Listing, Place, Record, Store, Use, Whole, Write, callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -135,29 +133,12 @@ if ARGV[20] ~= '' then redis.pcall('PUBLISH', ARGV[20], ARGV[1]) end
 return 1
 """
 
-# KEYS callbacks; ARGV event id, fact, limit, limit in bytes, expiry in ms.
-_ADD_CALLBACK: Final = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 0 end
-local count, size = 0, #ARGV[2]
-for _, event in ipairs(redis.call('HKEYS', KEYS[1])) do
-    if event ~= '' then
-        count, size = count + 1, size + redis.call('HSTRLEN', KEYS[1], event)
-    end
-end
-local fits = count < tonumber(ARGV[3]) and size <= tonumber(ARGV[4])
-if fits then
-    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-else
-    redis.call('HINCRBY', KEYS[1], '', 1)
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-return fits and 1 or 0
-"""
-
-# KEYS used; ARGV user.
-_UNUSE: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
+# KEYS fact; ARGV old, new or '' for none, expiry in ms.
+_REPLACE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then return redis.call('DEL', KEYS[1]) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
 """
 
 
@@ -194,8 +175,7 @@ class RedisStore(Store):
         self._redis = self._connect()
         self._write_script = self._redis.register_script(_WRITE)
         self._make_room_script = self._redis.register_script(_MAKE_ROOM)
-        self._add_callback_script = self._redis.register_script(_ADD_CALLBACK)
-        self._unuse_script = self._redis.register_script(_UNUSE)
+        self._replace_script = self._redis.register_script(_REPLACE)
 
     def event(self, request_id: str) -> bytes | None:
         with _Use():
@@ -249,37 +229,6 @@ class RedisStore(Store):
             _, is_open, dead, oldest = pipeline.execute()
         return Census(open=is_open, dead=dead, oldest_open_ms=int(oldest[0][1]) if oldest else None)
 
-    def add_callback(
-        self,
-        request_id: str,
-        event_id: str,
-        fact: bytes,
-        *,
-        limit: int,
-        limit_bytes: int,
-        ttl_s: int,
-    ) -> None:
-        numbered = b"%d:%s" % (time.time_ns(), fact)
-        with _Use():
-            self._or_make_room(
-                len(fact),
-                lambda: self._add_callback_script(
-                    keys=[_callbacks(request_id)],
-                    args=[event_id, numbered, limit, limit_bytes, ttl_s * 1000],
-                ),
-            )
-
-    def use_once(self, key: str, user: str, ttl_s: int) -> bool:
-        with _Use():
-            name = f"relay:used:{key}"
-            if self._redis.set(name, user, nx=True, ex=ttl_s):
-                return True
-            return bool(self._redis.get(name) == user.encode())
-
-    def unuse(self, key: str, user: str) -> None:
-        with _Use():
-            self._unuse_script(keys=[f"relay:used:{key}"], args=[user])
-
     def close(self) -> None:
         self.waiters.close()
         self._redis.close()
@@ -319,18 +268,26 @@ class RedisStore(Store):
         with _Use():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hmget(_request(request_id), ["record", "answer"])
-            pipeline.hgetall(_callbacks(request_id))
+            pipeline.get(_fact(callbacks_of(request_id)))
             (record, answer), callbacks = pipeline.execute()
-        if record is None:
-            return None
-        left_out = int(callbacks.pop(b"", 0))
-        numbered = (callback.split(b":", 1) for callback in callbacks.values())
-        return Whole(
-            record=Record.from_json(record),
-            answer=answer,
-            callbacks=[fact for _, fact in sorted(numbered, key=lambda each: int(each[0]))],
-            callbacks_left_out=left_out,
+        return (
+            None if record is None else Whole(Record.from_json(record), answer or None, callbacks)
         )
+
+    def fact(self, key: str) -> bytes | None:
+        with _Use():
+            return cast("bytes | None", self._redis.get(_fact(key)))
+
+    def replace_fact(self, key: str, old: bytes | None, new: bytes | None, ttl_s: int = 0) -> bool:
+        name, ttl_ms = _fact(key), ttl_s * 1000
+
+        def replace() -> object:
+            if old is None:
+                return self._redis.set(name, new or b"", nx=True, px=ttl_ms)
+            return self._replace_script(keys=[name], args=[old, new or b"", ttl_ms])
+
+        with _Use():
+            return bool(self._or_make_room(len(new or b""), replace))
 
     def _write(self, write: Write) -> bool:
         record, now_ms = write.record, self.now_ms()
@@ -387,6 +344,10 @@ def _request(request_id: str) -> str:
     return f"relay:request:{request_id}"
 
 
+def _fact(key: str) -> str:
+    return f"relay:fact:{key}"
+
+
 def _list(state: str, target: str | None) -> str:
     return f"relay:listed:{state}" + (f":{target}" if target else "")
 
@@ -396,7 +357,3 @@ def _lists(record: Record | None) -> tuple[str, str]:
     if record is None:
         return "", ""
     return _list(record.listed, None), _list(record.listed, record.target) if record.target else ""
-
-
-def _callbacks(request_id: str) -> str:
-    return f"relay:callbacks:{request_id}"

@@ -15,7 +15,19 @@ from typing import Final
 
 from relay.events import DEAD
 from relay.problems import StateUnavailable
-from relay.store import OPEN, Census, Listing, Place, Record, Store, T, Use, Whole, Write
+from relay.store import (
+    OPEN,
+    Census,
+    Listing,
+    Place,
+    Record,
+    Store,
+    T,
+    Use,
+    Whole,
+    Write,
+    callbacks_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,29 +87,22 @@ CREATE TRIGGER IF NOT EXISTS forgotten AFTER DELETE ON requests BEGIN
     DELETE FROM answers WHERE number = old.answer AND request = old.id;
     DELETE FROM events WHERE id = old.id;
 END;
-CREATE TABLE IF NOT EXISTS callbacks (
-    request TEXT NOT NULL,
-    event TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    fact BLOB NOT NULL,
-    expires_ms INTEGER NOT NULL,
-    PRIMARY KEY (request, event)
+CREATE TABLE IF NOT EXISTS facts (
+    key TEXT PRIMARY KEY, value BLOB NOT NULL, expires_ms INTEGER NOT NULL
 );
-CREATE INDEX IF NOT EXISTS callbacks_expiry ON callbacks (expires_ms);
-CREATE TABLE IF NOT EXISTS used (
-    key TEXT PRIMARY KEY, user TEXT NOT NULL, expires_ms INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS used_expiry ON used (expires_ms);
+CREATE INDEX IF NOT EXISTS facts_expiry ON facts (expires_ms);
 """  # noqa: S608 - it is our own
 _JOINED: Final = (
     "requests LEFT JOIN answers"
     " ON answers.number = requests.answer AND answers.request = requests.id"
 )
+_REMEMBER: Final = (
+    "INSERT INTO facts VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+    " SET value = excluded.value, expires_ms = excluded.expires_ms WHERE expires_ms <= ?"
+)
+_REPLACE: Final = "UPDATE facts SET value = ?, expires_ms = ? WHERE key = ? AND value = ?"
 _LISTED: Final = "SELECT id, listed FROM requests WHERE id IN (SELECT value FROM json_each(?))"
 _EXPIRY_MS: Final = 60_000  # it is rounded up to this
-
-# The event of a row whose number counts the callbacks that are not kept.
-_LEFT_OUT: Final = ""
 
 
 class _Use(Use):
@@ -179,58 +184,6 @@ class SQLiteStore(Store):
             ).fetchone()
         return Census(open=row[0], dead=row[1], oldest_open_ms=row[2])
 
-    def add_callback(
-        self,
-        request_id: str,
-        event_id: str,
-        fact: bytes,
-        *,
-        limit: int,
-        limit_bytes: int,
-        ttl_s: int,
-    ) -> None:
-        now_ms = self.now_ms()
-        expires_ms = now_ms + ttl_s * 1000
-
-        def add(db: sqlite3.Connection) -> None:
-            count, size_bytes, is_known = db.execute(
-                "SELECT count(*), total(length(fact)), total(event = ?) FROM callbacks"
-                " WHERE request = ? AND event != ? AND expires_ms > ?",
-                (event_id, request_id, _LEFT_OUT, now_ms),
-            ).fetchone()
-            if is_known:
-                return
-            if count < limit and size_bytes + len(fact) <= limit_bytes:
-                db.execute(
-                    "INSERT OR REPLACE INTO callbacks VALUES (?, ?, ?, ?, ?)",
-                    (request_id, event_id, count, fact, expires_ms),
-                )
-            else:
-                db.execute(
-                    "INSERT INTO callbacks VALUES (?, ?, 1, ?, ?)"
-                    " ON CONFLICT DO UPDATE SET number = number + 1",
-                    (request_id, _LEFT_OUT, b"", expires_ms),
-                )
-
-        self._change(add)
-
-    def use_once(self, key: str, user: str, ttl_s: int) -> bool:
-        now_ms = self.now_ms()
-
-        def use(db: sqlite3.Connection) -> bool:
-            db.execute("DELETE FROM used WHERE key = ? AND expires_ms <= ?", (key, now_ms))
-            db.execute(
-                "INSERT OR IGNORE INTO used VALUES (?, ?, ?)", (key, user, now_ms + ttl_s * 1000)
-            )
-            (first,) = db.execute("SELECT user FROM used WHERE key = ?", (key,)).fetchone()
-            return bool(first == user)
-
-        return self._change(use)
-
-    def unuse(self, key: str, user: str) -> None:
-        with self._writing() as db:
-            db.execute("DELETE FROM used WHERE key = ? AND user = ?", (key, user))
-
     def close(self) -> None:
         self._closed.set()
         self.waiters.close()
@@ -241,17 +194,18 @@ class SQLiteStore(Store):
 
     def sweep(self) -> int:
         """Forget one batch of what is expired; return how much that was."""
-        now_ms = self.now_ms()
-        gone = 0
-        with self._writing() as db:
-            for table, key in (("requests", "rowid"), ("callbacks", "rowid"), ("used", "key")):
-                gone += db.execute(
-                    f"DELETE FROM {table} WHERE {key} IN"  # noqa: S608 - names of our own
-                    f" (SELECT {key} FROM {table} WHERE expires_ms <= ? LIMIT ?)",
-                    (now_ms, _BATCH),
-                ).rowcount
-            if _used_bytes(db) > self._max_bytes * _HIGH_WATER:
-                gone += _drop_answers(db)
+        return self._change(self._sweep)
+
+    def _sweep(self, db: sqlite3.Connection) -> int:
+        now_ms, gone = self.now_ms(), 0
+        for table in ("requests", "facts"):
+            gone += db.execute(
+                f"DELETE FROM {table} WHERE rowid IN"  # noqa: S608 - names of our own
+                f" (SELECT rowid FROM {table} WHERE expires_ms <= ? LIMIT ?)",
+                (now_ms, _BATCH),
+            ).rowcount
+        if _used_bytes(db) > self._max_bytes * _HIGH_WATER:
+            gone += _drop_answers(db)
         return gone
 
     def _read(self, request_id: str) -> tuple[str | None, Record | None]:
@@ -267,21 +221,29 @@ class SQLiteStore(Store):
     def _read_whole(self, request_id: str) -> Whole | None:
         with self._reading() as db:
             row = db.execute(
-                f"SELECT record, answers.answer FROM {_JOINED} WHERE id = ?",  # noqa: S608
-                (request_id,),
+                "SELECT record, answers.answer, (SELECT value FROM facts"  # noqa: S608
+                f" WHERE key = ? AND expires_ms > ?) FROM {_JOINED} WHERE id = ?",
+                (callbacks_of(request_id), self.now_ms(), request_id),
             ).fetchone()
-            callbacks = db.execute(
-                "SELECT event, number, fact FROM callbacks WHERE request = ? ORDER BY number",
-                (request_id,),
-            ).fetchall()
-        if row is None:
-            return None
-        return Whole(
-            record=Record.from_json(row[0]),
-            answer=row[1] or None,
-            callbacks=[fact for event, _, fact in callbacks if event != _LEFT_OUT],
-            callbacks_left_out=sum(number for event, number, _ in callbacks if event == _LEFT_OUT),
-        )
+        return None if row is None else Whole(Record.from_json(row[0]), row[1] or None, row[2])
+
+    def fact(self, key: str) -> bytes | None:
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT value FROM facts WHERE key = ? AND expires_ms > ?", (key, self.now_ms())
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def replace_fact(self, key: str, old: bytes | None, new: bytes | None, ttl_s: int = 0) -> bool:
+        now_ms = self.now_ms()
+        kept: tuple[object, ...] = (new, now_ms + ttl_s * 1000)
+        if old is None:
+            sql, values = _REMEMBER, (key, *kept, now_ms)
+        elif new is None:
+            sql, values = "DELETE FROM facts WHERE key = ? AND value = ?", (key, old)
+        else:
+            sql, values = _REPLACE, (*kept, key, old)
+        return self._change(lambda db: db.execute(sql, values).rowcount == 1, is_one=True)
 
     def _write(self, write: Write) -> bool:
         is_one = write.old_version is None or not write.anew
@@ -340,13 +302,6 @@ class SQLiteStore(Store):
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with _Use(), self._read_lock:
             yield self._connections()[1]
-
-    @contextlib.contextmanager
-    def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        with _Use(), self._write_lock:
-            db = self._connections()[0]
-            with _transaction(db, durable=durable):
-                yield db
 
     def _connections(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Connect on first use: a connection must not be carried over a fork."""
