@@ -95,14 +95,10 @@ class Records:
     ) -> tuple[Known, bool]:
         """Note a request before it is published, so that its outcome cannot come first.
 
-        Args:
-            may_repeat: see `lifecycle.accept`.
+        See `lifecycle.accept`.
 
         Returns:
             what is known of it, and whether it is to be published, in `publishing`.
-
-        Raises:
-            KeyReused, Conflict: see `lifecycle.accept`.
         """
         publisher = unlike_any()
         record = self._change(
@@ -152,11 +148,7 @@ class Records:
         return self._known(record), _event_from(kept, record.round)
 
     def cancel(self, request_id: str) -> Known | None:
-        """Cancel a request whose target was never called; None if there is no such request.
-
-        Raises:
-            Conflict: see `lifecycle.cancel`.
-        """
+        """Cancel a request, see `lifecycle.cancel`; None if there is no such request."""
         record = self._change(request_id, lifecycle.cancel)
         return None if record is None else self._known(record)
 
@@ -186,10 +178,7 @@ class Records:
     def claim(
         self, event: Event, *, request_id: str, attempt: int, fingerprint: str, target: str
     ) -> Attempt | Busy | Made | Known:
-        """Claim a call for a request.
-
-        Args:
-            attempt: see `lifecycle.claim`.
+        """Claim a call for a request; see `lifecycle.claim`.
 
         Returns:
             the attempt that may be made; that somebody else is making it, or has; or what is known,
@@ -251,18 +240,13 @@ class Records:
         attempt: Attempt | None = None,
         fingerprint: str | None = None,
     ) -> str:
-        """Note the target's answer; return the ending that counts.
+        """Note the target's answer, see `lifecycle.finish`; return the ending that counts.
 
         Args:
-            ending: `completed` or `failed`.
-            status: that the target answered.
             answer: the data of its result event.
-            attempts: how many calls it took; 0 when that is unknown.
-            round: that of the event that tells the answer.
             request: the request's own event, where it is at hand; kept with the answer if that says
                 no, so that it can be sent again.
             attempt: that brought it, if it is known.
-            fingerprint: of the request's envelope, if it is known.
         """
         return self._change(
             request_id,

@@ -199,11 +199,6 @@ class Write(NamedTuple):
     event: bytes | None
     durable: bool
 
-    @property
-    def is_over(self) -> bool:
-        """Tell whether nothing of the request is waited for any more."""
-        return self.record is None or self.record.listed != OPEN
-
 
 def unlike_any() -> str:
     """Make a version that is unlike any other."""
@@ -300,7 +295,7 @@ class Store(abc.ABC):
                 durable=durable,
             )
             if self._write(write):
-                if write.is_over:
+                if new is not None and new.listed != OPEN:
                     self.waiters.wake(request_id)
                 return result
         raise StateUnavailable("too many change the same request at once; try again")

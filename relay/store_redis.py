@@ -28,7 +28,7 @@ from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
-from relay.events import DEAD, RESULTS
+from relay.events import DEAD
 from relay.store import OPEN, Census, Listing, Place, Record, Store, Use, Whole, Write, callbacks_of
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,10 @@ _MAKE_ROOM: Final = f"{_DROP}return drop(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARG
 # KEYS request, answers, sum, open. ARGV, each '' where there is none:
 #    1 id              2 old version       3 new version, none to delete    4 '1' for anew
 #    5 record          6 its expiry, ms    7 the longest expiry, ms         8 now, ms
-#    9 the time by which it is listed      10 '1' when it is done   11 answer   12 event
-#   13 how much the answers may be together   14 how many to drop at once
-#   15, 16 the lists that it was in        17, 18 the lists that it is to be in
-#   19 when it was accepted, while it is open                        20 where its end is published
+#    9 the time by which it is listed      10, 11 the lists that it was in
+#   12, 13 those that it is to be in       14 when it was accepted, while it is open
+#   15 answer         16 event             17 how much the answers may be together
+#   18 how many of them to drop at once
 _WRITE: Final = f"""{_DROP}
 local function unlist(id, list, of_target)
     if list ~= '' then redis.call('ZREM', list, id) end
@@ -94,7 +94,7 @@ if version == ARGV[3] and version ~= '' then return 1 end
 if version ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then
     redis.call('DEL', KEYS[1])
-    unlist(ARGV[1], ARGV[15], ARGV[16])
+    unlist(ARGV[1], ARGV[10], ARGV[11])
     redis.call('ZREM', KEYS[4], ARGV[1])
     return 1
 end
@@ -102,34 +102,33 @@ redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 if ARGV[4] == '1' then redis.call('HDEL', KEYS[1], 'answer', 'spare', 'event') end
 local oldest_ms = tonumber(ARGV[8]) - tonumber(ARGV[7])
-if ARGV[15] ~= ARGV[17] or ARGV[16] ~= ARGV[18] then unlist(ARGV[1], ARGV[15], ARGV[16]) end
-list(ARGV[1], ARGV[9], ARGV[17], oldest_ms, ARGV[7])
-list(ARGV[1], ARGV[9], ARGV[18], oldest_ms, ARGV[7])
-if ARGV[19] ~= '' then
-    list(ARGV[1], ARGV[19], KEYS[4], oldest_ms, ARGV[7])
+if ARGV[10] ~= ARGV[12] or ARGV[11] ~= ARGV[13] then unlist(ARGV[1], ARGV[10], ARGV[11]) end
+list(ARGV[1], ARGV[9], ARGV[12], oldest_ms, ARGV[7])
+list(ARGV[1], ARGV[9], ARGV[13], oldest_ms, ARGV[7])
+if ARGV[14] ~= '' then
+    list(ARGV[1], ARGV[14], KEYS[4], oldest_ms, ARGV[7])
 else
     redis.call('ZREM', KEYS[4], ARGV[1])
+    -- Whoever may not publish does without it.
+    redis.pcall('PUBLISH', 'relay:ended', ARGV[1])
 end
-if ARGV[10] == '1' then
-    redis.call('HDEL', KEYS[1], 'event')
-elseif ARGV[12] ~= '' then
-    redis.call('HSET', KEYS[1], 'event', ARGV[12])
-end
-if ARGV[11] ~= '' then
+if ARGV[15] ~= '' then
     local before = redis.call('HSTRLEN', KEYS[1], 'answer')
     before = before + redis.call('HSTRLEN', KEYS[1], 'spare')
     if before > 0 and redis.call('ZREM', KEYS[2], before .. ':' .. ARGV[1]) == 1 then
         redis.call('DECRBY', KEYS[3], before)
     end
-    local size = #ARGV[11] + #ARGV[12]
-    redis.call('HSET', KEYS[1], 'answer', ARGV[11], 'spare', ARGV[12])
+    local size = #ARGV[15] + #ARGV[16]
+    redis.call('HSET', KEYS[1], 'answer', ARGV[15], 'spare', ARGV[16])
+    redis.call('HDEL', KEYS[1], 'event')
     redis.call('ZADD', KEYS[2], ARGV[8], size .. ':' .. ARGV[1])
     redis.call('INCRBY', KEYS[3], size)
     redis.call('PEXPIRE', KEYS[2], ARGV[7])
     redis.call('PEXPIRE', KEYS[3], ARGV[7])
-    drop(KEYS[2], KEYS[3], ARGV[13], oldest_ms, ARGV[14])
+    drop(KEYS[2], KEYS[3], ARGV[17], oldest_ms, ARGV[18])
+elseif ARGV[16] ~= '' then
+    redis.call('HSET', KEYS[1], 'event', ARGV[16])
 end
-if ARGV[20] ~= '' then redis.pcall('PUBLISH', ARGV[20], ARGV[1]) end
 return 1
 """
 
@@ -301,15 +300,13 @@ class RedisStore(Store):
             self._ttl_ms,
             now_ms,
             record.listed_ms if record is not None else 0,
-            int(record is not None and record.state in RESULTS),
+            *_lists(write.old),
+            *_lists(record),
+            (record.accepted_ms or now_ms) if record is not None and record.listed == OPEN else "",
             write.answer or "",
             write.event or "",
             self._max_answer_bytes,
             _BATCH,
-            *_lists(write.old),
-            *_lists(record),
-            (record.accepted_ms or now_ms) if record is not None and record.listed == OPEN else "",
-            _ENDED if write.is_over else "",
         )
         keys = [_request(write.id), _ANSWERS, _ANSWERS_BYTES, _OPEN]
         size = sum(len(each) for each in args if isinstance(each, bytes))
