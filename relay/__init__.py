@@ -18,8 +18,9 @@ and steers it, `lists` does so for many; some callers are `waiting`. `auth` auth
 callbacks and the relay's own events.
 
 Records: what is known of a request. `records` notes each step of its `lifecycle` in the `store`,
-which is `store_sqlite` or `store_redis`, and a target's answer as `results` puts it into JSON;
-`claims` keep others from making a call that is being made.
+and a target's answer as `results` puts it into JSON; `claims` keep others from making a call that
+is being made. `backends` opens the store: `store_sqlite`, or `store_redis`. `waiters` are woken by
+what is noted.
 
 Events: `events` reads and writes CloudEvents, `broker` publishes them; `progress` is what they say
 of a request that waits or was given up, and `retries` decides which.

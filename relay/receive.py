@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING
 
 from relay import logs
 from relay.auth import MAC
+from relay.backends import open_store
 from relay.claims import Claims
 from relay.envelope import IDEMPOTENT, Envelope, callback_in, fingerprint
 from relay.events import JSON, RESULTS, Event
@@ -66,7 +67,7 @@ from relay.records import ROUND, Known, Records, result_id, round_of
 from relay.results import Result
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.store import CANCELLED, open_store
+from relay.store import CANCELLED
 from relay.targets import TargetClient
 from relay.tracing import as_attributes, context_in, context_of, next_hop, trace_id
 

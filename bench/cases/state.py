@@ -17,9 +17,10 @@ from bench import servers
 from bench.cases.costs import p99
 from bench.cases.plan import Plan, ratios
 from bench.report import Figure, Limit, Measured
+from relay.backends import open_store
 from relay.records import Records
 from relay.settings import Settings
-from relay.store import Record, Store, open_store
+from relay.store import Record, Store
 
 CASE = "state"
 _FEW = 1_000

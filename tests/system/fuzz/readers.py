@@ -21,6 +21,7 @@ from local.broker.event import KNATIVE, to_headers
 from relay import jsons
 from relay.arrivals import Arrival
 from relay.auth import Signatures, check_token
+from relay.backends import open_store
 from relay.egress import AllowedTarget
 from relay.envelope import Envelope, parse_id
 from relay.events import STRUCTURED, Event
@@ -34,7 +35,6 @@ from relay.results import Result
 from relay.send import Send
 from relay.settings import InvalidSetting, Settings
 from relay.sites import Sites
-from relay.store import open_store
 from relay.targets import TargetClient
 from relay.tracing import hops_of, trace_context, trace_id
 from relay.urls import parse_target
