@@ -7,8 +7,8 @@ Functions: `send` takes calls over HTTP, `receive` takes request events from the
 adapts Flask, which functions-framework serves them with; `start` becomes its process.
 
 Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
-(`arrivals`, in the `inbox` of their connection), answers malformed ones (`refusals`), and gives up
-on `callers` who do not read. `sites` keeps other sites' pages out.
+(`arrivals`), has a thread write their `answers`, and gives up on `callers` who do not read. `sites`
+keeps other sites' pages out.
 
 Watching: `metrics` counts for Prometheus what `operations` tells, `traces` makes spans of it for
 OpenTelemetry, where that is on.
