@@ -10,12 +10,11 @@ from urllib.parse import quote
 from relay import logs
 from relay.auth import Signatures
 from relay.broker import Broker
-from relay.envelope import callback_in
 from relay.events import DEAD, JSON, RESULTS
 from relay.forwarded import base_url
 from relay.headers import Headers, Preferences
 from relay.http import Request, Response
-from relay.jsons import Raw, dumps
+from relay.jsons import Object, Raw, dumps
 from relay.lifecycle import ACCEPTED, UNKNOWN
 from relay.logs import rfc3339
 from relay.problems import Conflict, NotFound
@@ -181,7 +180,8 @@ class Status:
             raise _no_such()
         known, event = retried
         with self._records.publishing(known.record):
-            self._broker.publish(self._signatures.stamp(event, callback_in(event.data)))
+            callback = Object.within(event.data).members.get("callback")
+            self._broker.publish(self._signatures.stamp(event, callback))
         return known
 
     def _callback(self, known: Known, base: str) -> dict[str, object]:
