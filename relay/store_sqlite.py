@@ -318,10 +318,13 @@ class SQLiteStore(Store):
 
     def _keep_house(self) -> None:
         """Sweep, and write the log back, apart from all requests."""
-        while not self._closed.wait(_SWEEP_INTERVAL_S):
+        is_more = False
+        while not self._closed.wait(_PAUSE_S if is_more else _SWEEP_INTERVAL_S):
             try:
-                while self.sweep() and not self._closed.wait(_PAUSE_S):
-                    pass
+                until_s = time.monotonic() + _SWEEP_INTERVAL_S
+                while (is_more := self.sweep() > 0) and time.monotonic() < until_s:
+                    self._closed.wait(_PAUSE_S)
+                # Also in between: a writer who has to do this holds all others up.
                 self._checkpoint()
             except (StateUnavailable, sqlite3.Error, OSError) as exc:
                 if not self._closed.is_set():
@@ -334,7 +337,7 @@ class SQLiteStore(Store):
             _, pages, written = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             # Writers wait for this one; but never long, since next to nothing is left to write.
             if pages > _LONG_LOG_PAGES and pages - written < _LEFT_PAGES:
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                db.execute("PRAGMA wal_checkpoint(RESTART)")
 
 
 def _connect(path: str | None, max_bytes: int) -> sqlite3.Connection:

@@ -495,6 +495,33 @@ def test_counting_looks_at_no_request(tmp_path: Path, clock: Clock) -> None:
         assert all("INDEX" in step for step in steps)
 
 
+@pytest.mark.parametrize("target", [None, "t.test"])
+@pytest.mark.parametrize("state", [OPEN, DEAD])
+def test_a_list_is_read_from_an_index(
+    state: str, target: str | None, tmp_path: Path, clock: Clock
+) -> None:
+    """In its order, and no other requests are looked at."""
+    listing = Listing(state=state, target=target)
+    with store_url("sqlite", tmp_path) as url, opened(url, clock=clock) as store:
+        assert isinstance(store, SQLiteStore)
+        put(store, "a", state=state, target="t.test")
+        statements: list[str] = []
+        with store._reading() as db:
+            db.set_trace_callback(statements.append)
+        store.page(listing, limit=1)
+        store.page(listing, limit=1, after=(store.now_ms(), "b"))
+        store.count(listing)
+
+        with store._reading() as db:
+            explained = [
+                db.execute(f"EXPLAIN QUERY PLAN {each}").fetchall() for each in statements[:3]
+            ]
+
+    index = "requests_listed_by_target" if state == DEAD and target else "requests_listed"
+    for plan in explained:
+        assert [f"INDEX {index} (" in row[3] for row in plan] == [True]
+
+
 def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -> None:
     """Its own limit counts like the relay's: answers go, and precious things are refused."""
     with redis_server(tmp_path) as url, opened(url, clock=clock) as store:
