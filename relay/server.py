@@ -25,7 +25,9 @@ import threading
 import time
 from functools import partial
 from http import HTTPStatus
+from importlib import import_module
 from itertools import takewhile
+from threading import Timer
 from typing import Any, ClassVar
 
 import gunicorn.config
@@ -45,6 +47,8 @@ _TOO_MUCH = (
 )
 _DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why")
 _LEAVING_S = 2.0
+# A first probe is answered by then, and the first call has hardly come.
+_WARM_UP_S = 0.1
 _LEAVING_BYTES = 16 * 1024 * 1024
 # How often the main thread looks for what is over, at the end of the process.
 _LAST_LOOKS_S = 0.1
@@ -104,6 +108,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             super().wait_for_and_dispatch_events(_LAST_LOOKS_S)
         elif timeout > 0:
             super().wait_for_and_dispatch_events(timeout)
+
+    def run(self) -> None:
+        warm_up = Timer(_WARM_UP_S, import_module, ("relay.client",))
+        warm_up.daemon = True
+        warm_up.start()
+        super().run()
 
     # Arriving
 

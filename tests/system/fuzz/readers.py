@@ -15,12 +15,13 @@ from gunicorn.config import Config
 from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 
+from local.broker.connections import Answer
 from local.broker.delivery import classify
 from local.broker.event import KNATIVE, to_headers
 from relay import jsons
 from relay.arrivals import Arrival
 from relay.auth import Signatures, check_token
-from relay.client import TargetClient
+from relay.backends import open_store
 from relay.egress import AllowedTarget
 from relay.envelope import Envelope, parse_id
 from relay.events import STRUCTURED, Event
@@ -34,7 +35,7 @@ from relay.results import Result
 from relay.send import Send
 from relay.settings import InvalidSetting, Settings
 from relay.sites import Sites
-from relay.store import open_store
+from relay.targets import TargetClient
 from relay.tracing import hops_of, trace_context, trace_id
 from relay.urls import parse_target
 from tests.support import peers
@@ -288,9 +289,8 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
 
     def broker_answer(raw: bytes) -> None:
         headers, body = read(raw)
-        pairs = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in headers.items()]
         for status in (200, 503):
-            classify(status, pairs, body, url="http://a.test", wants_reply=True)
+            classify(Answer(status, headers, body), url="http://a.test", wants_reply=True)
 
     def text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
         return lambda raw: parse(raw.decode("utf-8", "surrogateescape"))
