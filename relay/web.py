@@ -15,7 +15,7 @@ import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from relay import leaving, logs, metrics, operations, server
+from relay import logs, metrics, operations, server
 from relay.auth import check_token
 from relay.budget import Bodies, HeldBody
 from relay.callers import CallerSocket
@@ -70,7 +70,6 @@ def prepare(
     logging.logThreads = logging.logMultiprocessing = False  # no line tells of them
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
-    leaving.watch.is_ending = _is_ending
     _measure(app, settings, census)
     if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
         log.warning(
@@ -179,7 +178,7 @@ def from_flask(request: flask.Request) -> Request:
         headers=environ[_HEADERS],
         stream=environ[_BODY],
         content_length=_length(environ),
-        caller=Caller(environ.get("gunicorn.socket")),
+        caller=environ.get("relay.caller") or Caller(),
     )
 
 
