@@ -43,7 +43,7 @@ from relay.claims import Claims
 from relay.client import IDEMPOTENT, TargetClient
 from relay.connections import Answer
 from relay.envelope import Envelope, fingerprint
-from relay.events import FAILED, JSON, RESULTS, Event
+from relay.events import FAILED, JSON, RESULTS, Event, reply, written_bytes
 from relay.gate import Gate
 from relay.headers import Headers, find, is_json, retry_after_s
 from relay.http import Response, brokers_problem
@@ -356,10 +356,10 @@ class Receive:
                 attributes[name] = event.attributes[name]
         if attempts:
             attributes[ATTEMPTS] = str(attempts)
-        told = Event(attributes=attributes)
-        room = self._settings.max_event_bytes - told.size_bytes()
+        told, _ = Event(attributes=attributes).to_http()
+        room = self._settings.max_event_bytes - written_bytes(told)
         callback = delivery.envelope.document.texts.get("callback")
-        return replace(told, data=with_callback(answer, callback, room)).to_response()
+        return reply(told, with_callback(answer, callback, room))
 
 
 def refusal(error: RelayError, attempts: int = 0) -> Response:
