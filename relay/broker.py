@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-from relay.client import Client
 from relay.egress import Policy
 from relay.events import Event, written_bytes
 from relay.headers import Headers, find, retry_after_s
@@ -25,6 +26,9 @@ from relay.problems import (
 from relay.settings import Settings
 from relay.tracing import as_attributes, context_in
 from relay.urls import IPAddress, Origin
+
+if TYPE_CHECKING:
+    from relay.client import Client
 
 # A Broker that restarts is back after this; a longer wait is the caller's, who may have a better
 # use for it.
@@ -87,12 +91,18 @@ class Broker:
         self._max_event_bytes = settings.max_event_bytes
         # A Broker that hangs keeps no more of the threads than these.
         self._publishing = Places(at_most(max(1, settings.threads // 8)))
-        self._client = Client(
+        self._settings = settings
+
+    @cached_property
+    def _client(self) -> Client:
+        from relay.client import Client  # `requests` takes long to import
+
+        return Client(
             _OperatorsOwn(),
-            connect_timeout_s=settings.target_connect_timeout_s,
-            pool_size=settings.threads,
+            connect_timeout_s=self._settings.target_connect_timeout_s,
+            pool_size=self._settings.threads,
             peer="Broker",
-            ca_certs=settings.k_ca_certs,
+            ca_certs=self._settings.k_ca_certs,
         )
 
     def room_left(self, event: Event, *, is_request: bool = False) -> int:

@@ -32,6 +32,8 @@ _ID = re.compile(r'("?)([A-Za-z0-9._~:+=@-]{1,128})\1', re.ASCII)
 _OWN_ENDING = re.compile(r"\.(?:completed|failed|dead|retry[0-9]+)(?:\.[0-9]+)?(?:\.callback)?$")
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+# RFC 9110 section 9.2.2: twice has the effect of once.
+IDEMPOTENT: Final = frozenset(METHODS) - {"POST", "PATCH"}
 
 # A callback is called by an envelope of its own, to which Standard Webhooks adds an id, a time and
 # one signature for each key.

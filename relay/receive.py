@@ -36,13 +36,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from relay import logs
 from relay.auth import MAC
+from relay.backends import open_store
 from relay.claims import Claims
-from relay.client import IDEMPOTENT, TargetClient
-from relay.connections import Answer
-from relay.envelope import Envelope, fingerprint
+from relay.envelope import IDEMPOTENT, Envelope, fingerprint
 from relay.events import FAILED, JSON, RESULTS, Event, reply, written_bytes
 from relay.gate import Gate
 from relay.headers import Headers, find, is_json, retry_after_s
@@ -66,8 +66,12 @@ from relay.records import ROUND, Known, Records, result_id, round_of
 from relay.results import Result, with_callback
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.store import CANCELLED, open_store
+from relay.store import CANCELLED
+from relay.targets import TargetClient
 from relay.tracing import PASSED_ON, as_attributes, context_in, next_hop, trace_id
+
+if TYPE_CHECKING:
+    from relay.client import Answer
 
 log = logging.getLogger(__name__)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final, TypeGuard
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from relay.bodies import from_readable, readable
-from relay.connections import Answer
 from relay.events import written_bytes
 from relay.headers import Headers, end_to_end, find
 from relay.http import Response
 from relay.jsons import BOM, MAX_DEPTH, JSONError, Number, Object, Raw, decode_base64, dumps
 from relay.problems import InvalidRequest
+
+if TYPE_CHECKING:
+    from relay.client import Answer
 
 # A delivered callback, and the event that brings it, are nested around an answer.
 _DEEPEST: Final = MAX_DEPTH - 8

@@ -15,9 +15,9 @@ from typing import Final
 
 from relay import logs
 from relay.auth import Signatures, check_token
+from relay.backends import open_store
 from relay.bodies import seems
 from relay.broker import Broker
-from relay.client import TargetClient
 from relay.envelope import METHODS, Envelope, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
 from relay.forwarded import base_url
@@ -39,7 +39,7 @@ from relay.records import Records, with_round
 from relay.results import Result
 from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
-from relay.store import open_store
+from relay.targets import TargetClient
 from relay.tracing import as_attributes, context_of, hops_of, next_hop, trace_id
 from relay.waiting import Waiting
 
@@ -223,7 +223,7 @@ class Send:
                 told = self._waiting.told()
                 return accepted_answer(accepted, base, _applied(*applied), **told)
             try:
-                known = self._records.wait(accepted.id, wait_s)
+                known = self._records.wait(accepted.id, wait_s, request.caller)
             except StateUnavailable:
                 known = None
         headers = _applied(*applied, f"wait={wait_s}")

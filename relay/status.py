@@ -136,7 +136,7 @@ class Status:
             known = self._records.read(request_id)
         else:
             with self._waiting.place() as has_place:
-                known = self._records.wait(request_id, wait_s if has_place else 0)
+                known = self._records.wait(request_id, wait_s if has_place else 0, request.caller)
             if has_place:
                 headers = (("Preference-Applied", f"wait={wait_s}"),)
             elif known is not None and known.status == ACCEPTED:

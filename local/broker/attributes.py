@@ -105,21 +105,25 @@ def _uri(field: str) -> Callable[[str], str]:
     return read
 
 
+def _bad_time() -> InvalidRequest:
+    return InvalidRequest("ce-time", "must be a time such as 2026-01-31T12:00:00Z")
+
+
 def _time(value: str) -> str:
     """Read a time as Go does and write it in UTC, with no zero at the end of its fraction."""
-    refused = InvalidRequest("ce-time", "must be a time such as 2026-01-31T12:00:00Z")
     match = _TIME.fullmatch(value)
     if match is None:
-        raise refused
+        raise _bad_time()
     date, time, fraction, sign, hours, minutes = match.groups("0")
-    if time.endswith(("60", "61")) or int(hours) > 24 or int(minutes) > 60:
-        raise refused
-    ahead = timedelta(hours=int(hours), minutes=int(minutes))
+    if int(hours) > 24 or int(minutes) > 60:
+        raise _bad_time()
     try:
-        moment = datetime.strptime(f"{date} {time}", "%Y-%m-%d %H:%M:%S")
-        moment -= -ahead if sign == "-" else ahead
+        moment = datetime.fromisoformat(f"{date}T{time:0>8}")
+        if sign != "0":
+            ahead = timedelta(hours=int(hours), minutes=int(minutes))
+            moment -= -ahead if sign == "-" else ahead
     except (ValueError, OverflowError) as exc:
-        raise refused from exc
+        raise _bad_time() from exc
     if moment == datetime.min and fraction == "0":
         return ""  # Go's zero time, which is no time
     fraction = fraction[:9].rstrip("0")

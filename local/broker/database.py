@@ -14,11 +14,13 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 _BUSY_POLL_S = 0.05
 _BUSY_TIMEOUT_S = 2.0
 
-Write = Callable[[sqlite3.Connection], object]
+T = TypeVar("T")
+Write = Callable[[sqlite3.Connection], T]
 
 
 class StoreError(Exception):
@@ -61,7 +63,7 @@ class Database:
                 raise StoreError(f"cannot open the database in {folder}: {exc}") from exc
             self._opened = opened.pop_all()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-store")
-        self._waiting: list[tuple[Write, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Write[Any], asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None
 
     @property
@@ -69,17 +71,17 @@ class Database:
         """How many writes gather for the next commit."""
         return len(self._waiting)
 
-    async def write(self, write: Write) -> None:
-        """Run a write in the next transaction; return once it is durable.
+    async def write(self, write: Write[T]) -> T:
+        """Run a write in the next transaction; return its result once it is durable.
 
         Raises:
             StoreError: It is not durable, or may not be.
         """
-        done = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush())
-        await done
+        return await done
 
     async def close(self) -> None:
         if self._flushing is not None:
@@ -90,22 +92,21 @@ class Database:
     async def _flush(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting, []
-            error: StoreError | None = None
             try:
-                await self._commit([write for write, _ in group])
+                results = await self._commit([write for write, _ in group])
             # Whatever went wrong, no caller in the group may believe that its write is stored.
             except Exception as exc:
-                error = StoreError(f"the write failed: {exc}")
-                error.__cause__ = exc
-            for _, done in group:
-                if done.done():
-                    continue
-                if error is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(error)
+                for _, done in group:
+                    if not done.done():
+                        error = StoreError(f"the write failed: {exc}")
+                        error.__cause__ = exc
+                        done.set_exception(error)
+            else:
+                for (_, done), result in zip(group, results, strict=True):
+                    if not done.done():
+                        done.set_result(result)
 
-    async def _commit(self, writes: Sequence[Write]) -> None:
+    async def _commit(self, writes: Sequence[Write[Any]]) -> list[Any]:
         """Run writes in one transaction.
 
         Only the commit, which waits for the disk, runs in the thread: handing over a statement
@@ -113,8 +114,7 @@ class Database:
         """
         try:
             await self._begin()
-            for write in writes:
-                write(self._writer)
+            results = [write(self._writer) for write in writes]
             await asyncio.get_running_loop().run_in_executor(
                 self._disk, self._writer.execute, "COMMIT"
             )
@@ -122,6 +122,7 @@ class Database:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
+        return results
 
     async def _begin(self) -> None:
         """Take the write lock, which a backup, say, may hold for a moment."""

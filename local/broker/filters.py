@@ -19,10 +19,10 @@ class AttributesFilter(Struct, frozen=True, kw_only=True):
     attributes: dict[str, str] = {}
 
     def matches(self, attributes: _Attributes) -> bool:
-        return all(
-            name in attributes and value in ("", attributes[name])
-            for name, value in self.attributes.items()
-        )
+        for name, value in self.attributes.items():
+            if name not in attributes or value not in ("", attributes[name]):
+                return False
+        return True
 
 
 class Dialect(
@@ -46,22 +46,26 @@ class Dialect(
             raise ValueError("Expected exactly one of exact, prefix, suffix, any, all and not")
 
     def matches(self, attributes: _Attributes) -> bool:
+        if self.exact is not None:
+            return _all(str.__eq__, self.exact, attributes)
+        if self.prefix is not None:
+            return _all(str.startswith, self.prefix, attributes)
+        if self.suffix is not None:
+            return _all(str.endswith, self.suffix, attributes)
         if self.not_ is not None:
             return not self.not_.matches(attributes)
         if self.any_ is not None:
             return any(each.matches(attributes) for each in self.any_)
-        if self.all_ is not None:
-            return all(each.matches(attributes) for each in self.all_)
-        compared: tuple[tuple[dict[str, str] | None, Callable[[str, str], bool]], ...] = (
-            (self.exact, str.__eq__),
-            (self.prefix, str.startswith),
-            (self.suffix, str.endswith),
-        )
-        return all(
-            name in attributes and compare(attributes[name], value)
-            for expected, compare in compared
-            for name, value in (expected or {}).items()
-        )
+        return all(each.matches(attributes) for each in self.all_ or ())
+
+
+def _all(
+    compare: Callable[[str, str], bool], expected: Mapping[str, str], attributes: _Attributes
+) -> bool:
+    for name, value in expected.items():
+        if name not in attributes or not compare(attributes[name], value):
+            return False
+    return True
 
 
 _Dialects = Annotated[tuple[Dialect, ...], Meta(min_length=1)]

@@ -13,18 +13,17 @@ import time
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from local.broker.activity import Accepted, Activity
 from local.broker.attributes import Unwritable
 from local.broker.database import StoreError
 from local.broker.delivery import passed_on
 from local.broker.dispatch import Dispatcher
-from local.broker.event import KNATIVE, fields
+from local.broker.event import KNATIVE, RawHeaders, fields
 from local.broker.feed import feed
 from local.broker.routing import Routing
 from local.broker.store import EventStore, Publication
@@ -33,10 +32,13 @@ from relay.events import Event
 from relay.problems import InvalidRequest
 
 _RETRY_AFTER_S = "1"
+_ACCEPTED = Response(status_code=202)
 _log = logging.getLogger("local.broker")
 
 
 class Ingress:
+    """The ASGI application; all but events goes by Starlette, which costs more than they do."""
+
     def __init__(
         self,
         routing: Routing,
@@ -52,64 +54,75 @@ class Ingress:
         self._activity = activity
         self._max_event_bytes = max_event_bytes
 
-    def app(self, lifespan: Lifespan[Starlette] | None) -> Starlette:
-        app = Starlette(
+    def app(self, lifespan: Lifespan[Starlette] | None) -> ASGIApp:
+        others = Starlette(
             routes=[
                 Route("/healthz", _healthz),
                 Route("/activity", feed(self._activity)),
-                Route("/{namespace}/{broker}", self._publish, methods=["POST"]),
+                Route("/{namespace}/{broker}", _unknown, methods=["POST"]),
             ],
-            # Events are acted on, and the facts of /activity hold whole ones, credentials too.
-            middleware=[Middleware(ProgramsOnly)],
             lifespan=lifespan,
             exception_handlers={404: _nowhere, 405: _nowhere},
         )
-        app.router.redirect_slashes = False
-        return app
+        others.router.redirect_slashes = False
 
-    async def _publish(self, request: Request) -> Response:
-        broker = f"{request.path_params['namespace']}/{request.path_params['broker']}"
-        if broker not in self._routing.routes or request.scope["query_string"]:
-            return PlainTextResponse("there is no such Broker\n", 404)
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["method"] == "POST" and not scope["query_string"]:
+                broker = scope["path"][1:]
+                if broker in self._routing.routes:
+                    response = await self._publish(broker, scope["headers"], receive)
+                    await response(scope, receive, send)
+                    return
+            await others(scope, receive, send)
+
+        # Events are acted on, and the facts of /activity hold whole ones, credentials too.
+        return ProgramsOnly(app)
+
+    async def _publish(self, broker: str, headers: RawHeaders, receive: Receive) -> Response:
         try:
-            body = await self._read(request)
+            body = await self._read(receive)
         except ClientDisconnect:
             return Response(status_code=400)
         if body is None:
             return PlainTextResponse(
                 f"an event must have at most {self._max_event_bytes} bytes\n", 413
             )
-        headers = fields(request.headers.raw)
+        given = fields(headers)
         try:
-            event, triggers = self._routing.admit(broker, Event.from_http(headers, body, KNATIVE))
+            event, triggers = self._routing.admit(broker, Event.from_http(given, body, KNATIVE))
         except InvalidRequest as exc:
             return PlainTextResponse(f"{exc}\n", 500 if isinstance(exc, Unwritable) else 400)
         if triggers:
             publication = Publication(
-                event=event,
-                headers=passed_on(headers),
-                triggers=triggers,
-                due_at=time.time(),
+                event=event, headers=passed_on(given), triggers=triggers, due_at=time.time()
             )
             try:
-                await self._store.add(publication)
+                event_id = await self._store.add(publication)
             except StoreError as exc:
                 _log.error("id=%r not accepted: %s", event.attributes["id"], exc)
                 return PlainTextResponse(
                     "the event could not be stored\n", 503, {"Retry-After": _RETRY_AFTER_S}
                 )
-            self._dispatcher.wake(triggers)
+            self._dispatcher.offer(event_id, publication)
         self._activity.note(Accepted(event=event, triggers=triggers))
-        return Response(status_code=202)
+        return _ACCEPTED
 
-    async def _read(self, request: Request) -> bytes | None:
+    async def _read(self, receive: Receive) -> bytes | None:
         """Return the body, or None when it is too large."""
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
             if len(body) > self._max_event_bytes:
                 return None
-        return bytes(body)
+            if not message.get("more_body", False):
+                return bytes(body)
+
+
+async def _unknown(_: Request) -> Response:
+    return PlainTextResponse("there is no such Broker\n", 404)
 
 
 async def _nowhere(_: Request, error: Exception) -> Response:

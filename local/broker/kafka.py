@@ -21,11 +21,11 @@ from dataclasses import replace
 
 from local.broker.attempts import Attempts, Ledger
 from local.broker.database import StoreError
+from local.broker.queue import PAUSE_S, Queue
 from local.broker.store import EventStore, PendingDelivery, Publication
 
 MAX_POLL_RECORDS = 50
 _COMMIT_INTERVAL_S = 5.0
-_PAUSE_S = 1.0
 _log = logging.getLogger("local.broker")
 
 
@@ -37,14 +37,15 @@ class KafkaLedger(Ledger):
         self._store = store
         self._postponed: dict[int, tuple[float, PendingDelivery]] = {}
 
-    async def finish(self, delivery: PendingDelivery, reply: Publication | None = None) -> None:
+    async def finish(
+        self, delivery: PendingDelivery, reply: Publication | None = None
+    ) -> int | None:
         """Publish the reply; the delivery itself waits for the next commit.
 
         Raises:
             StoreError: the reply is not kept.
         """
-        if reply is not None:
-            await self._store.add(reply)
+        return None if reply is None else await self._store.add(reply)
 
     async def postpone(
         self,
@@ -63,69 +64,48 @@ class KafkaLedger(Ledger):
         return self._postponed.pop(event_id, None)
 
 
-class KafkaQueue:
+class KafkaQueue(Queue):
     """The records of one Trigger, from the last commit on."""
 
     def __init__(
         self, trigger: str, store: EventStore, ledger: KafkaLedger, attempts: Attempts
     ) -> None:
-        self.attempts = attempts
-        self._in_hand: dict[int, asyncio.Task[None]] = {}
+        super().__init__(trigger, store, attempts)
         self._waiting: set[int] = set()
-        self._trigger = trigger
-        self._store = store
         self._ledger = ledger
         self._position = 0
-        self._woken = asyncio.Event()
+        self._committing: asyncio.Task[None] | None = None
 
     @property
-    def in_flight(self) -> dict[int, asyncio.Task[None]]:
-        """What is being delivered at this moment."""
-        in_hand = self._in_hand.items()
-        return {event_id: task for event_id, task in in_hand if event_id not in self._waiting}
+    def in_flight(self) -> list[asyncio.Task[None]]:
+        in_hand = self.in_hand.items()
+        return [task for event_id, task in in_hand if event_id not in self._waiting]
 
-    def wake(self) -> None:
-        self._woken.set()
+    def offer(self, event_id: int, publication: Publication) -> None:
+        """Read it from the store when it is its turn."""
+        self.wake()
 
-    async def run(self) -> None:
-        committing = asyncio.create_task(self._commit_regularly())
-        try:
-            while True:
-                self._woken.clear()
-                wait_s = None
-                try:
-                    self._poll()
-                # As in the other queue: one that ends would hold its events up for ever.
-                except Exception:
-                    _log.exception("trigger=%s the store cannot be read", self._trigger)
-                    wait_s = _PAUSE_S
-                try:
-                    await asyncio.wait_for(self._woken.wait(), wait_s)
-                except asyncio.TimeoutError:
-                    continue
-        finally:
-            committing.cancel()
-
-    def _poll(self) -> None:
-        """Take the next records as far as there are places."""
-        free = MAX_POLL_RECORDS - len(self._in_hand)
+    def _start(self) -> None:
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_regularly())
+        free = MAX_POLL_RECORDS - len(self.in_hand)
         if free == 0:
             return
         for event_id in self._store.ids_after(self._trigger, self._position, free):
             self._position = event_id
-            self._in_hand[event_id] = asyncio.create_task(self._deliver(event_id))
+            self.in_hand[event_id] = asyncio.create_task(self._deliver(event_id))
 
     async def _deliver(self, event_id: int) -> None:
         """Make the attempts of one record until it has ended."""
         delivery = self._store.load(event_id, self._trigger)
         while True:
             try:
-                await self.attempts.make(delivery)
+                await self._attempts.settle(await self._attempts.make(delivery))
             except Exception:
                 _log.exception(
                     "trigger=%s id=%r attempt broke", self._trigger, delivery.event.attributes["id"]
                 )
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
                 continue
             following = self._ledger.take_postponed(event_id)
             if following is None:
@@ -135,19 +115,25 @@ class KafkaQueue:
             await asyncio.sleep(due_at - time.time())
             self._waiting.remove(event_id)
         # Not where a stop has cancelled this: the record would count as done.
-        del self._in_hand[event_id]
+        del self.in_hand[event_id]
         self.wake()
+
+    async def close(self) -> None:
+        if self._committing is not None:
+            self._committing.cancel()
+        await self._commit()
+        await super().close()
 
     async def _commit_regularly(self) -> None:
         while True:
             await asyncio.sleep(_COMMIT_INTERVAL_S)
-            await self.commit()
+            await self._commit()
 
-    async def commit(self) -> None:
+    async def _commit(self) -> None:
         """Let go of what is done, up to the oldest record that is not."""
         try:
             await self._store.forget(
-                self._trigger, before=min(self._in_hand, default=self._position + 1)
+                self._trigger, before=min(self.in_hand, default=self._position + 1)
             )
         except StoreError as exc:
             _log.error("trigger=%s not committed: %s", self._trigger, exc)

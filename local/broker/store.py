@@ -50,6 +50,17 @@ class Publication:
     triggers: Sequence[str]
     due_at: float
 
+    def delivery(self, event_id: int, trigger: str) -> PendingDelivery:
+        """Return what the store holds for a Trigger once it has the event."""
+        return PendingDelivery(
+            event_id=event_id,
+            trigger=trigger,
+            event=self.event,
+            headers=self.headers,
+            failures=0,
+            dead_letter=None,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PendingDelivery:
@@ -80,24 +91,29 @@ class EventStore:
         """
         self._database = Database(folder, "broker", _SCHEMA)
 
-    async def add(self, publication: Publication) -> None:
-        """Keep an event with one delivery for each of its Triggers.
+    async def add(self, publication: Publication) -> int:
+        """Keep an event with one delivery for each of its Triggers; return its id.
 
         Raises:
             StoreError: The event is not kept.
         """
         if self._database.waiting >= _MAX_WAITING_EVENTS:
             raise StoreError("too many events wait to be written")
-        await self._database.write(lambda db: _insert(db, publication))
+        return await self._database.write(lambda db: _insert(db, publication))
 
-    async def finish(self, delivery: PendingDelivery, reply: Publication | None = None) -> None:
+    async def finish(
+        self, delivery: PendingDelivery, reply: Publication | None = None
+    ) -> int | None:
         """Forget a delivery that has ended, and keep its reply in the same transaction.
+
+        Returns:
+            The event id of the reply.
 
         Raises:
             StoreError: The delivery is still pending, and the reply is not kept.
         """
 
-        def write(db: sqlite3.Connection) -> None:
+        def write(db: sqlite3.Connection) -> int | None:
             db.execute(
                 "DELETE FROM deliveries WHERE event_id = ? AND trigger_name = ?",
                 (delivery.event_id, delivery.trigger),
@@ -107,10 +123,9 @@ class EventStore:
                 " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE event_id = ?1)",
                 (delivery.event_id,),
             )
-            if reply is not None:
-                _insert(db, reply)
+            return None if reply is None else _insert(db, reply)
 
-        await self._database.write(write)
+        return await self._database.write(write)
 
     async def postpone(
         self,
@@ -199,16 +214,19 @@ class EventStore:
         await self._database.close()
 
 
-def _insert(db: sqlite3.Connection, publication: Publication) -> None:
-    event_id = db.execute(
+def _insert(db: sqlite3.Connection, publication: Publication) -> int:
+    cursor = db.execute(
         "INSERT INTO events (attributes, headers, data) VALUES (?, ?, ?)",
         (
             json.dumps(publication.event.attributes),
             json.dumps(publication.headers),
             publication.event.data,
         ),
-    ).lastrowid
+    )
+    event_id = cursor.lastrowid
+    assert event_id is not None  # noqa: S101 - of an INSERT
     db.executemany(
         "INSERT INTO deliveries VALUES (?, ?, ?, 0, NULL)",
         [(event_id, trigger, publication.due_at) for trigger in publication.triggers],
     )
+    return event_id

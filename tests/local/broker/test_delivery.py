@@ -8,6 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
+from local.broker.connections import Answer
 from local.broker.delivery import Delivered, Failed, classify, passed_on
 
 URL = "http://127.0.0.1:1/"
@@ -17,8 +18,8 @@ def answer(
     status: int, body: bytes = b"", *, retry_after: str = "", wants_reply: bool = True
 ) -> Delivered | Failed:
     """Classify an answer of the subscriber."""
-    headers = [(b"Retry-After", retry_after.encode())] if retry_after else []
-    return classify(status, headers, body, url=URL, wants_reply=wants_reply)
+    headers = {"retry-after": retry_after} if retry_after else {}
+    return classify(Answer(status, headers, body), url=URL, wants_reply=wants_reply)
 
 
 def test_error_data_is_cut_at_1024_bytes() -> None:
