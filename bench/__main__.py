@@ -10,22 +10,25 @@ import argparse
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from bench import document, load, machine, tables
 from bench.cases import (
-    accept,
     backlog,
-    burst,
     client,
     cold,
     curves,
     deliver,
+    events,
     large,
     neighbours,
+    profile,
     state,
     strain,
     sync,
+    wait,
 )
 from bench.cases.plan import Plan
 from bench.processes import BenchError, Cores
@@ -34,11 +37,11 @@ from bench.report import PATH, Curve, Figure, Measured, Report
 CASES: dict[str, Callable[[Plan], Iterator[Measured]]] = {
     module.CASE: module.run
     for module in (
-        *(client, sync, burst, large, accept, backlog, deliver, neighbours, strain, state),
-        *(cold, curves),
+        *(client, sync, events, deliver, wait, cold, profile),
+        *(large, backlog, neighbours, strain, state, curves),
     )
 }
-_QUICK = ("client", "sync", "async", "cold")
+_QUICK = ("client", "sync", "events", "cold")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,11 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if arguments.write:
         _write(report, arguments.only)
-    missed = [
-        figure
-        for figure in report.figures
-        if figure.limit and not figure.limit.aimed_for and not figure.is_met
-    ]
+    missed = [figure for figure in report.figures if not figure.is_met]
     print(f"{len(missed)} limits missed" if missed else "every limit kept")
     return 1 if missed else 0
 
@@ -71,11 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(arguments: argparse.Namespace, cores: Cores) -> Report:
     make_plan = Plan.quick if arguments.quick else Plan.long
     plan = make_plan(cores, _show)
+    if not arguments.quick and arguments.only != list(CASES):
+        plan = replace(plan, requests=1_000_000)  # which takes minutes to fill
     measured: list[Measured] = []
     for case in arguments.only:
+        begun_s = time.monotonic()
         found = list(CASES[case](plan))
         measured += found
         _show("")
+        print(f"{case}: {time.monotonic() - begun_s:.0f} s")
         figures = [each for each in found if isinstance(each, Figure)]
         curves = [each for each in found if isinstance(each, Curve)]
         print(tables.figures_text(figures) + tables.curves_text(curves), flush=True)
@@ -91,7 +94,7 @@ def _write(report: Report, cases: Sequence[str]) -> None:
     """Write docs/; what it has of other cases stays."""
     from bench import plot  # nothing else needs matplotlib
 
-    if PATH.exists():
+    if PATH.exists() and cases != list(CASES):
         report = report.with_others_of(Report.read(PATH), cases)
     report.write(PATH)
     report = Report.read(PATH)  # with the digits that are kept

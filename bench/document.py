@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from bench.report import Report
-from bench.tables import markdown
+from bench.tables import sections
 from local.process import REPOSITORY
 
 PATH = REPOSITORY / "docs/performance.md"
 
-_BEGIN = "<!-- what ./dev bench has measured: begin -->\n"
-_END = "<!-- what ./dev bench has measured: end -->\n"
+_BEGIN = "<!-- ./dev bench, {name}: begin -->\n"
+_END = "<!-- ./dev bench, {name}: end -->\n"
 
 
 def with_tables(text: str, report: Report) -> str:
     """Return the document with the tables of this report in the place of what is there."""
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}\n{markdown(report)}\n{_END}{after}"
+    for name, section in sections(report).items():
+        begin, end = _BEGIN.format(name=name), _END.format(name=name)
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}\n{section}\n{end}{after}"
+    return text

@@ -117,28 +117,14 @@ def run(cores: Cores, url: str, request: Request, *, connections: int, seconds: 
     )
 
 
-def burst(port: int, path: str, request: Request, count: int) -> float:
-    """Send requests all at once, each on a connection of its own.
-
-    Returns:
-        Seconds until the last one is answered.
+async def call(port: int, path: str, request: Request, *, timeout_s: float) -> tuple[int, float]:
+    """Send a request on a connection of its own; return the status and the seconds it took.
 
     Raises:
-        BenchError: One is not answered with a 200.
+        OSError: There is no answer.
+        asyncio.TimeoutError: It is not complete in time.
     """
-
-    async def send_all() -> None:
-        await asyncio.gather(*(_call(port, path, request) for _ in range(count)))
-
-    started = time.monotonic()
-    try:
-        asyncio.run(asyncio.wait_for(send_all(), _TIMEOUT_S))
-    except (OSError, EOFError, asyncio.TimeoutError) as exc:
-        raise BenchError(f"a burst of {count} calls was not answered: {exc!r}") from exc
-    return time.monotonic() - started
-
-
-async def _call(port: int, path: str, request: Request) -> None:
+    started_s = time.monotonic()
     reader, writer = await asyncio.open_connection(HOST, port)
     lines = [
         f"{request.method} {path} HTTP/1.1",
@@ -147,8 +133,11 @@ async def _call(port: int, path: str, request: Request) -> None:
         "Connection: close",
         *(f"{name}: {value}" for name, value in request.headers.items()),
     ]
-    writer.write("\r\n".join([*lines, "", ""]).encode() + request.body)
-    answer = await reader.read()
-    writer.close()
-    if not answer.startswith(b"HTTP/1.1 200 "):
-        raise BenchError(f"{path} was answered with {answer[:300]!r}")
+    try:
+        writer.write("\r\n".join([*lines, "", ""]).encode() + request.body)
+        answer = await asyncio.wait_for(reader.read(), timeout_s)
+    finally:
+        writer.close()
+    if not answer:
+        raise OSError("no answer")
+    return int(answer.split(b" ", 2)[1]), time.monotonic() - started_s

@@ -16,15 +16,10 @@ PATH = REPOSITORY / "docs/bench.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limit:
-    """What a figure has to keep.
-
-    Attributes:
-        aimed_for: It is no promise; missing it is no failure.
-    """
+    """What a figure has to keep."""
 
     at_most: float | None = None
     at_least: float | None = None
-    aimed_for: bool = False
 
     def is_kept(self, value: float) -> bool:
         """Compare."""
@@ -41,7 +36,7 @@ class Figure:
         case: The name of the case, as `--only` takes it.
         name: What was measured, of whom.
         unit: Of the values; `x` for a ratio to somebody else's of the same round.
-        values: One for each round.
+        values: One for each round; none when this machine lacks what it takes.
         limit: None when it is shown for comparison alone.
     """
 
@@ -59,7 +54,7 @@ class Figure:
     @property
     def is_met(self) -> bool:
         """Tell whether the limit is kept, if there is one."""
-        return self.limit is None or self.limit.is_kept(self.median)
+        return self.limit is None or not self.values or self.limit.is_kept(self.median)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import redis
+
 from bench.load import Request
-from bench.processes import Lab, Server
+from bench.processes import BenchError, Lab, Server
 from bench.target import ANSWER
 from local import manifests
 from local.functions import Function, function_environment
@@ -81,6 +86,47 @@ def quick_target(lab: Lab) -> Server:
     return _nginx(lab, "target", "", locations, cores=lab.cores.others)
 
 
+def quick_broker(lab: Lab) -> Server:
+    """Start what takes each event at once and leaves it at that: nginx, else `bench.target`."""
+    if not has_nginx():
+        return target(lab)
+    return _nginx(lab, "broker", "", "location / { return 202; }", cores=lab.cores.others)
+
+
+def has_redis() -> bool:
+    """Tell whether Redis can take part."""
+    return shutil.which("redis-server") is not None
+
+
+@contextmanager
+def redis_server(folder: Path, *, is_durable: bool = True) -> Iterator[str]:
+    """Run Redis as knative/ has it while the block runs, and give its URL.
+
+    Args:
+        is_durable: Each write is on the disk before it is answered.
+    """
+    port = free_port()
+    folder.mkdir(exist_ok=True)
+    command = ["redis-server", "--port", str(port), "--bind", HOST, "--dir", str(folder)]
+    command += ["--save", "", "--appendonly", "yes"]
+    command += ["--appendfsync", "always" if is_durable else "no"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            url = f"redis://{HOST}:{port}"
+            give_up_at_s = time.monotonic() + 10
+            with redis.Redis.from_url(url) as client:
+                while time.monotonic() < give_up_at_s:
+                    with suppress(redis.ConnectionError):
+                        client.ping()
+                        break
+                    time.sleep(0.05)
+                else:
+                    raise BenchError("redis-server does not answer")
+            yield url
+        finally:
+            process.kill()
+
+
 def target(lab: Lab) -> Server:
     """Start the target that can be slow, and tells what reached it."""
     port = free_port()
@@ -104,6 +150,34 @@ def _nginx(lab: Lab, name: str, upstream: str, locations: str, *, cores: frozens
     return lab.start(name, command, port=port, cores=cores)
 
 
+def pod(
+    lab: Lab,
+    name: str,
+    *,
+    called: Server,
+    broker_port: int = 9,
+    settings: Mapping[str, str] | None = None,
+) -> tuple[Function, dict[str, str]]:
+    """Say how Send or Receive runs in its pod: func.yaml's environment and one worker.
+
+    Args:
+        name: `send` or `receive`.
+        called: The target, which is allowed.
+        broker_port: Where events are published; by default nowhere.
+        settings: Others than func.yaml's.
+    """
+    declared = Function(REPOSITORY / "functions" / name)
+    env = function_environment(
+        declared,
+        {**clean_environment(os.environ), **(settings or {})},
+        manifests.load(_MANIFESTS),
+        broker_url=f"http://{HOST}:{broker_port}",
+        sample_api=f"localhost:{called.port}",
+        state_url=f"sqlite://{lab.folder}/state.sqlite3",
+    )
+    return declared, {**env, "WORKERS": "1"}
+
+
 def function(
     lab: Lab,
     name: str,
@@ -114,32 +188,20 @@ def function(
     settings: Mapping[str, str] | None = None,
     cores: frozenset[int] | None = None,
 ) -> Server:
-    """Start Send or Receive as its pod does: func.yaml's environment and one worker.
+    """Start Send or Receive as its pod does; `pod` says what the arguments are.
 
     Args:
-        name: `send` or `receive`.
-        called: The target, which is allowed.
-        broker_port: Where events are published; by default nowhere.
         threads: As func.yaml has it when not given.
-        settings: Others than func.yaml's.
     """
     given = {**(settings or {}), **({"THREADS": str(threads)} if threads else {})}
-    declared = Function(REPOSITORY / "functions" / name)
-    env = function_environment(
-        declared,
-        {**clean_environment(os.environ), **given},
-        manifests.load(_MANIFESTS),
-        broker_url=f"http://{HOST}:{broker_port}",
-        sample_api=f"localhost:{called.port}",
-        state_url=f"sqlite://{lab.folder}/state.sqlite3",
-    )
+    declared, env = pod(lab, name, called=called, broker_port=broker_port, settings=given)
     port = free_port()
     return lab.start(
         name,
         declared.command(sys.executable, HOST, port),
         port=port,
         cwd=declared.source_folder,
-        env={**env, "WORKERS": "1"},
+        env=env,
         cores=cores,
         ready_path=PROBE,
     )
@@ -153,6 +215,7 @@ def rival(lab: Lab, name: str, *, broker_port: int = 9, threads: int | None = No
         [
             *(sys.executable, "-m", "functions_framework", "--source", f"{name}.py"),
             *("--target", "relay", "--host", HOST, "--port", str(port)),
+            *("--signature-type", "cloudevent" if name == "event" else "http"),
         ],
         port=port,
         cwd=RIVALS,

@@ -8,8 +8,15 @@ from bench.report import Curve, Figure, Limit, Report
 
 _HEADINGS = ("case", "figure", "median", "lowest to highest", "limit", "met")
 
+PROFILE = "Where each microsecond goes"
+
+# The cases of the first table.
+_BOUNDS = ("client", "sync", "events", "deliver", "wait", "cold")
 # The order of the columns.
-_SERVERS = ("send", "receive", "broker", "bare", "naive", "hello", "publish", "nginx", "target")
+_SERVERS = (
+    *("send", "receive", "broker", "traced", "bare", "naive", "hello", "event", "publish"),
+    *("nginx", "target"),
+)
 
 
 def figures_text(figures: Iterable[Figure]) -> str:
@@ -36,32 +43,49 @@ def curves_text(curves: Iterable[Curve]) -> str:
     )
 
 
-def markdown(report: Report) -> str:
-    """Write what docs/performance.md shows of a report."""
-    limited = [figure for figure in report.figures if figure.limit]
+def sections(report: Report) -> dict[str, str]:
+    """Write what docs/performance.md shows of a report, by the names of its markers there."""
+    shown = [each for each in report.figures if each.limit or not _server_of(each)]
+    bounds = [each for each in shown if each.limit and each.case in _BOUNDS]
+    titles = list(dict.fromkeys(curve.title for curve in report.curves))
+    curves = {title: [each for each in report.curves if each.title == title] for title in titles}
+    profile = curves.pop(PROFILE, [])
     parts = [
-        _table(_HEADINGS, map(_row, limited)),
+        _table(_HEADINGS, map(_row, (each for each in shown if each not in bounds))),
         "Each server for itself, medians:\n",
         _comparison(report.figures),
     ]
-    for title in dict.fromkeys(curve.title for curve in report.curves):
-        curves = [curve for curve in report.curves if curve.title == title]
-        parts += [f"{title}:\n", _curves(curves)]
+    for title, of_title in curves.items():
+        parts += [f"{title}:\n", _curves(of_title)]
     parts += [
         f"Measured on this machine, {report.rounds} rounds each:\n",
         _table(("", ""), report.machine.items()),
     ]
-    return "\n".join(parts)
+    return {
+        "bounds": _table(_HEADINGS, map(_row, bounds)) + _day(report.figures),
+        "profile": _curves(profile) if profile else "",
+        "figures": "\n".join(parts),
+    }
+
+
+def _day(figures: Iterable[Figure]) -> str:
+    """Say what the rivals cost in the same run, so that another machine's can be compared."""
+    costs = [
+        f"`{_server_of(each)}` {_median(each)} ms"
+        for each in figures
+        if each.case == "sync" and each.name in ("CPU per request: hello", "CPU per request: bare")
+    ]
+    return f"\nIn the same run, CPU a request: {', '.join(costs)}.\n" if costs else ""
 
 
 def _comparison(figures: Iterable[Figure]) -> str:
-    """Write a table with a column for each server; a figure's name ends in its server's."""
+    """Write a table with a column for each server."""
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for figure in figures:
-        name, of_server, server = figure.name.rpartition(": ")
-        if of_server:
+        if server := _server_of(figure):
+            name = figure.name.removesuffix(f": {server}")
             row = rows.setdefault((figure.case, name, figure.unit), {})
-            row[server] = _number(figure.median)
+            row[server] = _median(figure)
     servers = sorted({server for row in rows.values() for server in row}, key=_SERVERS.index)
     return _table(
         ("case", "figure", *servers),
@@ -72,16 +96,25 @@ def _comparison(figures: Iterable[Figure]) -> str:
     )
 
 
+def _server_of(figure: Figure) -> str:
+    """Return whose figure it is; empty when it tells of more than one."""
+    return figure.name.rpartition(": ")[2] if ": " in figure.name else ""
+
+
 def _row(figure: Figure) -> tuple[str, ...]:
-    lowest, highest = min(figure.values), max(figure.values)
+    met = "" if figure.limit is None else "yes" if figure.is_met else "NO"
     return (
         figure.case,
         figure.name,
-        f"{_number(figure.median)} {figure.unit}",
-        f"{_number(lowest)} to {_number(highest)}",
+        f"{_median(figure)} {figure.unit}" if figure.values else _median(figure),
+        f"{_number(min(figure.values))} to {_number(max(figure.values))}" if figure.values else "",
         _limit(figure.limit, figure.unit),
-        "" if figure.limit is None else "yes" if figure.is_met else "NO",
+        met if figure.values else "",
     )
+
+
+def _median(figure: Figure) -> str:
+    return _number(figure.median) if figure.values else "not measured"
 
 
 def _limit(limit: Limit | None, unit: str) -> str:
@@ -89,7 +122,7 @@ def _limit(limit: Limit | None, unit: str) -> str:
         return ""
     sign, value = ("≤", limit.at_most) if limit.at_most is not None else ("≥", limit.at_least)
     assert value is not None
-    return f"{sign} {value:g} {unit}{' (aim)' if limit.aimed_for else ''}"
+    return f"{sign} {value:g} {unit}"
 
 
 def _number(value: float) -> str:

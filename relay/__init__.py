@@ -7,8 +7,8 @@ Functions: `send` takes calls over HTTP, `receive` takes request events from the
 adapts Flask, which functions-framework serves them with; `start` becomes its process.
 
 Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
-(`arrivals`, in the `inbox` of their connection), answers malformed ones (`refusals`), and gives up
-on `callers` who do not read. `sites` keeps other sites' pages out.
+(`arrivals`), has a thread write their `answers`, and gives up on `callers` who do not read. `sites`
+keeps other sites' pages out.
 
 Watching: `metrics` counts for Prometheus what `operations` tells, `traces` makes spans of it for
 OpenTelemetry, where that is on.
@@ -18,8 +18,9 @@ and steers it, `lists` does so for many; some callers are `waiting`. `auth` auth
 callbacks and the relay's own events.
 
 Records: what is known of a request. `records` notes each step of its `lifecycle` in the `store`,
-which is `store_sqlite` or `store_redis`, and a target's answer as `results` puts it into JSON;
-`claims` keep others from making a call that is being made.
+and a target's answer as `results` puts it into JSON; `claims` keep others from making a call that
+is being made. `backends` opens the store: `store_sqlite`, or `store_redis`. `waiters` are woken by
+what is noted.
 
 Events: `events` reads and writes CloudEvents, `broker` publishes them; `progress` is what they say
 of a request that waits or was given up, and `retries` decides which.
@@ -27,9 +28,9 @@ of a request that waits or was given up, and `retries` decides which.
 Neighbours: `gate` lets a call through or not, by a `breaker` and a share of the `places` for each
 target, so that none delays the others.
 
-Calls: `client` turns an envelope into a call, on `connections` whose `sockets` go to addresses that
-the egress policy permits, after one of the `lookups`; `responses` parses what comes back, `reasons`
-are why nothing does.
+Calls: `targets` makes a call of an envelope, through the `client`, on `connections` to addresses
+that the egress policy permits, after one of the `lookups`; `responses` parses what comes back,
+`reasons` are why nothing does.
 
 Rules: what a request may say, and where calls may go. `envelope` is a call as its caller writes it,
 read with `urls`, `headers` and `jsons`; `bodies` are what their headers say, and `forwarded` is how

@@ -11,8 +11,8 @@ from typing import Final
 from urllib.parse import urlencode
 
 from relay import jsons
-from relay.headers import Headers, find
-from relay.jsons import MAX_DEPTH, Raw, is_json, json_type
+from relay.headers import Headers, find, is_json, media_type
+from relay.jsons import MAX_DEPTH, Number, Raw, json_type
 from relay.problems import InvalidRequest
 
 FORM: Final = "application/x-www-form-urlencoded"
@@ -25,11 +25,6 @@ _CODECS: Final = frozenset(aliases.values()) - {
     *("base64_codec", "bz2_codec", "hex_codec", "mbcs", "oem", "quopri_codec", "rot_13"),
     *("uu_codec", "zlib_codec"),
 }
-
-
-def media_type(content_type: str) -> str:
-    """Return a Content-Type without its parameters, in lower case."""
-    return content_type.partition(";")[0].strip().lower()
 
 
 def charset_of(content_type: str) -> str:
@@ -85,7 +80,7 @@ def content_of(value: object, text: str, headers: Headers) -> bytes:
         if isinstance(value, str):
             return value.encode(codec)
         if isinstance(value, dict) and media_type(declared) == FORM:
-            return urlencode(_fields(text), doseq=True, encoding=codec).encode("ascii")
+            return urlencode(_fields(value), doseq=True, encoding=codec).encode("ascii")
     except UnicodeEncodeError as exc:
         raise InvalidRequest(
             "body", f"has a character that is not in the charset {charset[:40]}"
@@ -108,10 +103,8 @@ def check_not_encoded(headers: Headers, *, field: str, but: str) -> None:
         )
 
 
-def _fields(text: str) -> dict[str, str | list[str]]:
+def _fields(value: dict[str, object]) -> dict[str, str | list[str]]:
     """Read an object as the fields of a form; a list is a field that is repeated."""
-    value = jsons.numbers_as_text(text)
-    assert isinstance(value, dict)  # noqa: S101 - content_of has looked
     return {
         name: [_field(each) for each in item] if isinstance(item, list) else _field(item)
         for name, item in value.items()
@@ -123,6 +116,8 @@ def _field(value: object) -> str:
         return "true" if value else "false"
     if value is None:
         return ""
+    if isinstance(value, Number):
+        return value.text
     if not isinstance(value, str):
         raise InvalidRequest(
             "body", f"must not hold {json_type(value)} in a field: it is sent as a form"
@@ -154,9 +149,9 @@ def readable(
     with contextlib.suppress(ValueError):  # it is not what it says
         codec = codec_of(charset_of(content_type)) or "utf_8"
         text = codecs.getincrementaldecoder(codec)().decode(raw, final=is_whole)
-        is_same = not (is_exact and is_whole) or text.encode(codec) == raw
+        is_same = codec == "utf_8" or not (is_exact and is_whole) or text.encode(codec) == raw
         if is_json(content_type) and is_whole:
-            written = text.encode("utf-8")
+            written = raw if codec == "utf_8" else text.encode("utf-8")
             jsons.loads(written, max_depth=max_depth)
             if is_same and not written.startswith(jsons.BOM):
                 return {"body": Raw(written)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-from relay.client import Client
 from relay.egress import Policy
 from relay.events import Event, written_bytes
 from relay.headers import Headers, find, retry_after_s
@@ -25,6 +26,9 @@ from relay.problems import (
 from relay.settings import Settings
 from relay.tracing import as_attributes, context_in
 from relay.urls import IPAddress, Origin
+
+if TYPE_CHECKING:
+    from relay.client import Client
 
 # A Broker that restarts is back after this; a longer wait is the caller's, who may have a better
 # use for it.
@@ -87,20 +91,28 @@ class Broker:
         self._max_event_bytes = settings.max_event_bytes
         # A Broker that hangs keeps no more of the threads than these.
         self._publishing = Places(at_most(max(1, settings.threads // 8)))
-        self._client = Client(
+        self._settings = settings
+
+    @cached_property
+    def _client(self) -> Client:
+        from relay.client import Client  # `requests` takes long to import
+
+        return Client(
             _OperatorsOwn(),
-            connect_timeout_s=settings.target_connect_timeout_s,
-            pool_size=settings.threads,
+            connect_timeout_s=self._settings.target_connect_timeout_s,
+            pool_size=self._settings.threads,
             peer="Broker",
-            ca_certs=settings.k_ca_certs,
+            ca_certs=self._settings.k_ca_certs,
         )
 
     def room_left(self, event: Event, *, is_request: bool = False) -> int:
         """Return by how many bytes an event may grow; below 0, it is not published."""
-        room = self._max_event_bytes - self._as_published(event).size_bytes()
+        room = self._max_event_bytes - event.having(self._overrides).size_bytes()
         return room - _ROOM_BYTES if is_request else room
 
-    def publish(self, event: Event, *, trace: Headers = (), is_request: bool = False) -> None:
+    def publish(
+        self, event: Event, *, trace: Headers | None = None, is_request: bool = False
+    ) -> None:
         """Publish one event; return only when the Broker has answered 2xx.
 
         A part of the threads may publish at once; who comes beside them waits for a moment.
@@ -109,7 +121,7 @@ class Broker:
         have been taken is not: that would make duplicates, so the caller decides.
 
         Args:
-            trace: trace context headers, which the Broker passes on.
+            trace: trace context headers, which the Broker passes on; those of the event if None.
             is_request: it asks for a call, and has to leave room for what is added when that is
                 tried again, or dead.
 
@@ -119,11 +131,10 @@ class Broker:
             BrokerUnavailable: the Broker did not take it, or K_SINK is not set.
             DeadlineExceeded: the Broker did not answer in time.
         """
-        trace = trace or context_in(event.attributes)
+        trace = context_in(event.attributes) if trace is None else trace
         with Operation(PUBLICATION, {"id": event.id, "type": event.type}, trace) as publication:
             if "traceparent" in event.attributes:  # for another there may be no room
-                context = as_attributes(publication.trace)
-                event = replace(event, attributes={**event.attributes, **context})
+                event = event.having(as_attributes(publication.trace))
             self._publish(event, publication.trace, is_request=is_request)
 
     def _publish(self, event: Event, trace: Headers, *, is_request: bool) -> None:
@@ -133,7 +144,7 @@ class Broker:
                 " a SinkBinding whose subject is this service sets it",
                 published="no",
             )
-        headers, body = self._as_published(event).to_http()
+        headers, body = event.having(self._overrides).to_http()
         size = written_bytes(headers, body) + (_ROOM_BYTES if is_request else 0)
         if size > self._max_event_bytes:
             raise TooLarge(
@@ -160,9 +171,6 @@ class Broker:
             if not failure.passing or longest_s == 0.0 or pause_s > longest_s or not in_time:
                 raise _error(event_id, failure)
             time.sleep(pause_s)
-
-    def _as_published(self, event: Event) -> Event:
-        return replace(event, attributes={**event.attributes, **self._overrides})
 
     def _attempt(self, headers: Headers, body: bytes, timeout_s: float) -> _Failure | None:
         assert self._target is not None  # noqa: S101 - publish checked it

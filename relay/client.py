@@ -6,41 +6,191 @@ netrc from the environment is used, and nothing is decoded.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import socket
+import ssl
+import time
+from collections.abc import Generator
+from contextlib import suppress
 
 import requests
 from requests.adapters import BaseAdapter
 
-from relay import logs
-from relay.connections import Answer, Pool, error_of
+from relay.connections import Deadline, Pool, connect, shut_down, start_tls
 from relay.egress import Policy
-from relay.envelope import Envelope
-from relay.headers import HOPS, Headers, complete, find, message_head
+from relay.envelope import IDEMPOTENT
+from relay.headers import Headers, complete, end_to_end, message_head
 from relay.leaving import Cut
 from relay.lookups import Lookups
-from relay.operations import CALL, Operation
+from relay.problems import DeadlineExceeded, RelayError, TargetFailed, TargetUnreachable
 from relay.reasons import reason_of
-from relay.responses import BrokenAnswer
-from relay.settings import Settings
-from relay.sockets import Deadline, connect, permitted, shut_down
+from relay.responses import BrokenAnswer, ResponseParser
 from relay.tls import client_context
-from relay.urls import Origin, Target
+from relay.urls import IPAddress, Origin, Target
 
-# RFC 9110 section 9.2.2: twice has the effect of once.
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-
+_READ_BYTES = 32 * 1024
 # Larger bodies are not copied to stand behind their head.
 _SENT_AT_ONCE = 64 * 1024
-_IDLE_PER_THREAD = 16
+# A refusal before the call may be that much behind the name servers.
+_CHECKED_S = 1.0
 
 
-class TargetRequest(requests.PreparedRequest):
+class Request(requests.PreparedRequest):
     """A prepared request that has its URL in parts, as they are judged."""
 
-    target: Target
-    cut: Cut | None
+    def __init__(
+        self, target: Target, method: str, headers: Headers, content: bytes | None, peer: str
+    ) -> None:
+        super().__init__()
+        authority = target.origin.authority
+        self.target, self.method, self.url = target, method, target.url
+        # A plain dict will do: names are unique by here, and only `message` reads them.
+        self.headers = complete(headers, authority, method, content)  # type: ignore[assignment]
+        self.body: bytes = content or b""
+        self.peer = f"the {peer} {authority}"  # as errors call it
+
+    def message(self) -> tuple[bytes, ...]:
+        """Write it; the path is the target's own, byte for byte."""
+        head = message_head(f"{self.method} {self.target.path} HTTP/1.1", self.headers)
+        return (head + self.body,) if len(self.body) <= _SENT_AT_ONCE else (head, self.body)
+
+
+class Answer(ResponseParser):
+    """The answer to one call, its body not yet read: the `raw` of a response of `requests`.
+
+    Reading raises TargetFailed where the answer is broken, DeadlineExceeded when it takes too long.
+
+    Args:
+        sock: goes into the pool when it can be used again.
+    """
+
+    # Nothing came yet, and the request can be sent again.
+    may_repeat = True
+
+    def __init__(
+        self, request: Request, deadline: Deadline, sock: socket.socket, pool: Pool
+    ) -> None:
+        super().__init__(request.method or "")
+        self._request = request
+        self._deadline = deadline
+        self._sock: socket.socket | None = sock
+        self._pool = pool
+        self._piece = b""
+        self._failure: requests.RequestException | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The headers that came, but for the hop-by-hop ones; repeated ones repeated."""
+        return tuple(end_to_end(self.fields))
+
+    def start(self, message: tuple[bytes, ...]) -> None:
+        """Send the request and read the head of its answer.
+
+        Raises:
+            BrokenAnswer, requests.ReadTimeout: no final status came; what fails after it is for
+                reading to raise.
+        """
+        assert self._sock is not None  # noqa: S101 - nothing has been read
+        self._deadline.cut.ends_by(functools.partial(shut_down, self._sock))
+        try:
+            for data in message:
+                self._send(self._sock, data)
+            while not self.has_head:
+                self._receive(self._sock)
+        except OSError as exc:
+            failure = self._failed(exc)
+            if not self.status:
+                raise failure from exc
+            self._failure = failure
+
+    def begin(self) -> None:
+        """Wait for a piece of the body: until the first, a failure can be told by a status."""
+        try:
+            if self._failure is not None:
+                raise self._failure
+            while not self._piece and self._sock is not None:
+                self._receive(self._sock)
+        except OSError as exc:
+            raise error_of(self._failed(exc), self._request.peer) from exc
+
+    def __iter__(self) -> Generator[bytes, None, None]:
+        """Read the body in pieces as they arrive, exactly as it was sent."""
+        try:
+            while piece := self._take():
+                yield piece
+        finally:
+            self.close()
+
+    def read(self, limit_bytes: int, *, or_less: bool = False) -> tuple[bytes, str | None]:
+        """Read the body up to a limit, or to where it breaks off if that is good enough.
+
+        Returns:
+            the bytes, and why there are no more of them; None if these are all.
+        """
+        body, reason = bytearray(), None
+        try:
+            while reason is None and (piece := self._take()):
+                body += piece
+                if len(body) > limit_bytes:
+                    reason = f"the body is longer than {limit_bytes} bytes"
+        except (TargetFailed, DeadlineExceeded) as exc:
+            if not or_less:
+                raise
+            reason = exc.detail
+        self.close()
+        return bytes(body[:limit_bytes]), reason
+
+    def close(self) -> None:
+        """Close the connection, unless it has been given back."""
+        super().close()
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _take(self) -> bytes:
+        self.begin()
+        piece, self._piece = self._piece, b""
+        return piece
+
+    def _send(self, sock: socket.socket, data: bytes) -> None:
+        sent = 0
+        try:
+            while sent < len(data):
+                sock.settimeout(self._deadline.left_s)
+                sent += sock.send(memoryview(data)[sent:])
+                self.may_repeat = self._request.method in IDEMPOTENT
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+            pass  # the peer has read enough, and may have answered
+
+    def _receive(self, sock: socket.socket) -> None:
+        sock.settimeout(self._deadline.left_s)
+        data = sock.recv(_READ_BYTES)
+        self.may_repeat &= not data
+        self._piece = self.feed(data)
+        if self.is_complete:
+            if not self.is_last:
+                self._deadline.cut.is_over()
+                self._pool.put(self._request.target.origin, sock)
+                self._sock = None
+            self.close()
+
+    def _failed(self, exc: OSError) -> requests.RequestException:
+        """Give up; say why without the traceback, whose frames would keep all of this alive."""
+        self.close()
+        if isinstance(exc, requests.RequestException):
+            return type(exc)(str(exc))
+        if isinstance(exc, TimeoutError):
+            return self._deadline.error()
+        return BrokenAnswer(f"gave no whole answer: {reason_of(exc)}")
+
+
+class Response(requests.Response):
+    """An answer as `requests` has it, without the cookie jar and the like that nobody reads."""
+
+    raw: Answer
+
+    def __init__(self, answer: Answer) -> None:
+        self.status_code, self.raw = answer.status, answer
 
 
 class Client(BaseAdapter):
@@ -75,9 +225,8 @@ class Client(BaseAdapter):
 
     def check(self, target: Target) -> None:
         """Raise TargetNotAllowed if a call made now would; a name that is not found passes."""
-        with contextlib.suppress(requests.ConnectionError):
-            budget = Deadline(self._connect_timeout_s)
-            permitted(target.origin, self._policy, budget, self._lookups)
+        with suppress(requests.ConnectionError):
+            self._permitted(target.origin, self._connect_timeout_s, Cut(), _CHECKED_S)
 
     def call(
         self,
@@ -100,160 +249,49 @@ class Client(BaseAdapter):
             TargetFailed: the target is not reachable, or answers without a final status.
             DeadlineExceeded: the time was up first.
         """
-        request = TargetRequest()
-        request.target, request.method, request.url = target, method, target.url
-        # A plain dict will do: names are unique by here, and only `send` reads them.
-        request.headers = complete(headers, target.origin.authority, method, content)  # type: ignore[assignment]
-        request.body, request.cut = content, cut
+        request = Request(target, method, headers, content, self._peer)
         try:
-            answer: Answer = self.send(request, timeout=timeout_s).raw  # type: ignore[assignment]
+            return self.send(request, Deadline(timeout_s, cut)).raw
         except requests.RequestException as exc:
-            raise error_of(exc, self._name(target)) from exc
-        return answer
+            raise error_of(exc, request.peer) from exc
 
-    def send(  # type: ignore[override] # there is nothing else to choose
-        self, request: TargetRequest, *, timeout: float
-    ) -> requests.Response:
-        """Send a prepared request, on a new connection if a kept one was closed meanwhile.
-
-        Raises:
-            TargetNotAllowed: the policy refuses every address of the target.
-            requests.ConnectionError: nothing was sent.
-            BrokenAnswer, requests.ReadTimeout: no final status came, or not in time.
-        """
-        origin, method = request.target.origin, request.method or ""
-        deadline, message = Deadline(timeout, request.cut), _message(request)
-
-        def start(sock: socket.socket) -> Answer:
-            give_back = functools.partial(self._pool.put, origin)
-            return Answer(sock, give_back, method, deadline, self._name(request.target))
-
+    def send(self, request: Request, deadline: Deadline) -> Response:  # type: ignore[override]
+        """Do what `call` says, but raise errors of `requests`."""
+        origin, message = request.target.origin, request.message()
         kept = self._pool.take(origin)
-        answer = start(kept or self._connect(origin, deadline))
+        answer = Answer(request, deadline, kept or self._connect(origin, deadline), self._pool)
         try:
             answer.start(message)
         except BrokenAnswer:
-            is_safe = method in IDEMPOTENT or not answer.has_sent
-            if kept is None or answer.has_received or not is_safe:
+            if kept is None or not answer.may_repeat:
                 raise
-            answer = start(self._connect(origin, deadline))
+            # The kept connection was closed as the request was sent.
+            answer = Answer(request, deadline, self._connect(origin, deadline), self._pool)
             answer.start(message)
-        response = requests.Response()
-        response.status_code, response.raw = answer.status, answer
-        response.url, response.request = request.target.url, request
-        return response
-
-    def _name(self, target: Target) -> str:
-        return f"the {self._peer} {target.origin.authority}"
+        return Response(answer)
 
     def _connect(self, origin: Origin, deadline: Deadline) -> socket.socket:
-        budget = Deadline(min(self._connect_timeout_s, deadline.left_s), deadline.cut)
-        sock = connect(origin, self._policy, budget, self._lookups)
+        timeout_s = min(self._connect_timeout_s, deadline.left_s)
+        until = time.monotonic() + timeout_s
+        addresses = self._permitted(origin, timeout_s, deadline.cut)
+        sock = connect(addresses, origin.port, until, deadline.cut)
         if origin.scheme == "https":
-            try:
-                sock.settimeout(max(deadline.left_s, 0.001))
-                sock = self._start_tls(sock, origin, deadline)
-            except TimeoutError as exc:
-                raise deadline.error() from exc
-            except OSError as exc:
-                raise requests.exceptions.SSLError(reason_of(exc)) from exc
-        sock.setblocking(False)
+            return start_tls(sock, origin.host, self._tls(), deadline)
         return sock
 
-    def _start_tls(self, sock: socket.socket, origin: Origin, deadline: Deadline) -> socket.socket:
-        tls = self._tls().wrap_socket(
-            sock, server_hostname=origin.host, do_handshake_on_connect=False
-        )
-        deadline.cut.ends_by(functools.partial(shut_down, tls))
-        try:
-            tls.do_handshake()
-        except OSError:
-            tls.close()
-            raise
-        return tls
+    def _permitted(
+        self, origin: Origin, timeout_s: float, cut: Cut, max_age_s: float = 0.0
+    ) -> list[IPAddress]:
+        """Look the host up once and judge each address: none leaves here that was not judged."""
+        if origin.address is not None:
+            return self._policy.permitted(origin, [origin.address])
+        found = self._lookups.addresses(origin, timeout_s, cut, max_age_s)
+        return self._policy.permitted(origin, found)
 
 
-class TargetClient:
-    """Make the calls that envelopes ask for.
-
-    Args:
-        settings: those of targets, and `threads`, count.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._policy = Policy(
-            allowed=settings.allowed_targets,
-            only=settings.allowed_targets_only,
-            own_service=settings.k_service,
-        )
-        self._timeout_s = settings.target_timeout_s
-        self._client = Client(
-            self._policy,
-            connect_timeout_s=settings.target_connect_timeout_s,
-            pool_size=_IDLE_PER_THREAD * settings.threads,
-            ca_certs=settings.target_ca_certs,
-            client_cert=settings.target_client_cert,
-        )
-
-    def check(self, envelope: Envelope) -> None:
-        """Refuse what a call made now, or its callback, would be refused for; make no call.
-
-        Raises:
-            InvalidRequest: a Host header is not allowed.
-            TargetNotAllowed: see `Client.check`.
-        """
-        logs.note(target=envelope.target.origin.authority)
-        self._check_host(envelope.headers, "headers")
-        self._client.check(envelope.target)
-        if envelope.callback is not None:
-            self._check_host(envelope.callback.headers, "callback.headers")
-            self._client.check(envelope.callback.target)
-
-    def call(
-        self,
-        envelope: Envelope,
-        *,
-        method: str,
-        hops: int,
-        headers: Headers,
-        cut: Cut | None = None,
-    ) -> Answer:
-        """Make the call, by another method than the envelope's if need be.
-
-        Args:
-            headers: what the relay adds; the envelope's own headers win.
-            cut: ends the call before its time is up.
-
-        Raises:
-            InvalidRequest: a Host header is not allowed.
-            TargetNotAllowed, TargetFailed, DeadlineExceeded: see `Client.call`.
-        """
-        logs.note(target=envelope.target.origin.authority)
-        self._check_host(envelope.headers, "headers")
-        origin = envelope.target.origin
-        facts = {"method": method, "scheme": origin.scheme, "host": origin.host}
-        with Operation(CALL, facts | {"port": origin.port}, headers) as call:
-            answer = self._client.call(
-                envelope.target,
-                method=method,
-                headers=envelope.sent_headers(((HOPS, str(hops)), *call.trace)),
-                content=envelope.content,
-                timeout_s=min(envelope.timeout_s or self._timeout_s, self._timeout_s),
-                cut=cut,
-            )
-            call.facts["status"] = answer.status
-        logs.note(target_status=answer.status)
-        return answer
-
-    def _check_host(self, headers: Headers, field: str) -> None:
-        host = find(headers, "Host")
-        if host is not None:
-            self._policy.check_host_header(host, field=f"{field}.Host")
-
-
-def _message(request: TargetRequest) -> tuple[bytes, ...]:
-    """Write a request; the path is the target's own, byte for byte."""
-    start = f"{request.method} {request.target.path} HTTP/1.1"
-    head, body = message_head(start, request.headers), request.body or b""
-    assert isinstance(body, bytes)  # noqa: S101 - `call` takes no other
-    return (head + body,) if len(body) <= _SENT_AT_ONCE else (head, body)
+def error_of(exc: requests.RequestException, peer: str) -> RelayError:
+    """Make an error of the relay; the text of the exception is the relay's already."""
+    if isinstance(exc, requests.ConnectionError):
+        return TargetUnreachable(f"{peer} cannot be reached: {exc}")
+    kind = DeadlineExceeded if isinstance(exc, requests.ReadTimeout) else TargetFailed
+    return kind(f"{peer} {exc}")

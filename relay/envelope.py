@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-from relay import jsons
 from relay.bodies import charset_of, check_not_encoded, codec_of, content_of
-from relay.headers import MAX_HEADERS, MAX_HEADERS_BYTES, Headers, find, parse_headers, wire_value
-from relay.jsons import is_json, json_type
+from relay.headers import (
+    MAX_HEADERS,
+    MAX_HEADERS_BYTES,
+    Headers,
+    find,
+    is_json,
+    parse_headers,
+    wire_value,
+)
+from relay.jsons import JSONError, Number, Object, canonical, decode_base64, json_type
 from relay.problems import InvalidRequest
 from relay.urls import Target, parse_target
 
@@ -25,6 +32,8 @@ _ID = re.compile(r'("?)([A-Za-z0-9._~:+=@-]{1,128})\1', re.ASCII)
 _OWN_ENDING = re.compile(r"\.(?:completed|failed|dead|retry[0-9]+)(?:\.[0-9]+)?(?:\.callback)?$")
 
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+# RFC 9110 section 9.2.2: twice has the effect of once.
+IDEMPOTENT: Final = frozenset(METHODS) - {"POST", "PATCH"}
 
 # A callback is called by an envelope of its own, to which Standard Webhooks adds an id, a time and
 # one signature for each key.
@@ -70,6 +79,7 @@ class Envelope:
         method: one of `METHODS`; None when the envelope names none.
         timeout_s: for the whole call; None when the envelope names none.
         callback: None when the caller wants none.
+        document: what it was read from.
     """
 
     target: Target
@@ -79,6 +89,7 @@ class Envelope:
     method: str | None = None
     timeout_s: float | None = None
     callback: Callback | None = None
+    document: Object = field(default=Object(b"", {}, {}), repr=False, compare=False)
 
     @classmethod
     def from_json(cls, raw: bytes) -> Envelope:
@@ -95,36 +106,38 @@ class Envelope:
                 "envelope", 'is empty; send {"targetURL", "targetAPI", "headers", "body"} as JSON'
             )
         try:
-            value = jsons.loads(raw)
-        except jsons.JSONError as exc:
+            document = Object.from_json(raw)
+        except JSONError as exc:
             raise InvalidRequest("envelope", str(exc)) from exc
-        if not isinstance(value, dict):
-            raise InvalidRequest("envelope", f"must be an object, not {json_type(value)}")
-        for name in value:
+        return cls.from_object(document)
+
+    @classmethod
+    def from_object(cls, document: Object) -> Envelope:
+        """Read the same when it is JSON already."""
+        members = document.members
+        for name in members:
             if name not in _FIELDS:
                 known = ", ".join(sorted(_FIELDS))
                 raise InvalidRequest(_shown(name), f"is no field of the envelope; it has {known}")
-        if "targetURL" not in value:
+        if "targetURL" not in members:
             raise InvalidRequest("targetURL", "is missing; it says where the call goes")
         target = parse_target(
-            _string(value["targetURL"], "targetURL"),
-            _string(value.get("targetAPI", ""), "targetAPI"),
+            _string(members["targetURL"], "targetURL"),
+            _string(members.get("targetAPI", ""), "targetAPI"),
             url_field="targetURL",
             api_field="targetAPI",
         )
-        texts = jsons.members(raw)
-        headers = parse_headers(
-            _with_texts(value.get("headers", {}), texts.get("headers", "{}")), field="headers"
-        )
-        content, content_type = _content(value, texts, headers)
+        headers = parse_headers(members.get("headers", {}), field="headers")
+        content, content_type = _content(document, headers)
         return cls(
             target=target,
             headers=headers,
             content=content,
             content_type=content_type,
-            method=_method(value),
-            timeout_s=_timeout_s(value),
-            callback=parse_callback(_callback_of(value, texts)) if "callback" in value else None,
+            method=_method(members),
+            timeout_s=_timeout_s(members),
+            callback=parse_callback(members["callback"]) if "callback" in members else None,
+            document=document,
         )
 
     def sent_headers(self, relays_own: Headers) -> Headers:
@@ -142,57 +155,44 @@ class Envelope:
         )
 
 
-def _with_texts(value: object, text: str) -> object:
-    """Return an object with the numbers in it as they are written, as headers are sent."""
-    return jsons.numbers_as_text(text) if isinstance(value, dict) else value
-
-
-def _callback_of(value: dict[str, object], texts: dict[str, str]) -> object:
-    """Return the field `callback` with the numbers in its headers as they are written."""
-    callback = value["callback"]
-    if not isinstance(callback, dict) or "headers" not in callback:
-        return callback
-    text = jsons.members(texts["callback"].encode("utf-8"))["headers"]
-    return {**callback, "headers": _with_texts(callback["headers"], text)}
-
-
-def _content(
-    value: dict[str, object], texts: dict[str, str], headers: Headers
-) -> tuple[bytes | None, str]:
-    if "bodyBase64" in value:
-        if "body" in value:
+def _content(document: Object, headers: Headers) -> tuple[bytes | None, str]:
+    members = document.members
+    if "bodyBase64" in members:
+        if "body" in members:
             raise InvalidRequest("bodyBase64", "must not stand beside body; send one of them")
-        text = _string(value["bodyBase64"], "bodyBase64")
+        text = _string(members["bodyBase64"], "bodyBase64")
         try:
-            return jsons.decode_base64(text), "application/octet-stream"
-        except jsons.JSONError as exc:
+            return decode_base64(text), "application/octet-stream"
+        except JSONError as exc:
             raise InvalidRequest("bodyBase64", str(exc)) from exc
     check_not_encoded(headers, field="headers", but="send bodyBase64")
-    if "body" not in value:
+    if "body" not in members:
         return None, "application/json"
-    return content_of(value["body"], texts["body"].strip(), headers), "application/json"
+    text = document.texts["body"].strip()
+    return content_of(members["body"], text, headers), "application/json"
 
 
-def _method(value: dict[str, object]) -> str | None:
-    if "method" not in value:
+def _method(members: Mapping[str, object]) -> str | None:
+    if "method" not in members:
         return None
-    method = value["method"]
+    method = members["method"]
     if not isinstance(method, str) or method not in METHODS:
         raise InvalidRequest("method", f"must be one of {', '.join(METHODS)}")
     return method
 
 
-def _timeout_s(value: dict[str, object]) -> float | None:
-    if "timeout" not in value:
+def _timeout_s(members: Mapping[str, object]) -> float | None:
+    if "timeout" not in members:
         return None
-    timeout = value["timeout"]
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+    timeout = members["timeout"]
+    timeout_s = float(timeout.text) if isinstance(timeout, Number) else 0.0
+    if timeout_s <= 0:
         raise InvalidRequest("timeout", "must be a number of seconds above 0")
-    return float(timeout) if timeout < 1e9 else math.inf
+    return timeout_s if timeout_s < 1e9 else math.inf
 
 
 def parse_callback(callback: object) -> Callback:
-    """Read the field `callback`; a number in its headers comes as its text.
+    """Read the field `callback`.
 
     Raises:
         InvalidRequest: it is not a valid callback.
@@ -234,35 +234,15 @@ def _shown(name: str) -> str:
     return ascii(name[:64])[1:-1] or '""'
 
 
-def callback_in(data: bytes | None) -> object:
-    """Return the field `callback` in the data of an event, for `parse_callback`; else None."""
-    data = data or b""
-    try:
-        value = jsons.loads(data)
-    except jsons.JSONError:
-        return None
-    if not isinstance(value, dict) or "callback" not in value:
-        return None
-    return _callback_of(value, jsons.members(data))
-
-
-def fingerprint(data: bytes) -> str:
+def fingerprint(document: Object) -> str:
     """Tell one request from another by its envelope, however that is laid out.
 
     Returns:
         the same for the same fields with the same values; numbers count as they are written.
     """
-    try:
-        value = json.loads(data, parse_int=_as_written, parse_float=_as_written)
-    except (ValueError, RecursionError):  # no envelope, but a dead letter may hold it
-        return hashlib.sha256(data).hexdigest()
-    if isinstance(value, dict):
-        value = {"method": "POST"} | value
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()
-
-
-def _as_written(number: str) -> str:
-    return f"\0{number}"
+    if not document.members:  # no envelope, but a dead letter may hold it
+        return hashlib.sha256(document.raw).hexdigest()
+    return hashlib.sha256(canonical({"method": "POST", **document.members})).hexdigest()
 
 
 def parse_id(text: str, *, field: str) -> str:

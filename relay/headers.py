@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from relay.jsons import json_type
+from relay.jsons import Number, json_type
 from relay.problems import InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def parse_headers(
     `Host` passes here: whether it may be sent is the egress policy's to say.
 
     Args:
-        value: an object of name to string; a number comes as its text.
+        value: an object of name to string or number.
         field: what the object is called where the caller wrote it, for errors.
         at_most: how many there may be.
         together: how many bytes they may have on the wire.
@@ -106,6 +106,17 @@ def parse_headers(
     return tuple(headers.items())
 
 
+def media_type(content_type: str) -> str:
+    """Return a Content-Type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def is_json(content_type: str) -> bool:
+    """Tell whether a Content-Type is JSON, or a type written in it (RFC 6839 section 3.1)."""
+    kind = media_type(content_type)
+    return kind == "application/json" or kind.endswith("+json")
+
+
 def is_token(text: str) -> bool:
     """Tell whether a text can be the name of a header (RFC 9110 section 5.6.2)."""
     return _TOKEN.fullmatch(text) is not None
@@ -118,6 +129,8 @@ def _up_to_fault(name: str) -> str:
 
 
 def _text(value: object, path: str) -> str:
+    if isinstance(value, Number):
+        return value.text
     if not isinstance(value, str):
         raise InvalidRequest(path, "must be a string or a number")
     text = value.strip(" \t")
@@ -217,8 +230,10 @@ class Preferences:
     @classmethod
     def from_header(cls, value: str | None) -> Preferences:
         """Read the header. Unknown preferences are ignored; of two alike the first counts."""
+        if value is None:
+            return cls()
         preferences: dict[str, str] = {}
-        for part in (value or "").split(","):
+        for part in value.split(","):
             name, _, given = part.partition(";")[0].partition("=")
             given = given.strip(" \t").removeprefix('"').removesuffix('"')
             preferences.setdefault(name.strip(" \t").lower(), given)

@@ -76,6 +76,7 @@ class Request:
         stream: the body, not yet read.
         content_length: in bytes; None when the request did not say.
         caller: the one that waits for the answer.
+        trace: headers of the trace that the request is part of, which go along with what it causes.
     """
 
     method: str
@@ -85,6 +86,7 @@ class Request:
     stream: Readable
     content_length: int | None
     caller: Caller = field(default_factory=Caller)
+    trace: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """Read JSON as RFC 8259 has it and nothing more, so that every reader sees the same value.
 
 Python's own reader also takes `NaN`, repeated names, UTF-16 and numbers beyond a double's range.
-A value that is passed on is not written anew: `members` cuts out its text, `Raw` writes it.
+A value that is passed on is not written anew: an `Object` has its text, and `Raw` writes that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 BOM = b"\xef\xbb\xbf"
@@ -21,6 +21,13 @@ MAX_DEPTH = 100
 
 # RFC 4648 section 4. Python's own reader takes less or more of it from version to version.
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
+
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
+# What stands before the members of an object, within one and after one, with the blanks around it.
+_OPENING = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*")
+_COLON = re.compile(r"[ \t\n\r]*:([ \t\n\r]*)")
+_AFTER = re.compile(r"([ \t\n\r]*)([,}])[ \t\n\r]*")
+_EMPTY = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*\}[ \t\n\r]*")
 
 
 class JSONError(ValueError):
@@ -34,6 +41,51 @@ class Raw:
     json: bytes
 
 
+@dataclass(slots=True)
+class Number:
+    """A number as it is written: `1.10` is not `1.1`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """A JSON object, read once.
+
+    Args:
+        raw: all of it.
+        members: the values by their names, each number a `Number`.
+        texts: of the values, with the blanks around them.
+    """
+
+    raw: bytes
+    members: Mapping[str, object]
+    texts: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Object:
+        """Read one JSON object.
+
+        Raises:
+            JSONError: as for `loads`, or it is another value.
+        """
+        try:
+            found = list(each_member(_decoded(raw, MAX_DEPTH), _exact))
+        except JSONError as exc:
+            value = loads(raw)  # which knows best what is wrong
+            raise JSONError(f"must be an object, not {json_type(value)}") from exc
+        members = _object([(name, value) for name, value, _ in found])
+        return cls(raw, members, {name: text for name, _, text in found})
+
+    @classmethod
+    def within(cls, raw: bytes) -> Object:
+        """Read one JSON object; what is none has no members."""
+        try:
+            return cls.from_json(raw)
+        except JSONError:
+            return cls(raw, {}, {})
+
+
 def loads(raw: bytes, *, max_depth: int = MAX_DEPTH) -> object:
     """Read one JSON value.
 
@@ -45,25 +97,9 @@ def loads(raw: bytes, *, max_depth: int = MAX_DEPTH) -> object:
             out of range, or the value is nested deeper than `max_depth`.
     """
     try:
-        text = raw.removeprefix(BOM).decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise JSONError(f"is not UTF-8 (byte {exc.start})") from exc
-    _check_depth(text, max_depth)
-    try:
-        value: object = _decoder.decode(text)
+        value: object = _plain.decode(_decoded(raw, max_depth))
     except json.JSONDecodeError as exc:
         raise JSONError(f"is not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}") from exc
-    return value
-
-
-def members(raw: bytes) -> dict[str, str]:
-    """Cut out the text of each member of an object that `loads` has read, with its blanks."""
-    return dict(each_member(raw.removeprefix(BOM).decode("utf-8"), blanks_after=True))
-
-
-def numbers_as_text(text: str) -> object:
-    """Read a value that `loads` has read, its numbers as the text that they are."""
-    value: object = _text_decoder.decode(text.strip())
     return value
 
 
@@ -83,6 +119,11 @@ def dumps(value: object) -> bytes:
         raise
 
 
+def canonical(value: object) -> bytes:
+    """Write the same for values that are the same, each number with the text that it has."""
+    return _sorter.encode(value).encode("ascii")
+
+
 def decode_base64(text: object) -> bytes:
     """Read the bytes that a JSON string holds.
 
@@ -94,27 +135,18 @@ def decode_base64(text: object) -> bytes:
     return base64.b64decode(text)
 
 
-def _check_depth(text: str, max_depth: int) -> None:
-    if text.count("[") + text.count("{") <= max_depth:
-        return
-    depth = 0
-    in_string = escaped = False
-    for character in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                in_string = False
-        elif character == '"':
-            in_string = True
-        elif character in "[{":
-            depth += 1
+def _decoded(raw: bytes, max_depth: int) -> str:
+    try:
+        text = raw.removeprefix(BOM).decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise JSONError(f"is not UTF-8 (byte {exc.start})") from exc
+    if text.count("[") + text.count("{") > max_depth:
+        depth = 0
+        for token in _STRING_OR_BRACKET.finditer(text):
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
             if depth > max_depth:
                 raise JSONError(f"is nested deeper than {max_depth} levels")
-        elif character in "]}":
-            depth -= 1
+    return text
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -136,23 +168,66 @@ def _int(text: str) -> int:
     return int(text)
 
 
+def _number(text: str) -> Number:
+    _float(text)
+    return Number(text)
+
+
 def _constant(name: str) -> float:
     raise JSONError(f"is not JSON: {name} is not a JSON number")
 
 
-_decoder = json.JSONDecoder(
+def _as_written(value: object) -> str:
+    if isinstance(value, Number):
+        return f"\0{value.text}"
+    raise TypeError(f"{type(value)} is no value of JSON")
+
+
+_plain = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=_constant
 )
-
-
-_text_decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+_exact = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_number, parse_int=_number, parse_constant=_constant
+)
+# Numbers are passed over, not read: reading a very long integer is slow.
+_skipper = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_constant)
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_sorter = json.JSONEncoder(sort_keys=True, default=_as_written)
 
 
-def is_json(content_type: str) -> bool:
-    """Tell whether a Content-Type is JSON, or a type written in it (RFC 6839 section 3.1)."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type == "application/json" or media_type.endswith("+json")
+def each_member(
+    text: str, decoder: json.JSONDecoder = _skipper
+) -> Iterator[tuple[str, object, str]]:
+    """Cut an object into its members, in linear time.
+
+    Yields:
+        name, value, and the text of the value with the blanks around it; a name as often as it
+        comes.
+
+    Raises:
+        JSONError: the text is not one JSON object. The members before the fault have been yielded.
+    """
+    if _EMPTY.fullmatch(text):
+        return
+    mark, more = _OPENING.match(text), True
+    try:
+        while mark and more and text.startswith('"', mark.end()):
+            name, at = decoder.raw_decode(text, mark.end())
+            colon = _COLON.match(text, at)
+            if colon is None:
+                break
+            value, at = decoder.raw_decode(text, colon.end())
+            mark = _AFTER.match(text, at)
+            if mark is None:
+                break
+            yield name, value, text[colon.start(1) : mark.end(1)]
+            more = mark[2] == ","
+    except json.JSONDecodeError as exc:
+        raise JSONError("must be one JSON object") from exc
+    except RecursionError as exc:
+        raise JSONError("is nested too deeply") from exc
+    if more or mark is None or mark.end() != len(text):
+        raise JSONError("must be one JSON object")
 
 
 def json_type(value: object) -> str:
@@ -161,61 +236,8 @@ def json_type(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "a boolean"
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Number):
         return "a number"
     if isinstance(value, str):
         return "a string"
     return "an array" if isinstance(value, list) else "an object"
-
-
-_SPACE = re.compile(r"[ \t\n\r]*")
-# Numbers are passed over, not read: reading a very long integer is slow.
-_skipper = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_constant)
-
-
-def each_member(text: str, *, blanks_after: bool = False) -> Iterator[tuple[str, str]]:
-    """Cut an object into its members, in linear time and without reading their values.
-
-    Args:
-        blanks_after: the white space after a value is part of its text too.
-
-    Yields:
-        name, and the text of the value with the white space before it; a name as often as it comes.
-
-    Raises:
-        JSONError: the text is not one JSON object. The members before the fault have been yielded.
-    """
-    try:
-        at = _past(text, 0, "{")
-        if text[_past_space(text, at)] == "}":
-            at = _past(text, at, "}")
-        else:
-            comma = ","
-            while comma == ",":
-                at = _past(text, at, '"') - 1
-                name, at = _skipper.raw_decode(text, at)
-                start = _past(text, at, ":")
-                _, at = _skipper.raw_decode(text, _past_space(text, start))
-                end = _past_space(text, at) if blanks_after else at
-                yield name, text[start:end]
-                at = _past(text, at, ",}")
-                comma = text[at - 1]
-        if _past_space(text, at) != len(text):
-            raise JSONError("is not JSON: it goes on after its end")
-    except (json.JSONDecodeError, IndexError) as exc:
-        raise JSONError("must be one JSON object") from exc
-    except RecursionError as exc:
-        raise JSONError("is nested too deeply") from exc
-
-
-def _past_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    assert match is not None  # noqa: S101 - it matches the empty string
-    return match.end()
-
-
-def _past(text: str, at: int, characters: str) -> int:
-    at = _past_space(text, at)
-    if text[at] not in characters:
-        raise json.JSONDecodeError("Expecting one of " + characters, text, at)
-    return at + 1

@@ -103,13 +103,16 @@ class Caller:
         finally:
             watch.remove(self)
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, ended: threading.Event | None = None) -> bool:
         """Wait, unless the caller leaves or this process is to end.
+
+        Args:
+            ended: what it waits for, if that is more than the time.
 
         Returns:
             whether all of the time went by.
         """
-        ended = threading.Event()
+        ended = ended or threading.Event()
         self.cut.ends_by(ended.set)
         self.waits = True
         try:

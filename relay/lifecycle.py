@@ -16,8 +16,8 @@ cancelled: Receive looks here before each call.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from relay.events import COMPLETED, DEAD, FAILED
 from relay.problems import Conflict, KeyReused
@@ -170,52 +170,46 @@ def publish_again(record: Record, times: Times, *, publisher: str) -> Record:
     )
 
 
-def published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
-    """Note that the Broker has the request, unless more is known by now."""
-    if record is None or record.state != PUBLISHING or record.publisher != publisher:
-        return record
-    return _heard(record, times, state=OPEN)
+def published(
+    record: Record | None, times: Times, *, publisher: str | None, is_known: str
+) -> tuple[Record | None, None]:
+    """Note how a publication ended, and take back what this publisher began, and nothing else.
+
+    Args:
+        is_known: whether the Broker has the request: `yes`, `no` or `unknown`; then it may be
+            published again.
+    """
+    if record is None or record.publisher != publisher:
+        return record, None
+    is_called = record.attempts > record.earlier_attempts
+    if is_known == "yes":
+        return _heard(record, times, state=OPEN) if record.state == PUBLISHING else record, None
+    if record.state not in (PUBLISHING, OPEN) or (record.state == OPEN and is_called):
+        return record, None  # the event has been seen
+    if is_known == "no" and record.before is None:
+        return None, None
+    if is_known == "no" and record.before in (DEAD, FAILED):
+        before, round = record.before, record.round - 1
+        return record._replace(state=before, publisher=None, round=round), None
+    now_ms = times.now_ms
+    unsure = record._replace(state=PUBLISHING, publishing_until_ms=now_ms, unknown_ms=now_ms)
+    return unsure, None
 
 
-def not_published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
-    """Take back what this publisher began, and nothing else."""
-    if record is None or record.publisher != publisher or not _is_unseen(record):
-        return record
-    if record.before is None:
-        return None
-    if record.before in (DEAD, FAILED):
-        return replace(record, state=record.before, publisher=None, round=record.round - 1)
-    return maybe_published(record, times, publisher=publisher)
-
-
-def maybe_published(record: Record | None, times: Times, *, publisher: str) -> Record | None:
-    """Note that the Broker may or may not have the request: it may be published again."""
-    if record is None or record.publisher != publisher or not _is_unseen(record):
-        return record
-    return replace(
-        record, state=PUBLISHING, publishing_until_ms=times.now_ms, unknown_ms=times.now_ms
-    )
-
-
-def cancel(record: Record, times: Times) -> Record:
-    """Cancel a request whose target was never called.
+def cancel(record: Record | None, times: Times) -> tuple[Record | None, Record | None]:
+    """Cancel a request whose target was never called; return its record twice.
 
     Raises:
         Conflict: it is too late.
     """
-    if record.state == CANCELLED:
-        return record
+    if record is None or record.state == CANCELLED:
+        return record, record
     if record.state not in (PUBLISHING, OPEN):
         raise Conflict(f"{record.id} is {record.state}; only an open request can be cancelled")
     if record.attempts:
         raise Conflict(f"{record.id} cannot be cancelled any more: its target has been called")
-    return _heard(record, times, state=CANCELLED, finished_ms=times.now_ms, **_NOT_OPEN)
-
-
-def _is_unseen(record: Record) -> bool:
-    """Tell whether the event that is being published has not been seen yet."""
-    is_called = record.attempts > record.earlier_attempts
-    return record.state == PUBLISHING or (record.state == OPEN and not is_called)
+    record = _heard(record, times, state=CANCELLED, finished_ms=times.now_ms, **_NOT_OPEN)
+    return record, record
 
 
 def claim(
@@ -279,11 +273,11 @@ def claim(
     return record, claimed
 
 
-def renew(record: Record | None, times: Times, *, caller: str) -> Record | None:
+def renew(record: Record | None, times: Times, *, caller: str) -> tuple[Record | None, None]:
     """Keep a claim for longer, while the call goes on."""
     if record is None or record.caller != caller:
-        return record
-    return _heard(record, times, calling_until_ms=times.now_ms + LEASE_MS)
+        return record, None
+    return _heard(record, times, calling_until_ms=times.now_ms + LEASE_MS), None
 
 
 def attempt_failed(
@@ -294,11 +288,11 @@ def attempt_failed(
     error: str,
     next_attempt_ms: int | None,
     made: bool = True,
-) -> Record | None:
+) -> tuple[Record | None, None]:
     """Give a claim back after a call that is to be tried again, or was not made after all."""
     if record is None or record.caller != caller:
-        return record
-    return _heard(
+        return record, None
+    record = _heard(
         record,
         times,
         caller=None,
@@ -307,6 +301,7 @@ def attempt_failed(
         next_attempt_ms=next_attempt_ms,
         attempts=record.attempts - (not made),
     )
+    return record, None
 
 
 def finish(
@@ -319,7 +314,7 @@ def finish(
     attempts: int,
     round: int = 1,
     fingerprint: str | None = None,
-) -> Record:
+) -> tuple[Record, str]:
     """Note the target's answer; the first one counts.
 
     Args:
@@ -327,15 +322,18 @@ def finish(
         attempts: how many calls it took, as the result says.
         round: that of the result; how an earlier one failed says nothing of this one.
         fingerprint: of the envelope, if that is known; of another request nothing is noted.
+
+    Returns:
+        the record, and its state.
     """
     if record is None:
         record = _unheard(request_id, fingerprint, None, round)
     is_old = ending == FAILED and round < record.round
-    if is_old or record.state == COMPLETED or (record.state == FAILED and round <= record.round):
-        return record
-    if fingerprint is not None and record.fingerprint not in (None, fingerprint):
-        return record
-    return _heard(
+    is_over = record.state == COMPLETED or (record.state == FAILED and round <= record.round)
+    is_strange = fingerprint is not None and record.fingerprint not in (None, fingerprint)
+    if is_old or is_over or is_strange:
+        return record, record.state
+    record = _heard(
         record,
         times,
         state=ending,
@@ -347,6 +345,7 @@ def finish(
         reason=None,
         **_NOT_OPEN,
     )
+    return record, ending
 
 
 def die(
@@ -411,12 +410,12 @@ def _unheard(request_id: str, fingerprint: str | None, target: str | None, round
     )
 
 
-def _heard(record: Record, times: Times, **changes: object) -> Record:
+def _heard(record: Record, times: Times, **changes: Any) -> Record:
     """Change a record and remember it for longer."""
-    record = replace(record, expires_ms=times.now_ms + times.ttl_ms, **changes)  # type: ignore[arg-type]
+    record = record._replace(expires_ms=times.now_ms + times.ttl_ms, **changes)
     if record.state == PUBLISHING:
         unknown_ms = record.publishing_until_ms
     else:
         latest_ms = max(times.now_ms, record.calling_until_ms, record.next_attempt_ms or 0)
         unknown_ms = latest_ms + times.quiet_ms
-    return replace(record, unknown_ms=unknown_ms)
+    return record._replace(unknown_ms=unknown_ms)

@@ -1,20 +1,28 @@
-"""Look names up, each in its own thread, since resolvers keep no deadline."""
+"""Look names up in threads of their own, since resolvers keep no deadline."""
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import queue
 import socket
 import threading
+import time
+from functools import partial
 from typing import TypeAlias
 
 import requests
 
+from relay.leaving import Cut
+from relay.reasons import reason_of
 from relay.urls import IPAddress, Origin
 
 # A look-up that hangs keeps its thread until the resolver gives up.
 _MOST = 256
+# Threads that wait for the next name.
+_MOST_IDLE = 4
 
+_Name: TypeAlias = tuple[str, int]
 Result: TypeAlias = "list[IPAddress] | OSError"
 
 
@@ -30,17 +38,39 @@ class Lookups:
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
-        self._asked: dict[tuple[str, int], list[queue.SimpleQueue[Result]]] = {}
+        self._asked: dict[_Name, list[queue.SimpleQueue[Result]]] = {}
+        self._known: dict[_Name, tuple[float, Result]] = {}
+        self._names: queue.SimpleQueue[_Name] = queue.SimpleQueue()
+        self._idle = 0
         self._lock = threading.Lock()
 
-    def ask(self, origin: Origin) -> queue.SimpleQueue[Result]:
-        """Return where the addresses will be, or why there are none.
+    def addresses(
+        self, origin: Origin, timeout_s: float, cut: Cut, max_age_s: float = 0.0
+    ) -> list[IPAddress]:
+        """Look a name up, or wait for a look-up that is under way.
+
+        Args:
+            cut: ends the wait before the time is up.
+            max_age_s: take an answer that is not older.
 
         Raises:
-            requests.ConnectionError: too many look-ups hang.
+            requests.ConnectionError: it is not found, or not in time, or too many look-ups hang.
         """
-        own: queue.SimpleQueue[Result] = queue.SimpleQueue()
         name = (origin.host, origin.port)
+        known_s, result = self._known.get(name, (-math.inf, []))
+        if time.monotonic() - known_s >= max_age_s:
+            answers = self._ask(name)
+            cut.ends_by(partial(answers.put, TimeoutError()))
+            try:
+                result = answers.get(timeout=timeout_s)
+            except queue.Empty as exc:
+                raise requests.ConnectionError("its name was not looked up in time") from exc
+        if isinstance(result, OSError):
+            raise requests.ConnectionError(reason_of(result)) from result
+        return result
+
+    def _ask(self, name: _Name) -> queue.SimpleQueue[Result]:
+        own: queue.SimpleQueue[Result] = queue.SimpleQueue()
         with self._lock:
             waiting = self._asked.get(name)
             if waiting is not None:
@@ -49,15 +79,29 @@ class Lookups:
             if len(self._asked) >= self._most:
                 raise requests.ConnectionError("too many look-ups hang")
             self._asked[name] = [own]
-        threading.Thread(target=self._look_up, args=name, name="look-up", daemon=True).start()
+            is_awaited = self._idle > 0
+            self._idle -= is_awaited
+        if is_awaited:
+            self._names.put(name)
+        else:
+            threading.Thread(target=self._run, args=(name,), name="look-up", daemon=True).start()
         return own
 
-    def _look_up(self, host: str, port: int) -> None:
-        result = _addresses(host, port)
-        with self._lock:
-            waiting = self._asked.pop((host, port))
-        for each in waiting:
-            each.put(result)
+    def _run(self, name: _Name) -> None:
+        while True:
+            result = _addresses(*name)
+            with self._lock:
+                if len(self._known) >= self._most:
+                    self._known.clear()
+                self._known[name] = (time.monotonic(), result)
+                waiting = self._asked.pop(name)
+                stays = self._idle < _MOST_IDLE
+                self._idle += stays
+            for each in waiting:
+                each.put(result)
+            if not stays:
+                return
+            name = self._names.get()
 
 
 def _addresses(host: str, port: int) -> Result:

@@ -10,26 +10,19 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from relay import jsons, logs
+from relay import logs
 from relay.auth import Signatures
 from relay.bodies import FORM, charset_of, codec_of
 from relay.broker import Broker
-from relay.envelope import (
-    Callback,
-    Envelope,
-    callback_in,
-    fingerprint,
-    new_id,
-    parse_callback,
-    parse_id,
-)
+from relay.envelope import Callback, Envelope, fingerprint, new_id, parse_callback, parse_id
 from relay.events import CALLBACK, DEAD, JSON, RESULTS, Event, is_text, text_of
+from relay.headers import is_json
 from relay.http import Request, Response
-from relay.jsons import BOM, Raw, dumps, is_json
+from relay.jsons import BOM, JSONError, Object, Raw, decode_base64, dumps, loads
 from relay.problems import Forbidden, InvalidRequest, StateUnavailable
 from relay.progress import Followers, Progress, Why, attempts_of
 from relay.records import Records, callback_id, round_of
-from relay.results import Result
+from relay.results import parse_result
 from relay.settings import Settings
 from relay.tracing import trace_id
 
@@ -52,12 +45,11 @@ class Outcomes:
         self._broker = broker
         self._signatures = signatures
         self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
+        self._own = {f"{settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)}
 
     def is_own(self, event_type: str | None) -> bool:
         """Tell whether an event is one that the relay made, back from the Broker."""
-        return event_type in [
-            f"{self._settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)
-        ]
+        return event_type in self._own
 
     def _check_type(self, event_type: str) -> None:
         """Refuse events that are neither a request, nor an attempt at one, nor follow from one.
@@ -132,10 +124,11 @@ class Outcomes:
         event = Event(attributes=own | known, data=body)
         self._check_type(event.type)
         about = event.attributes.get("subject") if self.is_own(event.type) else None
-        self._check(event, about or event.id, callback_in(body))
+        data = Object.within(body)
+        self._check(event, about or event.id, data.members.get("callback"))
         logs.note(id=event.id, outcome=DEAD)
         reason = reason_of(event) | {"detail": f"the dead letter cannot be read: {error.detail}"}
-        self._records.die(event, reason, fingerprint=fingerprint(body), target=None)
+        self._records.die(event, reason, fingerprint=fingerprint(data), target=None)
         logs.explain(str(reason["detail"]), logging.WARNING)
 
     def _note(self, event: Event, *, is_last: bool = False) -> Event | None:
@@ -154,12 +147,9 @@ class Outcomes:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         if ending == DEAD:
             return self._note_dead(self._followers.request(event), reason_of(event))
-        data = event.data or b""
-        callback = callback_in(data)
+        logs.note(id=request_id)
+        result, answer, callback = parse_result(event.data)
         self._check(event, request_id, callback)
-        result = Result.from_json(data)
-        texts = jsons.members(data).items()
-        answer = dumps({name: Raw(text.encode()) for name, text in texts if name != "callback"})
         try:
             counts = self._records.finish(
                 *(request_id, ending, result.status, answer, attempts_of(event)),
@@ -193,11 +183,11 @@ class Outcomes:
 
     def _note_dead(self, event: Event, reason: Mapping[str, object]) -> Event | None:
         """Note the death of the request that an event asked for; return the callback."""
-        data = event.data or b""
-        callback = callback_in(data)
+        data = Object.within(event.data)
+        callback = data.members.get("callback")
         self._check(event, event.id, callback)
         try:
-            target = Envelope.from_json(data).target.origin.authority
+            target = Envelope.from_object(data).target.origin.authority
         except InvalidRequest:  # which may be why it is dead
             target = None
         is_dead = self._records.die(event, reason, fingerprint=fingerprint(data), target=target)
@@ -246,8 +236,8 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
     """Take what can be had of the attributes of an event that cannot be read."""
     content_type = headers.get("content-type", "")
     if content_type.lower().startswith("application/cloudevents"):
-        with suppress(jsons.JSONError):
-            value = jsons.loads(body)
+        with suppress(JSONError):
+            value = loads(body)
             event_id = value.get("id") if isinstance(value, dict) else None
             if event_id and isinstance(event_id, str) and is_text(event_id):
                 return {"id": event_id, "datacontenttype": "application/octet-stream"}
@@ -282,12 +272,12 @@ def reason_of(event: Event) -> dict[str, object]:
     if re.fullmatch("[0-9]{1,6}", code, re.ASCII):
         reason["code"] = int(code)
     try:
-        raw = jsons.decode_base64(event.attributes.get("knativeerrordata", ""))
-    except jsons.JSONError:
+        raw = decode_base64(event.attributes.get("knativeerrordata", ""))
+    except JSONError:
         return reason
     try:
-        data = jsons.loads(raw)
-    except jsons.JSONError:
+        data = loads(raw)
+    except JSONError:
         return reason | ({"data": raw.decode("utf-8", "replace")} if raw else {})
     reason["data"] = data
     if isinstance(data, dict):
@@ -337,8 +327,8 @@ def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:
     if is_json(content_type):
         codec = codec_of(charset_of(content_type)) or "utf_8"
         try:
-            jsons.loads(body if codec == "utf_8" else body.decode(codec).encode("utf-8"))
-        except jsons.JSONError as exc:
+            loads(body if codec == "utf_8" else body.decode(codec).encode("utf-8"))
+        except JSONError as exc:
             raise InvalidRequest("body", str(exc)) from exc
         except UnicodeError as exc:
             raise InvalidRequest("body", "is not in the charset of its Content-Type") from exc

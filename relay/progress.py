@@ -9,8 +9,8 @@ Both have the data of the request event, unchanged, and its extensions; the subj
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -27,6 +27,8 @@ _PROGRESS: Final = frozenset({ATTEMPTS, _NOT_BEFORE, _SINCE, _REASON, _STATUS})
 # What each event has of its own, however it follows from another.
 _OWN: Final = frozenset({"id", "source", "specversion", "subject", "time", "type"})
 _MAX_REASON: Final = 256
+_TIERS: Final = {f"{RETRY}{tier}": tier for tier in range(1, 10)}
+_ENDINGS: Final = frozenset({*_TIERS, *RESULTS, DEAD})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +58,16 @@ class Progress:
         Raises:
             InvalidRequest: the event of a tier does not name its request.
         """
+        attributes, ending = event.attributes, _ending_of(event, event_type)
+        request_id = event.id if ending is None else attributes.get("subject")
+        if not request_id:
+            raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         return cls(
-            request_id=request_id_of(event, event_type),
-            tier=_tier_of(event, event_type),
+            request_id=request_id,
+            tier=_TIERS.get(ending or "", 0),
             attempts=attempts_of(event),
-            since_s=min(_timestamp(event.attributes.get(_SINCE)) or now_s, now_s),
-            not_before_s=_timestamp(event.attributes.get(_NOT_BEFORE)) or 0.0,
+            since_s=min(_timestamp(attributes.get(_SINCE)) or now_s, now_s),
+            not_before_s=_timestamp(attributes.get(_NOT_BEFORE)) or 0.0,
         )
 
 
@@ -111,10 +117,7 @@ class Followers:
         self, event: Event, progress: Progress, why: Why, *, tier: int, not_before_s: float
     ) -> Event:
         """Make the event of a tier."""
-        times = {
-            _SINCE: rfc3339(progress.since_s),
-            _NOT_BEFORE: rfc3339(not_before_s),
-        }
+        times = {_SINCE: rfc3339(progress.since_s), _NOT_BEFORE: rfc3339(not_before_s)}
         return self._following(event, f"{RETRY}{tier}", progress, why, times)
 
     def dead(self, event: Event, progress: Progress, why: Why) -> Event:
@@ -127,21 +130,18 @@ class Followers:
         Args:
             event: one of these, whose subject is the request's id, or a request event itself.
         """
-        attributes = _carried(event)
-        follows = _tier_of(event, self.event_type) or event.type == f"{self.event_type}.{DEAD}"
+        subject = event.attributes.get("subject")
         # Without a subject it cannot be told what the event follows from.
-        if follows and (subject := event.attributes.get("subject")):
-            attributes = {name: value for name, value in attributes.items() if name not in _OWN}
-            attributes["id"] = subject
-            attributes |= {"type": self.event_type, "source": self.source}
-        return replace(event, attributes=attributes)
+        if not subject or _ending_of(event, self.event_type) not in (*_TIERS, DEAD):
+            return Event(attributes=_carried(event), data=event.data)
+        own = {"id": subject, "type": self.event_type, "source": self.source}
+        return Event(attributes=_carried(event, _OWN) | own, data=event.data)
 
     def _following(
         self, event: Event, ending: str, progress: Progress, why: Why, more: dict[str, str]
     ) -> Event:
-        carried = {name: value for name, value in _carried(event).items() if name not in _OWN}
         attributes = {
-            **carried,
+            **_carried(event, _OWN),
             "id": f"{progress.request_id}.{ending}",
             "source": self.source,
             "type": f"{self.event_type}.{ending}",
@@ -151,20 +151,6 @@ class Followers:
             **more,
         }
         return Event(attributes=attributes, data=event.data)
-
-
-def request_id_of(event: Event, event_type: str) -> str:
-    """Return the id of the request that an event is of: its own, or its subject.
-
-    Raises:
-        InvalidRequest: it follows from a request event and does not name it.
-    """
-    outcomes = [f"{event_type}.{ending}" for ending in (*RESULTS, DEAD)]
-    if event.type not in outcomes and not _tier_of(event, event_type):
-        return event.id
-    if not event.attributes.get("subject"):
-        raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
-    return event.attributes["subject"]
 
 
 def attempts_of(event: Event) -> int:
@@ -177,24 +163,27 @@ def _number(event: Event, name: str) -> int:
     return int(text) if re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) else 0
 
 
-def _carried(event: Event) -> dict[str, str]:
-    """Leave out what a Broker has added, and how far the request has come."""
+def _carried(event: Event, own: Container[str] = ()) -> dict[str, str]:
+    """Leave out what a Broker has added, how far the request has come, and the event's own."""
     return {
         name: value
         for name, value in event.attributes.items()
-        if name not in _PROGRESS and not name.startswith("knative")
+        if name not in _PROGRESS and name not in own and not name.startswith("knative")
     }
 
 
-def _tier_of(event: Event, event_type: str) -> int:
-    match = re.fullmatch(rf"{re.escape(event_type)}\.{RETRY}([1-9])", event.type, re.ASCII)
-    return 0 if match is None else int(match[1])
+def _ending_of(event: Event, event_type: str) -> str | None:
+    """Return what the type of an event has after that of a request; None for a request's own."""
+    start, _, ending = event.type.rpartition(".")
+    return ending if start == event_type and ending in _ENDINGS else None
 
 
 def _timestamp(text: str | None) -> float | None:
     """Read a time as `rfc3339` writes it."""
+    if text is None:
+        return None
     try:
-        moment = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
     return None if moment.tzinfo is None else moment.timestamp()

@@ -36,18 +36,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from relay import logs
 from relay.auth import MAC
+from relay.backends import open_store
 from relay.claims import Claims
-from relay.client import IDEMPOTENT, TargetClient
-from relay.connections import Answer
-from relay.envelope import Envelope, callback_in, fingerprint
-from relay.events import JSON, RESULTS, Event
+from relay.envelope import IDEMPOTENT, Envelope, fingerprint
+from relay.events import FAILED, JSON, RESULTS, Event
 from relay.gate import Gate
-from relay.headers import Headers, find, retry_after_s
+from relay.headers import Headers, find, is_json, retry_after_s
 from relay.http import Response, brokers_problem
-from relay.jsons import is_json
 from relay.leaving import Caller
 from relay.lifecycle import Attempt, Busy, Made
 from relay.places import Places, fair
@@ -64,11 +63,15 @@ from relay.problems import (
 )
 from relay.progress import ATTEMPTS, Followers, Progress, Why
 from relay.records import ROUND, Known, Records, result_id, round_of
-from relay.results import Result
+from relay.results import Result, with_callback
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.store import CANCELLED, open_store
-from relay.tracing import as_attributes, context_in, context_of, next_hop, trace_id
+from relay.store import CANCELLED
+from relay.targets import TargetClient
+from relay.tracing import PASSED_ON, as_attributes, context_in, next_hop, trace_id
+
+if TYPE_CHECKING:
+    from relay.client import Answer
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ class Delivery:
 
     Args:
         fingerprint: of the envelope.
+        trace: the headers that go along with the call.
         broker: the Broker's connection, which waits for the answer.
     """
 
@@ -89,6 +93,7 @@ class Delivery:
     envelope: Envelope
     fingerprint: str
     progress: Progress
+    trace: Headers
     broker: Caller
 
     @property
@@ -133,20 +138,26 @@ class Receive:
         """
         event = Event.from_http(headers, body)
         logs.note(id=event.id, type=event.type)
-        came = as_attributes(context_of(headers))
+        came = {name: headers[name] for name in PASSED_ON if name in headers}
         if "traceparent" in event.attributes:  # its trace is the one; what else came may be kept
             came.pop("tracestate", None)
-        context = logs.join(context_in({**came, **event.attributes}))
-        event = replace(event, attributes={**event.attributes, **as_attributes(context)})
-        logs.note(trace=trace_id(event.attributes.get("traceparent")))
+        carried = {**as_attributes(tuple(came.items())), **event.attributes}
+        trace = logs.join(context_in(carried))
+        logs.note(trace=trace_id(dict(trace).get("traceparent")))
+        event = event.having(as_attributes(trace))
         progress = Progress.of(event, self._settings.event_type, time.time())
         logs.note(id=progress.request_id)
-        envelope = _envelope(event)
+        if not is_json(event.attributes.get("datacontenttype", JSON)):
+            raise InvalidRequest(
+                "Content-Type", "must be application/json: the data is an envelope"
+            )
+        envelope = Envelope.from_json(event.data)
         return Delivery(
             event=event,
             envelope=envelope,
-            fingerprint=fingerprint(event.data),
+            fingerprint=fingerprint(envelope.document),
             progress=progress,
+            trace=trace,
             broker=broker or Caller(),
         )
 
@@ -216,12 +227,12 @@ class Receive:
             return self._follow(
                 delivery, Dead(too_old=False), Why.from_reason(json.loads(record.reason or "{}"))
             )
-        if known.answer is None:
+        answer = known.answer
+        if answer is None:
             status = record.answer_status or HTTPStatus.OK
-            result = Result(status=status, headers=(), reason="the answer is no longer kept")
-        else:
-            result = Result.from_json(known.answer)
-        return self._result(delivery, known.status, result, record.attempts).to_response()
+            lost = Result(status=status, headers=(), reason="the answer is no longer kept")
+            answer = lost.to_json(self._settings.max_event_bytes)
+        return self._result(delivery, known.status, answer, record.attempts)
 
     def _attempt(self, delivery: Delivery, claim: Attempt) -> Response:
         """Make the call, if it may be made now."""
@@ -249,7 +260,7 @@ class Receive:
             headers=(
                 ("Accept-Encoding", "identity"),
                 ("Idempotency-Key", delivery.progress.request_id),
-                *_trace(delivery.event),
+                *delivery.trace,
             ),
         )
         ending = ending_of(answer.status)
@@ -265,6 +276,7 @@ class Receive:
         # What is done may not be done again because its answer broke off, unless that is harmless.
         harmless = delivery.method in IDEMPOTENT
         result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
+        written = result.to_json(self._settings.max_event_bytes)
         attempts = claim.number or delivery.progress.attempts
         if not claim.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
@@ -274,16 +286,16 @@ class Receive:
                     request_id,
                     ending,
                     result.status,
-                    result.to_json(self._settings.max_event_bytes),
+                    written,
                     attempts,
                     round=round_of(delivery.event),
-                    request=self._followers.request(delivery.event),
+                    request=self._followers.request(delivery.event) if ending == FAILED else None,
                     attempt=claim,
                     fingerprint=delivery.fingerprint,
                 )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)
-        return self._result(delivery, ending, result, attempts).to_response()
+        return self._result(delivery, ending, written, attempts)
 
     def _failed(
         self, delivery: Delivery, claim: Attempt, why: Why, retry_after: str | None = None
@@ -330,8 +342,8 @@ class Receive:
         logs.explain(f"{why.reason}; the request is dead", logging.WARNING)
         return self._followers.dead(event, progress, why).to_response()
 
-    def _result(self, delivery: Delivery, ending: str, result: Result, attempts: int) -> Event:
-        """Make the event that tells of an answer, with the callback that its request asks for."""
+    def _result(self, delivery: Delivery, ending: str, answer: bytes, attempts: int) -> Response:
+        """Answer with the event that tells of an answer, and the callback that was asked for."""
         event, request_id = delivery.event, delivery.progress.request_id
         attributes = {
             # The same for every delivery of the same event: so a repeated result can be told from
@@ -341,18 +353,17 @@ class Receive:
             "type": f"{self._settings.event_type}.{ending}",
             "subject": request_id,
             "datacontenttype": JSON,
-            **as_attributes(_trace(event)),
+            **as_attributes(delivery.trace),
         }
         for name in (MAC, ROUND):
             if name in event.attributes:
                 attributes[name] = event.attributes[name]
         if attempts:
             attributes[ATTEMPTS] = str(attempts)
-        callback = callback_in(event.data)
-        beside = {} if callback is None else {"callback": callback}
         told = Event(attributes=attributes)
         room = self._settings.max_event_bytes - told.size_bytes()
-        return replace(told, data=result.to_json(room, **beside))
+        callback = delivery.envelope.document.texts.get("callback")
+        return replace(told, data=with_callback(answer, callback, room)).to_response()
 
 
 def refusal(error: RelayError, attempts: int = 0) -> Response:
@@ -375,13 +386,3 @@ def _problem(status: HTTPStatus, detail: str, attempts: int = 0, headers: Header
     logs.explain(detail, logging.WARNING)
     members: dict[str, str | int | float] = {"attempts": attempts} if attempts else {}
     return brokers_problem(status, detail, headers=headers, members=members)
-
-
-def _envelope(event: Event) -> Envelope:
-    if not is_json(event.attributes.get("datacontenttype", JSON)):
-        raise InvalidRequest("Content-Type", "must be application/json: the data is an envelope")
-    return Envelope.from_json(event.data or b"")
-
-
-def _trace(event: Event) -> Headers:
-    return context_in(event.attributes)

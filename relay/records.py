@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,11 +14,26 @@ from relay import lifecycle
 from relay.bodies import readable
 from relay.events import CALLBACK, COMPLETED, DEAD, FAILED, JSON, RESULTS, Event
 from relay.jsons import dumps
+from relay.leaving import Caller
 from relay.lifecycle import ACCEPTED, UNKNOWN, Attempt, Busy, Made, Times
 from relay.logs import rfc3339
-from relay.problems import Conflict, RelayError, StateUnavailable
+from relay.problems import CallerLeft, Conflict, RelayError, StateUnavailable
 from relay.settings import Settings
-from relay.store import CANCELLED, OPEN, PUBLISHING, Listing, Place, Record, Store, Whole
+from relay.store import (
+    CANCELLED,
+    OPEN,
+    PUBLISHING,
+    TRIES,
+    Guess,
+    Listing,
+    Place,
+    Record,
+    Store,
+    T,
+    Whole,
+    callbacks_of,
+    unlike_any,
+)
 
 STATUSES: Final = (ACCEPTED, COMPLETED, FAILED, DEAD, CANCELLED, UNKNOWN)
 MAX_CALLBACKS: Final = 20
@@ -33,8 +46,8 @@ _PUBLISHING_SLACK_S: Final = 2.0
 # time that it waits is noted, and how long.
 _QUIET_S: Final = 600.0
 _CALLS: Final = 6
-# How often a waiting caller looks when another process may have got the result.
-_POLL_S: Final = 0.25
+# A waiting caller is woken by the end of its request; it looks so often in case that was lost.
+_LOOK_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -74,39 +87,30 @@ class Records:
         self._store = store
         self._ttl_s = settings.state_ttl_s
         self._callbacks_bytes = settings.max_result_bytes
-        self._publishing_s = settings.publish_timeout_s + _PUBLISHING_SLACK_S
-        self._quiet_s = _QUIET_S + _CALLS * settings.target_timeout_s
-        self._changed = threading.Condition()
-        self._changes = 0
+        self._publishing_ms = int(1000 * (settings.publish_timeout_s + _PUBLISHING_SLACK_S))
+        self._quiet_ms = int(1000 * (_QUIET_S + _CALLS * settings.target_timeout_s))
 
     def accept(
         self, request_id: str, *, fingerprint: str, target: str, may_repeat: bool
     ) -> tuple[Known, bool]:
         """Note a request before it is published, so that its outcome cannot come first.
 
-        Args:
-            may_repeat: see `lifecycle.accept`.
+        See `lifecycle.accept`.
 
         Returns:
             what is known of it, and whether it is to be published, in `publishing`.
-
-        Raises:
-            KeyReused, Conflict: see `lifecycle.accept`.
         """
-        times, publisher = self._times(), uuid.uuid4().hex
-        record = self._store.change(
+        publisher = unlike_any()
+        record = self._change(
             request_id,
-            lambda record: lifecycle.accept(
-                record,
-                times,
-                request_id=request_id,
-                fingerprint=fingerprint,
-                target=target,
-                publisher=publisher,
-                may_repeat=may_repeat,
-            ),
+            lifecycle.accept,
             guess=(None, None),
             version=publisher,
+            request_id=request_id,
+            fingerprint=fingerprint,
+            target=target,
+            publisher=publisher,
+            may_repeat=may_repeat,
         )
         return self._known(record), record.publisher == publisher
 
@@ -119,7 +123,7 @@ class Records:
         Raises:
             Conflict: it is neither dead nor failed, or its event is not kept.
         """
-        times, publisher = self._times(), uuid.uuid4().hex
+        times, publisher = self._times(), unlike_any()
         kept = self._store.event(request_id)
 
         def step(record: Record | None) -> tuple[Record | None, Record | None]:
@@ -144,19 +148,8 @@ class Records:
         return self._known(record), _event_from(kept, record.round)
 
     def cancel(self, request_id: str) -> Known | None:
-        """Cancel a request whose target was never called; None if there is no such request.
-
-        Raises:
-            Conflict: see `lifecycle.cancel`.
-        """
-        times = self._times()
-
-        def step(record: Record | None) -> tuple[Record | None, Record | None]:
-            record = None if record is None else lifecycle.cancel(record, times)
-            return record, record
-
-        record = self._store.change(request_id, step)
-        self._tell_waiting()
+        """Cancel a request, see `lifecycle.cancel`; None if there is no such request."""
+        record = self._change(request_id, lifecycle.cancel)
         return None if record is None else self._known(record)
 
     @contextlib.contextmanager
@@ -165,19 +158,19 @@ class Records:
         try:
             yield
         except RelayError as exc:
-            maybe = exc.members.get("published") == "unknown"
-            self._published(record, lifecycle.maybe_published if maybe else lifecycle.not_published)
+            self._published(record, str(exc.members.get("published", "no")))
             raise
         if record.state == PUBLISHING:
-            self._published(record, lifecycle.published)
+            self._published(record, "yes")
 
-    def _published(self, record: Record, step: Callable[..., Record | None]) -> None:
-        times, publisher = self._times(), record.publisher
+    def _published(self, record: Record, is_known: str) -> None:
         try:
-            self._store.change(
+            self._change(
                 record.id,
-                lambda record: (step(record, times, publisher=publisher), None),
-                guess=(publisher, record),
+                lifecycle.published,
+                guess=(record.publisher, record),
+                publisher=record.publisher,
+                is_known=is_known,
             )
         except StateUnavailable as exc:
             log.warning("how the publication ended is not noted: %s", exc.detail)
@@ -185,41 +178,29 @@ class Records:
     def claim(
         self, event: Event, *, request_id: str, attempt: int, fingerprint: str, target: str
     ) -> Attempt | Busy | Made | Known:
-        """Claim a call for a request.
-
-        Args:
-            attempt: see `lifecycle.claim`.
+        """Claim a call for a request; see `lifecycle.claim`.
 
         Returns:
             the attempt that may be made; that somebody else is making it, or has; or what is known,
             when the request is over.
         """
-        times, caller = self._times(), uuid.uuid4().hex
-        answer = self._store.change(
+        caller = unlike_any()
+        answer: Attempt | Busy | Made | None = self._change(
             request_id,
-            lambda record: lifecycle.claim(
-                record,
-                times,
-                request_id=request_id,
-                attempt=attempt,
-                fingerprint=fingerprint,
-                target=target,
-                caller=caller,
-                round=round_of(event),
-            ),
+            lifecycle.claim,
             version=caller,
+            request_id=request_id,
+            attempt=attempt,
+            fingerprint=fingerprint,
+            target=target,
+            caller=caller,
+            round=round_of(event),
         )
-        if answer is not None:
-            return answer
-        known = self.read(request_id)
-        return known or Attempt()  # expired at this very moment
+        return answer or self.read(request_id) or Attempt()  # expired at this very moment
 
     def renew(self, request_id: str, caller: str) -> None:
         """Keep a claim for longer."""
-        times = self._times()
-        self._store.change(
-            request_id, lambda record: (lifecycle.renew(record, times, caller=caller), None)
-        )
+        self._change(request_id, lifecycle.renew, caller=caller)
 
     def attempt_failed(
         self,
@@ -235,22 +216,15 @@ class Records:
         Args:
             made: else it was not made after all, and does not count.
         """
-        times, caller = self._times(), attempt.caller or ""
-        next_ms = None if next_in_s is None else times.now_ms + int(next_in_s * 1000)
-        self._store.change(
+        next_ms = None if next_in_s is None else self._store.now_ms() + int(next_in_s * 1000)
+        self._change(
             request_id,
-            lambda record: (
-                lifecycle.attempt_failed(
-                    record,
-                    times,
-                    caller=caller,
-                    error=error,
-                    next_attempt_ms=next_ms,
-                    made=made,
-                ),
-                None,
-            ),
+            lifecycle.attempt_failed,
             guess=_as_claimed(attempt),
+            caller=attempt.caller,
+            error=error,
+            next_attempt_ms=next_ms,
+            made=made,
         )
 
     def finish(
@@ -266,39 +240,27 @@ class Records:
         attempt: Attempt | None = None,
         fingerprint: str | None = None,
     ) -> str:
-        """Note the target's answer; return the ending that counts.
+        """Note the target's answer, see `lifecycle.finish`; return the ending that counts.
 
         Args:
-            ending: `completed` or `failed`.
-            status: that the target answered.
             answer: the data of its result event.
-            attempts: how many calls it took; 0 when that is unknown.
-            round: that of the event that tells the answer.
             request: the request's own event, where it is at hand; kept with the answer if that says
                 no, so that it can be sent again.
             attempt: that brought it, if it is known.
-            fingerprint: of the request's envelope, if it is known.
         """
-        times = self._times()
-
-        def step(record: Record | None) -> tuple[Record, str]:
-            record = lifecycle.finish(
-                record,
-                times,
-                request_id=request_id,
-                ending=ending,
-                answer_status=status,
-                attempts=attempts,
-                round=round,
-                fingerprint=fingerprint,
-            )
-            return record, record.state
-
-        guess = None if attempt is None else _as_claimed(attempt)
-        event = _event_to_bytes(request) if request is not None and ending == FAILED else None
-        counts = self._store.change(request_id, step, answer=answer, event=event, guess=guess)
-        self._tell_waiting()
-        return counts
+        return self._change(
+            request_id,
+            lifecycle.finish,
+            answer=answer,
+            event=_event_to_bytes(request) if request is not None and ending == FAILED else None,
+            guess=None if attempt is None else _as_claimed(attempt),
+            request_id=request_id,
+            ending=ending,
+            answer_status=status,
+            attempts=attempts,
+            round=round,
+            fingerprint=fingerprint,
+        )
 
     def die(
         self,
@@ -313,25 +275,19 @@ class Records:
         Returns:
             whether its request is dead now: it may have been answered all the same.
         """
-        times = self._times()
         attempts = reason.get("attempts")
-        is_dead = self._store.change(
+        return self._change(
             event.id,
-            lambda record: lifecycle.die(
-                record,
-                times,
-                request_id=event.id,
-                fingerprint=fingerprint,
-                target=target,
-                reason=_json(reason).decode("ascii"),
-                attempts=attempts if isinstance(attempts, int) else 0,
-                round=round_of(event),
-            ),
+            lifecycle.die,
             event=_event_to_bytes(event),
             durable=True,
+            request_id=event.id,
+            fingerprint=fingerprint,
+            target=target,
+            reason=_json(reason).decode("ascii"),
+            attempts=attempts if isinstance(attempts, int) else 0,
+            round=round_of(event),
         )
-        self._tell_waiting()
-        return is_dead
 
     def add_callback(self, request_id: str, event: Event) -> None:
         """Note what a target called back with; the same event delivered twice is noted once."""
@@ -339,33 +295,47 @@ class Records:
         fact: dict[str, object] = {"receivedAt": rfc3339(self._store.now_ms() / 1000)}
         if event.data:
             fact |= {"contentType": content_type, **readable(event.data, content_type)}
-        self._store.add_callback(
-            request_id,
-            event.id,
-            dumps(fact),
-            limit=MAX_CALLBACKS,
-            limit_bytes=self._callbacks_bytes,
-            ttl_s=self._ttl_s,
-        )
+        key, told = callbacks_of(request_id), dumps(fact)
+        for _ in range(TRIES):
+            old = self._store.fact(key)
+            known, left_out = _callbacks_from(old)
+            if event.id in known:
+                return
+            size_bytes = len(told) + sum(map(len, known.values()))
+            if len(known) < MAX_CALLBACKS and size_bytes <= self._callbacks_bytes:
+                known[event.id] = told
+            else:
+                left_out += 1
+            if self._store.replace_fact(key, old, _callbacks_to(known, left_out), self._ttl_s):
+                return
+        raise StateUnavailable("too many call back about the same request at once; try again")
 
     def read(self, request_id: str) -> Known | None:
         """Return what is known; None when the id is unknown, or its time is over."""
         whole = self._store.read(request_id)
         return None if whole is None else self._known(whole.record, whole)
 
-    def wait(self, request_id: str, timeout_s: float) -> Known | None:
-        """Wait until a request is no longer open, or the time is over; then read it."""
-        until = time.monotonic() + timeout_s
-        while True:
-            with self._changed:
-                seen = self._changes
-            known = self.read(request_id)
-            left_s = until - time.monotonic()
-            if known is None or known.status != ACCEPTED or left_s <= 0:
-                return known
-            with self._changed:
-                if self._changes == seen:
-                    self._changed.wait(min(left_s, _POLL_S))
+    def wait(self, request_id: str, timeout_s: float, caller: Caller) -> Known | None:
+        """Wait until a request is no longer open, or the time is over; then read it.
+
+        It is over at once when this process is to end.
+
+        Raises:
+            CallerLeft: it waits no longer.
+        """
+        until_s = time.monotonic() + timeout_s
+        with self._store.waiters.waiting(request_id) as woken:
+            while True:
+                woken.clear()
+                known = self.read(request_id)
+                left_s = until_s - time.monotonic()
+                if known is None or known.status != ACCEPTED or left_s <= 0:
+                    return known
+                caller.wait(min(left_s, _LOOK_S), woken)
+                if caller.is_gone:
+                    if caller.has_left():
+                        raise CallerLeft
+                    return known
 
     def listing(
         self, status: str, *, target: str | None = None, since_ms: int | None = None
@@ -380,7 +350,7 @@ class Records:
         """
         now_ms = self._store.now_ms()
         if status == ACCEPTED:
-            since_ms = 0 if since_ms is None else since_ms + int(self._quiet_s * 1000)
+            since_ms = 0 if since_ms is None else since_ms + self._quiet_ms
             return Listing(state=OPEN, target=target, from_ms=max(since_ms, now_ms + 1))
         if status == UNKNOWN:
             return Listing(state=OPEN, target=target, from_ms=since_ms or 0, to_ms=now_ms)
@@ -400,29 +370,50 @@ class Records:
         status = lifecycle.status_of(record, self._times())
         if whole is None:
             return Known(record=record, status=status)
+        callbacks, left_out = _callbacks_from(whole.callbacks)
         return Known(
             record=record,
             status=status,
             answer=whole.answer if status in RESULTS else None,  # not that of an earlier round
-            callbacks=tuple(whole.callbacks),
-            callbacks_left_out=whole.callbacks_left_out,
+            callbacks=tuple(callbacks.values()),
+            callbacks_left_out=left_out,
+        )
+
+    def _change(
+        self,
+        request_id: str,
+        step: Callable[..., tuple[Record | None, T]],
+        /,
+        *,
+        answer: bytes | None = None,
+        event: bytes | None = None,
+        durable: bool = False,
+        guess: Guess | None = None,
+        version: str | None = None,
+        **told: object,
+    ) -> T:
+        """Take a step of `lifecycle`, which is told the rest; see `Store.change`."""
+        times = self._times()
+        return self._store.change(
+            request_id,
+            lambda record: step(record, times, **told),
+            answer=answer,
+            event=event,
+            durable=durable,
+            guess=guess,
+            version=version,
         )
 
     def _times(self) -> Times:
         return Times(
             now_ms=self._store.now_ms(),
             ttl_ms=self._ttl_s * 1000,
-            publishing_ms=int(self._publishing_s * 1000),
-            quiet_ms=int(self._quiet_s * 1000),
+            publishing_ms=self._publishing_ms,
+            quiet_ms=self._quiet_ms,
         )
 
-    def _tell_waiting(self) -> None:
-        with self._changed:
-            self._changes += 1
-            self._changed.notify_all()
 
-
-def _as_claimed(attempt: Attempt) -> tuple[str | None, Record | None] | None:
+def _as_claimed(attempt: Attempt) -> Guess | None:
     """Guess that a record is as the claim on a call has left it: most calls are not renewed."""
     return None if attempt.record is None else (attempt.caller, attempt.record)
 
@@ -451,6 +442,21 @@ def callback_id(request_id: str, ending: str, round: int) -> str:
     It depends on nothing else: however often an outcome is delivered, it is one request.
     """
     return f"{result_id(request_id, ending, round)}.{CALLBACK}"
+
+
+def _callbacks_to(known: Mapping[str, bytes], left_out: int) -> bytes:
+    """Write callbacks: a line with the ids of their events, and how long each is; then these."""
+    sizes = {event_id: len(told) for event_id, told in known.items()}
+    return _json({"leftOut": left_out, "sizes": sizes}) + b"\n" + b"".join(known.values())
+
+
+def _callbacks_from(raw: bytes | None) -> tuple[dict[str, bytes], int]:
+    """Read the callbacks by the ids of their events, and how many are not kept."""
+    head, _, rest = (raw or b'{"leftOut":0,"sizes":{}}').partition(b"\n")
+    told, known = json.loads(head), {}
+    for event_id, size in told["sizes"].items():
+        known[event_id], rest = rest[:size], rest[size:]
+    return known, told["leftOut"]
 
 
 def _json(value: Mapping[str, object]) -> bytes:

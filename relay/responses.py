@@ -11,13 +11,13 @@ import requests
 # All heads of one answer together, and what may pass without bringing any of its body.
 MAX_HEAD_BYTES = 64 * 1024
 
-_END_OF_FIELDS = re.compile(rb"(?:\A|\n)\r?\n")
-_LENGTHS = re.compile(
-    rb"^content-length:[ \t]*([0-9]+)((?:[ \t]*,[ \t]*\1)*)[ \t]*\r\n", re.IGNORECASE | re.MULTILINE
+_EMPTY_LINE = re.compile(rb"^\r?\n", re.MULTILINE)
+_FRAMING = re.compile(
+    rb"^(?:content-length|(transfer-encoding)):([^\r]*)", re.IGNORECASE | re.MULTILINE
 )
+_LENGTH = re.compile(rb"^content-length:.*\n", re.IGNORECASE | re.MULTILINE)
 _HTTP = b"HTTP/1."
 _NOT_HTTP = "sent what is not HTTP/1.1"
-_LONE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class BrokenAnswer(requests.RequestException):
@@ -35,26 +35,16 @@ class ResponseParser:
         self.status = 0
         self.has_head = self.is_complete = self.is_last = False
         self._method = method
-        self._llhttp = self._next_llhttp()
+        self._llhttp = httptools.HttpResponseParser(self)
         self._in_fields = self._in_last_chunk = self._ends_at_close = False
-        # In short headers, 64 KiB of names and values are several MB of tuples.
-        self._fields = bytearray()
+        self._fields = b""
         self._body: list[bytes] = []
         self._unread = b""
         self._bytes_left = MAX_HEAD_BYTES
 
-    def _next_llhttp(self) -> httptools.HttpResponseParser:
-        llhttp = httptools.HttpResponseParser(self)
-        llhttp.set_dangerous_leniencies(lenient_chunked_length=True)  # see _frame
-        return llhttp
-
     def on_message_begin(self) -> None:
         if self.has_head:
             raise BrokenAnswer  # it is another answer, which is not read
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.has_head:  # else it is a trailer, which is dropped
-            self._fields += b"%b:%b\n" % (name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
         self.is_last = not self._llhttp.should_keep_alive()
@@ -72,9 +62,9 @@ class ResponseParser:
     @property
     def fields(self) -> Iterator[tuple[str, str]]:
         """The headers as they came, each byte a character."""
-        for line in self._fields.decode("latin-1").split("\n")[:-1]:
+        for line in self._fields.decode("latin-1").split("\r\n")[:-2]:
             name, _, value = line.partition(":")
-            yield name, value
+            yield name, value.strip(" \t")
 
     def close(self) -> None:
         """Break the cycle with llhttp, so that memory is given back at once."""
@@ -106,7 +96,7 @@ class ResponseParser:
     def _feed_head(self, data: bytes) -> bytes:
         """Parse a status line once it is there, since it decides, and then all fields at once."""
         while data and not self.has_head:
-            found = _END_OF_FIELDS.search(data) if self._in_fields else None
+            found = _EMPTY_LINE.search(data) if self._in_fields else None
             end = found.end() if found else 0 if self._in_fields else data.find(b"\n") + 1
             if (end or len(data)) > self._bytes_left:
                 raise BrokenAnswer(f"sent a head of more than {MAX_HEAD_BYTES} bytes")
@@ -114,52 +104,53 @@ class ResponseParser:
                 break
             self._bytes_left -= end
             # A lone LF ends a line as well (RFC 9112 section 2.2).
-            self._read_lines(_LONE_LF.sub(b"\r\n", data[:end]))
+            lines = data[:end].replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+            if self._in_fields:
+                self._read_fields(lines)
+            elif lines != b"\r\n":  # an empty line may stand in front (RFC 9112 section 2.2)
+                self._read_status(lines)
             data = data[end:]
         self._unread = b"" if self.has_head else data
         return data if self.has_head else b""
 
-    def _read_lines(self, lines: bytes) -> None:
-        if self._in_fields:
-            lengths = _LENGTHS.findall(lines)
-            if len(lengths) > 1 or any(repeated for _, repeated in lengths):
-                # RFC 9110 section 8.6 forgives a length that is repeated; llhttp does not.
-                given = b"".join(b"Content-Length: %b\r\n" % each for each in dict(lengths))
-                lines = given + _LENGTHS.sub(b"", lines)
-            self._parse(lines)
-            self._in_fields = False
-            if self.status:
-                self._frame()
-            else:  # an interim answer
-                self._llhttp = self._next_llhttp()  # the old one may wait for a body
-                self._fields.clear()
-                self.is_complete = False
-        elif lines != b"\r\n":  # an empty line may stand in front (RFC 9112 section 2.2)
-            if not lines.startswith(_HTTP):  # llhttp takes RTSP as well
-                raise BrokenAnswer(_NOT_HTTP)
-            self._parse(lines)
-            status = self._llhttp.get_status_code()
-            if status < 100:
-                raise BrokenAnswer(f"{_NOT_HTTP}: Invalid status code")
-            if status == 101:
-                raise BrokenAnswer("switched to a protocol that was not asked for")
-            self.status = status if status >= 200 else 0
-            self._in_fields = True
+    def _read_status(self, line: bytes) -> None:
+        if not line.startswith(_HTTP):  # llhttp takes RTSP as well
+            raise BrokenAnswer(_NOT_HTTP)
+        self._parse(line)
+        status = self._llhttp.get_status_code()
+        if status < 100:
+            raise BrokenAnswer(f"{_NOT_HTTP}: Invalid status code")
+        if status == 101:
+            raise BrokenAnswer("switched to a protocol that was not asked for")
+        self.status = status if status >= 200 else 0
+        self._in_fields = True
 
-    def _frame(self) -> None:
-        """Find where the body ends (RFC 9112 section 6.3)."""
-        named = [(name.lower(), value) for name, value in self.fields]
-        codings = ",".join(value.lower() for name, value in named if name == "transfer-encoding")
-        if set(re.split(r"[ \t,]+", codings)) - {"", "chunked"}:
+    def _read_fields(self, lines: bytes) -> None:
+        """Parse the fields, and find where the body ends (RFC 9112 section 6.3)."""
+        lengths: list[bytes] = []
+        codings: list[bytes] = []
+        for is_coding, value in _FRAMING.findall(lines):
+            items = (each.strip(b" \t").lower() for each in value.split(b","))
+            (codings if is_coding else lengths).extend(items)
+        if len(lengths) > 1 and len({*lengths}) == 1:
+            # RFC 9110 section 8.6 forgives a length that is repeated; llhttp does not.
+            lines = b"Content-Length: %b\r\n" % lengths[0] + _LENGTH.sub(b"", lines)
+        if codings:  # which count, if there is a length as well
+            self._llhttp.set_dangerous_leniencies(lenient_chunked_length=True)
+        self._parse(lines)
+        self._in_fields = False
+        if not self.status:  # an interim answer
+            self._llhttp = httptools.HttpResponseParser(self)  # the old one may wait for a body
+            self.is_complete = False
+            return
+        if {*codings} - {b"", b"chunked"}:
             raise BrokenAnswer("sent a transfer coding other than chunked")
-        has_length = "content-length" in dict(named)
-        if codings and (has_length or self._llhttp.get_http_version() == "1.0"):
-            # The chunks count, but others may see another end (section 6.1).
-            self._fields = bytearray(re.sub(rb"(?im)^content-length:.*\n", b"", self._fields))
-            self.is_last = True
-        self.has_head = True
+        if codings and (lengths or self._llhttp.get_http_version() == "1.0"):
+            # Others may see another end (section 6.1).
+            lines, self.is_last = _LENGTH.sub(b"", lines), True
+        self._fields, self.has_head = lines, True
         self.is_complete |= self._method == "HEAD"
-        self._ends_at_close = not (self.is_complete or codings or has_length)
+        self._ends_at_close = not (self.is_complete or codings or lengths)
 
     def _feed_body(self, data: bytes) -> bytes:
         self._body.clear()

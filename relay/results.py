@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final, TypeGuard
+from typing import TYPE_CHECKING, Final, TypeGuard
 
-from relay import jsons
 from relay.bodies import from_readable, readable
-from relay.connections import Answer
 from relay.headers import Headers, end_to_end, find
 from relay.http import Response
-from relay.jsons import MAX_DEPTH, json_type
+from relay.jsons import BOM, MAX_DEPTH, JSONError, Number, Object, Raw, decode_base64, dumps
 from relay.problems import InvalidRequest
+
+if TYPE_CHECKING:
+    from relay.client import Answer
 
 # A delivered callback, and the event that brings it, are nested around an answer.
 _DEEPEST: Final = MAX_DEPTH - 8
@@ -56,53 +58,47 @@ class Result:
 
     @classmethod
     def from_json(cls, raw: bytes) -> Result:
-        """Read the data of a result event, which without a secret anybody may have sent.
+        """Read the data of a result event, without what stands beside the answer.
 
         Raises:
-            InvalidRequest: it is nothing that `to_json` writes.
+            InvalidRequest: see `parse_result`.
         """
-        try:
-            value = jsons.loads(raw)
-        except jsons.JSONError as exc:
-            raise InvalidRequest("data", str(exc)) from exc
-        if not isinstance(value, dict):
-            raise InvalidRequest("data", f"must be a result, not {json_type(value)}")
-        status = value.get("status")
-        if not isinstance(status, int) or not HTTPStatus.OK <= status < 600:
+        return parse_result(raw)[0]
+
+    @classmethod
+    def from_object(cls, data: Object) -> Result:
+        members = data.members
+        status = _size_from(members, "status") or 0
+        if not HTTPStatus.OK <= status < 600:
             raise InvalidRequest("data.status", "must be a number from 200 to 599")
-        headers = _headers_from(value.get("headers"), value.get("latin1Headers", []))
-        reason = str(value.get("truncatedReason", "")) if value.get("truncated") else None
+        headers = _headers_from(members.get("headers"), members.get("latin1Headers", []))
+        reason = str(members.get("truncatedReason", "")) if members.get("truncated") else None
         content_type = find(headers, "Content-Type") or ""
         return cls(
             status=status,
             headers=headers,
-            body=_body_from(value, raw, content_type, is_whole=reason is None),
+            body=_body_from(data, content_type, is_whole=reason is None),
             reason=reason,
-            body_bytes=_size_from(value, "originalBodyBytes"),
-            headers_bytes=_size_from(value, "originalHeadersBytes"),
+            body_bytes=_size_from(members, "originalBodyBytes"),
+            headers_bytes=_size_from(members, "originalHeadersBytes"),
         )
 
-    def to_json(self, limit_bytes: int, **beside: object) -> bytes:
-        """Write the data of a result event, shortened until it fits: the body, then the headers.
-
-        Args:
-            beside: what else is to stand in it, whole.
-        """
-        written = jsons.dumps(self._document() | beside)
+    def to_json(self, limit_bytes: int) -> bytes:
+        """Write the data of a result event, shortened until it fits: the body, then the headers."""
+        written = self._written(self._readable(self.body))
         if len(written) <= limit_bytes:
             return written
         reason = f"the event would be larger than its limit by {len(written) - limit_bytes} bytes"
         known_bytes = len(self.body) if self.reason is None else self.body_bytes
         short = replace(self, body=b"", reason=reason, body_bytes=known_bytes)
-        room = limit_bytes - len(jsons.dumps(short._document() | beside))
+        room = limit_bytes - len(short._written())
         if room >= 0:
-            return jsons.dumps(short._document(self._body_within(room)) | beside)
+            return short._written(self._body_within(room))
         bare = replace(short, headers=(), headers_bytes=_size_of(self.headers))
-        room = limit_bytes - len(jsons.dumps(bare._document() | beside))
-        short = replace(bare, headers=_headers_within(self.headers, room))
-        return jsons.dumps(short._document() | beside)
+        room = limit_bytes - len(bare._written())
+        return replace(bare, headers=_headers_within(self.headers, room))._written()
 
-    def _document(self, body: dict[str, object] | None = None) -> dict[str, object]:
+    def _written(self, body: dict[str, object] | None = None) -> bytes:
         document: dict[str, object] = {"status": self.status, **_headers_document(self.headers)}
         if self.reason is not None:
             document |= {"truncated": True, "truncatedReason": self.reason}
@@ -110,7 +106,7 @@ class Result:
             document["originalBodyBytes"] = self.body_bytes
         if self.headers_bytes is not None:
             document["originalHeadersBytes"] = self.headers_bytes
-        return document | (self._readable(self.body) if body is None else body)
+        return b"%b,%b" % (dumps(document)[:-1], dumps(body)[1:]) if body else dumps(document)
 
     def _readable(self, body: bytes, *, is_cut: bool = False) -> dict[str, object]:
         return readable(
@@ -126,7 +122,7 @@ class Result:
         size = len(self.body)
         while size > 0:
             body = self._readable(self.body[:size], is_cut=True)
-            written = len(jsons.dumps(body))
+            written = len(dumps(body))
             if written <= room:
                 return body
             size = min(size - 1, size * room // written)
@@ -145,6 +141,40 @@ class Result:
         )
         framing = (("Content-Length", str(len(self.body))),)
         return Response(status=self.status, headers=headers + framing, body=(self.body,))
+
+
+def parse_result(raw: bytes) -> tuple[Result, bytes, object]:
+    """Read the data of a result event, which without a secret anybody may have sent.
+
+    Returns:
+        the answer; its JSON; and the callback that stands beside it, for `parse_callback`, or None.
+
+    Raises:
+        InvalidRequest: it is nothing that `with_callback` writes.
+    """
+    try:
+        data = Object.from_json(raw)
+    except JSONError as exc:
+        raise InvalidRequest("data", str(exc)) from exc
+    result, answer = Result.from_object(data), raw.removeprefix(BOM).strip()
+    if "callback" in data.members:
+        texts = {name: Raw(text.encode("utf-8")) for name, text in data.texts.items()}
+        del texts["callback"]
+        answer = dumps(texts)
+    return result, answer, data.members.get("callback")
+
+
+def with_callback(answer: bytes, callback: str | None, limit_bytes: int) -> bytes:
+    """Write the data of a result event whose request asks for a callback, which is never cut.
+
+    Args:
+        answer: as `Result.to_json` has written it.
+        callback: JSON.
+    """
+    beside = b"" if callback is None else b',"callback":' + callback.encode("utf-8")
+    if len(answer) + len(beside) > limit_bytes:
+        answer = Result.from_json(answer).to_json(limit_bytes - len(beside))
+    return answer[:-1] + beside + b"}"
 
 
 def _headers_document(headers: Headers) -> dict[str, object]:
@@ -182,7 +212,7 @@ def _headers_within(headers: Headers, room: int) -> Headers:
     kept = set()
     for place in sorted(range(len(headers)), key=lambda place: len(headers[place][1])):
         # Each by itself takes no less than it does among others.
-        room -= len(jsons.dumps(_headers_document((headers[place],))))
+        room -= len(dumps(_headers_document((headers[place],))))
         if room < 0:
             break
         kept.add(place)
@@ -193,24 +223,24 @@ def _size_of(headers: Headers) -> int:
     return sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
 
 
-def _body_from(value: dict[str, object], raw: bytes, content_type: str, *, is_whole: bool) -> bytes:
-    if "bodyBase64" in value:
+def _body_from(data: Object, content_type: str, *, is_whole: bool) -> bytes:
+    members = data.members
+    if "bodyBase64" in members:
         try:
-            return jsons.decode_base64(value["bodyBase64"])
-        except jsons.JSONError as exc:
+            return decode_base64(members["bodyBase64"])
+        except JSONError as exc:
             raise InvalidRequest("data.bodyBase64", str(exc)) from exc
-    if "body" not in value:
+    if "body" not in members:
         return b""
-    text = jsons.members(raw)["body"]
     try:
-        return from_readable(value["body"], text, content_type, is_whole=is_whole)
+        return from_readable(members["body"], data.texts["body"], content_type, is_whole=is_whole)
     except ValueError as exc:
         raise InvalidRequest("data.body", "must be text that its Content-Type can hold") from exc
 
 
-def _size_from(value: dict[str, object], name: str) -> int | None:
-    size = value.get(name)
-    return size if isinstance(size, int) else None
+def _size_from(members: Mapping[str, object], name: str) -> int | None:
+    size = members.get(name)
+    return int(size.text) if isinstance(size, Number) and size.text.isdigit() else None
 
 
 def _is_list_of_text(value: object) -> TypeGuard[list[str]]:

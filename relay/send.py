@@ -15,10 +15,10 @@ from typing import Final
 
 from relay import logs
 from relay.auth import Signatures, check_token
+from relay.backends import open_store
 from relay.bodies import seems
 from relay.broker import Broker
-from relay.client import TargetClient
-from relay.envelope import METHODS, Envelope, callback_in, fingerprint, new_id, parse_key
+from relay.envelope import METHODS, Envelope, fingerprint, new_id, parse_key
 from relay.events import CALLBACK, JSON, Event
 from relay.forwarded import base_url
 from relay.gate import Gate, Passing
@@ -39,8 +39,8 @@ from relay.records import Records, with_round
 from relay.results import Result
 from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
-from relay.store import open_store
-from relay.tracing import PASSED_ON, as_attributes, context_of, hops_of, next_hop, trace_id
+from relay.targets import TargetClient
+from relay.tracing import as_attributes, context_of, hops_of, next_hop, trace_id
 from relay.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,6 @@ class Send:
     def handle(self, request: Request) -> Response:
         """Answer one request; an error becomes a problem document."""
         request = _joined(request)
-        logs.note(trace=trace_id(request.headers.get("traceparent")))
         try:
             return self._handler(request)(request)
         except RelayError as exc:
@@ -186,7 +185,7 @@ class Send:
                 # The body goes back as it came, so the encodings must be ones the caller can read.
                 headers=(
                     ("Accept-Encoding", request.headers.get("accept-encoding", "identity")),
-                    *_trace(request),
+                    *request.trace,
                 ),
                 cut=request.caller.cut,
             )
@@ -224,7 +223,7 @@ class Send:
                 told = self._waiting.told()
                 return accepted_answer(accepted, base, _applied(*applied), **told)
             try:
-                known = self._records.wait(accepted.id, wait_s)
+                known = self._records.wait(accepted.id, wait_s, request.caller)
             except StateUnavailable:
                 known = None
         headers = _applied(*applied, f"wait={wait_s}")
@@ -250,22 +249,23 @@ class Send:
             "relayhops": str(hops_of(hops)),
         }
         event = Event(attributes=attributes, data=data)
+        callback = envelope.document.members.get("callback")
         try:
             known, is_mine = self._records.accept(
                 request_id,
-                fingerprint=fingerprint(data),
+                fingerprint=fingerprint(envelope.document),
                 target=envelope.target.origin.authority,
                 may_repeat=key is not None,
             )
         except StateUnavailable as exc:
             # The event has all that is promised; the record only tells of it.
             log.warning("the request is accepted without a record: %s", exc.detail)
-            self._publish(request, event, callback_in(data), is_request=True)
+            self._publish(request, event, callback, is_request=True)
             return Accepted(id=request_id, known=None)
         if is_mine:
             with self._records.publishing(known.record):
                 event = with_round(event, known.record.round)
-                self._publish(request, event, callback_in(data), is_request=True)
+                self._publish(request, event, callback, is_request=True)
         return Accepted(id=request_id, known=known)
 
     def _callback(self, request: Request) -> Response:
@@ -315,10 +315,8 @@ class Send:
     def _publish(
         self, request: Request, event: Event, callback: object = None, *, is_request: bool = False
     ) -> None:
-        trace = _trace(request)
-        attributes = {**event.attributes, **as_attributes(trace)}
-        event = self._signatures.stamp(replace(event, attributes=attributes), callback)
-        self._broker.publish(event, trace=trace, is_request=is_request)
+        event = self._signatures.stamp(event.having(as_attributes(request.trace)), callback)
+        self._broker.publish(event, trace=request.trace, is_request=is_request)
 
 
 def _applied(*preferences: str) -> Headers:
@@ -329,11 +327,8 @@ def _joined(request: Request) -> Request:
     """Make a request part of the trace it came with, or of that of the event that it brings."""
     own = request.headers.get("ce-traceparent") if request.path in _BROKERS else None
     came = request.headers if own is None else {**request.headers, "traceparent": own}
-    context = logs.join(context_of(came))
-    return replace(
-        request, headers={**request.headers, **dict.fromkeys(PASSED_ON, ""), **dict(context)}
-    )
-
-
-def _trace(request: Request) -> Headers:
-    return context_of(request.headers)
+    trace = logs.join(context_of(came))
+    if not trace:
+        return request
+    logs.note(trace=trace_id(dict(trace).get("traceparent")))
+    return replace(request, trace=trace)

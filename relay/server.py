@@ -2,12 +2,16 @@
 
 functions-framework starts gunicorn with settings of its own and knows no others, so `configure`
 changes their defaults, before it does. Only the worker of gunicorn's threads is replaced: there, a
-connection has a thread from its first byte on.
+connection has a thread from its first byte on, and Python reads each byte of a head.
 
     arriving    the main thread gathers requests, each until REQUEST_TIMEOUT_S; a thread gets what
                 has come as a whole, so it never waits for a caller's bytes
     answered    a caller who does not read holds one of few places (`callers`)
+    idle        the caller may send the next request
     leaving     the main thread waits until the caller has closed as well (RFC 9112 section 9.6)
+
+A connection is watched for bytes from its first to its last moment, so that no request has to wake
+the main thread or the kernel for that.
 """
 
 from __future__ import annotations
@@ -16,20 +20,22 @@ import contextlib
 import errno
 import selectors
 import socket
+import sys
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from importlib import import_module
 from itertools import takewhile
+from threading import Timer
 from typing import Any, ClassVar
 
 import gunicorn.config
 from gunicorn.workers.gthread import ThreadWorker
 
+from relay.answers import Answer, refuse
 from relay.arrivals import Arrival
-from relay.callers import CallerSocket, Crowd
-from relay.inbox import Connection
-from relay.refusals import is_defect, refusal_of, refuse
+from relay.callers import CallerSocket, Threads
 from relay.settings import Settings
 
 _READ_BYTES = 64 * 1024
@@ -39,8 +45,13 @@ _TOO_MUCH = (
     HTTPStatus.SERVICE_UNAVAILABLE,
     "too much is arriving at once; send the request again",
 )
+_DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why")
 _LEAVING_S = 2.0
+# A first probe is answered by then, and the first call has hardly come.
+_WARM_UP_S = 0.1
 _LEAVING_BYTES = 16 * 1024 * 1024
+# How often the main thread looks for what is over, at the end of the process.
+_LAST_LOOKS_S = 0.1
 
 
 def configure(settings: Settings) -> None:
@@ -48,28 +59,61 @@ def configure(settings: Settings) -> None:
     Worker.settings = settings
     config = gunicorn.config
     config.WorkerClass.default = Worker
-    # Knative's queue-proxy calls from the same address as the strangers whose headers it passes on.
-    config.ForwardedAllowIPS.default = ""
-    config.LimitRequestFieldSize.default = settings.max_header_bytes
     # Half of them may be on their way in or out while all threads are busy.
     config.WorkerConnections.default = max(config.WorkerConnections.default, 2 * settings.threads)
     config.ControlSocketDisable.default = True  # nothing uses it
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Connection:
+    """A connection to a caller; `arrival` is the request that comes or is answered now.
+
+    `is_busy` says that a thread answers it, and `is_watched` that the main thread is told of bytes.
+    """
+
+    def __init__(self, sock: CallerSocket, environ: dict[str, Any]) -> None:
+        self.sock = sock
+        self.environ = {**environ, "gunicorn.socket": sock}
+        self.arrival: Arrival | None = None
+        self.rest = b""
+        self.timeout = 0.0
+        self.discarded_bytes = 0
+        self.is_busy = self.is_watched = False
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's worker with threads, which get requests once they have arrived."""
 
     settings: ClassVar[Settings] = Settings()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._crowd = Crowd(max(1, self.cfg.threads // 2), self.settings.request_timeout_s)
-        # A probe waits for no call.
-        self._probes = ThreadPoolExecutor(max_workers=1)
         # Each in the order of its deadlines.
-        self._arriving: dict[Connection, None] = {}
+        self._arriving: dict[Connection, Arrival] = {}
+        self._idle: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}
         self._held_bytes = 0
+        self._lock = threading.Lock()  # for what a thread says at the end of a request
+        self._probes = Threads(1, self._serve)  # a probe waits for no call
+
+    def get_thread_pool(self) -> Threads[Connection]:
+        return Threads(self.cfg.threads, self._serve)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Serve for a second; gunicorn looks after the process and the deadlines in between."""
+        until = time.monotonic() + timeout
+        while self.alive and self.nr_conns < self.worker_connections and timeout > 0:
+            super().wait_for_and_dispatch_events(timeout)
+            timeout = until - time.monotonic()
+        if not self.alive:
+            super().wait_for_and_dispatch_events(_LAST_LOOKS_S)
+        elif timeout > 0:
+            super().wait_for_and_dispatch_events(timeout)
+
+    def run(self) -> None:
+        warm_up = Timer(_WARM_UP_S, import_module, ("relay.client",))
+        warm_up.daemon = True
+        warm_up.start()
+        super().run()
 
     # Arriving
 
@@ -81,32 +125,57 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 return
             raise
         self.nr_conns += 1
-        caller = CallerSocket(sock, self._crowd)
-        self._await(Connection(self.cfg, caller, address, listener.getsockname()))
+        server = listener.getsockname()
+        environ = {
+            "SCRIPT_NAME": "",
+            "SERVER_NAME": server[0],
+            "SERVER_PORT": str(server[1]),
+            "REMOTE_ADDR": address[0],
+            "REMOTE_PORT": str(address[1]),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": self.cfg.workers > 1,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+        }
+        caller = CallerSocket(sock, self.tpool, self.settings.request_timeout_s)
+        conn = Connection(caller, environ)
+        self._watch(conn)
+        self._await(conn)
         if self.nr_conns >= self.worker_connections and self._arriving:
             self._refuse(next(iter(self._arriving)), *_TOO_MUCH)
 
-    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        self.poller.unregister(client)
-        self.keepalived_conns.remove(conn)
-        self._await(conn)
+    def _watch(self, conn: Connection) -> None:
+        if not conn.is_watched:
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
+            conn.is_watched = True
 
-    def _await(self, conn: Connection, already: bytes = b"") -> None:
+    def _unwatch(self, conn: Connection) -> None:
+        if conn.is_watched:
+            self.poller.unregister(conn.sock)
+            conn.is_watched = False
+
+    def _await(self, conn: Connection) -> Arrival:
         """Gather the next request of a connection."""
         settings = self.settings
         largest = max(settings.max_body_bytes, settings.max_delivery_bytes)  # the function refuses
-        conn.inbox.arrival = Arrival(largest)
-        conn.timeout = time.monotonic() + self.settings.request_timeout_s
-        conn.sock.setblocking(False)
-        self._arriving[conn] = None
-        if already:
-            self._take(conn, already)
-        if conn in self._arriving:
-            self._on_bytes(conn, conn.sock)
-        if conn in self._arriving:
-            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_bytes, conn))
+        conn.arrival = arrival = Arrival(largest, settings.max_header_bytes, conn.environ)
+        conn.timeout = time.monotonic() + settings.request_timeout_s
+        self._arriving[conn] = arrival
+        return arrival
 
-    def _on_bytes(self, conn: Connection, sock: socket.socket) -> None:
+    def _on_readable(self, conn: Connection, sock: CallerSocket) -> None:
+        with self._lock:
+            if conn.is_busy:  # it sends more, or leaves, before its answer has been sent
+                self._unwatch(conn)
+                return
+            self._idle.pop(conn, None)
+        if conn in self._leaving:
+            self._discard(conn)
+            return
+        arrival = conn.arrival or self._await(conn)
         try:
             data = sock.recv(_READ_BYTES)
         except BlockingIOError:
@@ -114,43 +183,40 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             data = b""
         if data:
-            self._take(conn, data)
-        else:
+            self._take(conn, arrival, data)
+        elif not arrival.size_bytes:
             self._forget(conn)
-            if conn.inbox.arrival.size_bytes:  # who will send no more may still read
-                conn.inbox.arrival.is_cut = True
-                self.enqueue_req(conn)
-            else:
-                self._close(conn)
+            self._close(conn)
+        elif arrival.is_cut:
+            self._submit(conn)
+        else:  # who will send no more may still read
+            self._refuse(conn, *arrival.broken_off())
 
-    def _take(self, conn: Connection, data: bytes) -> None:
-        arrival = conn.inbox.arrival
-        held_bytes, asked = len(arrival.raw), arrival.wants_go_ahead
-        arrival.feed(data)
-        self._held_bytes += len(arrival.raw) - held_bytes
-        if arrival.refused_as is not None:
-            self._refuse(conn, arrival.refused_as, arrival.reason)
+    def _take(self, conn: Connection, arrival: Arrival, data: bytes) -> None:
+        held_bytes, asked = arrival.held_bytes, arrival.wants_go_ahead
+        conn.rest = arrival.feed(data)
+        self._held_bytes += arrival.held_bytes - held_bytes
+        if arrival.refusal is not None:
+            self._refuse(conn, *arrival.refusal)
         elif arrival.is_complete:
-            self._forget(conn)
-            self.enqueue_req(conn)
+            self._submit(conn)
         elif arrival.wants_go_ahead and not asked:
             with contextlib.suppress(OSError):
                 conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif self._held_bytes > _HELD_BYTES:
-            largest = max(self._arriving, key=lambda each: len(each.inbox.arrival.raw))
+            largest = max(self._arriving, key=lambda each: self._arriving[each].held_bytes)
             self._refuse(largest, *_TOO_MUCH)
 
-    def _forget(self, conn: Connection) -> None:
-        del self._arriving[conn]
-        self._held_bytes -= len(conn.inbox.arrival.raw)
-        conn.inbox.arrival.close()
-        with contextlib.suppress(KeyError):  # all may have come before it was registered
-            self.poller.unregister(conn.sock)
+    def _forget(self, conn: Connection) -> Arrival:
+        arrival = self._arriving.pop(conn)
+        self._held_bytes -= arrival.held_bytes
+        arrival.close()
+        return arrival
 
     def _refuse(self, conn: Connection, status: HTTPStatus, reason: str) -> None:
-        self._forget(conn)
-        if conn.inbox.arrival.size_bytes:
-            refuse(conn.sock, "-", status, reason)
+        arrival = self._forget(conn)
+        if arrival.size_bytes:
+            refuse(conn.sock, arrival.environ.get("REQUEST_METHOD", "-"), status, reason)
         if status is HTTPStatus.SERVICE_UNAVAILABLE:  # its place is needed now
             self._close(conn)
         else:
@@ -158,100 +224,126 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     # Answered
 
-    def enqueue_req(self, conn: Connection) -> None:
-        pool = self._probes if conn.inbox.arrival.is_probe else self.tpool
-        self._crowd.waits_for_a_thread()
-        future = pool.submit(self.handle, conn)
-        future.add_done_callback(partial(self.method_queue.defer, self.finish_request, conn))
+    def _submit(self, conn: Connection) -> None:
+        conn.is_busy = True
+        (self._probes if self._forget(conn).is_probe else self.tpool).submit(conn)
 
-    def handle(self, conn: Connection) -> Any:
-        self._crowd.has_a_thread()
-        return super().handle(conn)
+    def _serve(self, conn: Connection) -> None:
+        """Answer a request, in a thread, and keep its connection for the next one."""
+        stays = self._answer(conn)
+        conn.arrival = None
+        with self._lock:
+            if stays and conn.is_watched and not conn.rest:
+                conn.is_busy = False
+                conn.timeout = time.monotonic() + self.cfg.keepalive
+                self._idle[conn] = None
+                return
+        self.method_queue.defer(self._go_on, conn, stays)
 
-    def handle_request(self, req: Any, conn: Connection) -> Any:
-        req._expected_100_continue = False  # `_take` has sent it
-        if conn.inbox.arrival.is_cut:
-            req.force_close()
-        # `GET http://host HTTP/1.1` (RFC 9112 section 3.2.2); Flask would redirect it, in HTML.
-        req.path = req.path or "/"
-        return super().handle_request(req, conn)
+    def _answer(self, conn: Connection) -> bool:
+        """Answer a request; return whether the connection stays."""
+        arrival = conn.arrival
+        assert arrival is not None  # noqa: S101
+        environ, conn.sock.until = arrival.environ, None
+        is_last = arrival.is_cut or not arrival.keeps_alive
+        is_full = len(self._idle) >= self.max_keepalived
+        answer = Answer(conn.sock, environ, closes=is_last or is_full or not self.alive)
+        environ["wsgi.input"].seek(0)
+        try:
+            pieces = self.wsgi(environ, answer.start)
+            try:
+                for piece in pieces:
+                    answer.write(piece)
+                answer.end()
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+        except OSError:
+            return False
+        except Exception as exc:
+            if answer.is_begun:
+                self.log.exception("Error handling request")
+            else:
+                refuse(conn.sock, environ["REQUEST_METHOD"], *_DEFECT, error=exc)
+            return False
+        return not answer.closes
 
-    def handle_error(self, req: Any, client: CallerSocket, addr: Any, exc: Exception) -> None:
-        """Answer a request that gunicorn cannot read, or at which the relay fails."""
-        method = getattr(req, "method", None) or "-"
-        refuse(client, method, *refusal_of(exc), error=exc if is_defect(exc) else None)
+    def _go_on(self, conn: Connection, stays: bool) -> None:
+        conn.is_busy = False
+        if not stays:
+            self._leave(conn)
+            return
+        self._watch(conn)
+        arrival, rest = self._await(conn), conn.rest
+        if rest:
+            self._take(conn, arrival, rest)
 
     # Leaving
 
-    def finish_request(self, conn: Connection, future: Future[Any]) -> None:
-        stays = not future.cancelled() and future.exception() is None and future.result()
-        rest = conn.inbox.left_over()
-        if stays and rest:
-            self._await(conn, rest)
-        elif stays:
-            super().finish_request(conn, future)
-        else:
-            self._leave(conn)
-
     def _leave(self, conn: Connection) -> None:
         """Close once the caller has: sooner, and the end of the answer could be lost to it."""
-        conn.inbox.arrival.raw.clear()
+        conn.arrival, conn.rest = None, b""
         if conn.sock.is_given_up:
             self._close(conn)
             return
         try:
             conn.sock.shutdown(socket.SHUT_WR)
-            conn.sock.setblocking(False)
-            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._discard, conn))
         except OSError:
             self._close(conn)
         else:
+            self._watch(conn)
             conn.timeout = time.monotonic() + _LEAVING_S
             self._leaving[conn] = None
 
-    def _discard(self, conn: Connection, sock: socket.socket) -> None:
+    def _discard(self, conn: Connection) -> None:
         try:
-            count = len(sock.recv(_READ_BYTES))
+            count = len(conn.sock.recv(_READ_BYTES))
         except BlockingIOError:
             return
         except OSError:
             count = 0
         conn.discarded_bytes += count
         if count == 0 or conn.discarded_bytes > _LEAVING_BYTES:
-            self._left(conn)
-
-    def _left(self, conn: Connection) -> None:
-        del self._leaving[conn]
-        self.poller.unregister(conn.sock)
-        self._close(conn)
+            self._close(conn)
 
     def _close(self, conn: Connection) -> None:
+        self._leaving.pop(conn, None)
+        self._unwatch(conn)
         self.nr_conns -= 1
-        conn.close()
+        with contextlib.suppress(OSError):
+            conn.sock.close()
 
-    # The main loop calls these each second, and at the end.
+    # gunicorn calls these each second, and at the end.
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        now = float("inf") if force else time.monotonic()
+        with self._lock:
+            over = _due(self._idle, now)
+            for conn in over:
+                del self._idle[conn]
+        for conn in over:
+            self._close(conn)
 
     def murder_pending(self) -> None:
         now = time.monotonic()
         for conn in _due(self._leaving, now):
-            self._left(conn)
+            self._close(conn)
         limit_s = self.settings.request_timeout_s
         reason = f"the request did not arrive within {limit_s:g} s (REQUEST_TIMEOUT_S)"
         for conn in _due(self._arriving, now):
-            if conn.inbox.arrival.is_cut:  # a 413, and it is known already
-                self._forget(conn)
-                self.enqueue_req(conn)
+            if self._arriving[conn].is_cut:  # a 413, and it is known already
+                self._submit(conn)
             else:
                 self._refuse(conn, HTTPStatus.REQUEST_TIMEOUT, reason)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """At the end of the process, wait no longer for connections that have sent nothing."""
-        super()._cap_keepalive(deadline)
-        silent = [conn for conn in self._arriving if not conn.inbox.arrival.size_bytes]
-        for conn in silent:
-            conn.timeout = min(conn.timeout, deadline)
-        self._arriving = {**dict.fromkeys(silent), **self._arriving}
+        """At the end of the process, wait no longer for connections that are silent."""
+        silent = {conn: each for conn, each in self._arriving.items() if not each.size_bytes}
+        with self._lock:
+            for conn in (*silent, *self._idle):
+                conn.timeout = min(conn.timeout, deadline)
+        self._arriving = {**silent, **self._arriving}
 
 
-def _due(connections: dict[Connection, None], now: float) -> list[Connection]:
+def _due(connections: dict[Connection, Any], now: float) -> list[Connection]:
     return list(takewhile(lambda conn: conn.timeout <= now, connections))

@@ -10,12 +10,11 @@ from urllib.parse import quote
 from relay import logs
 from relay.auth import Signatures
 from relay.broker import Broker
-from relay.envelope import callback_in
 from relay.events import DEAD, JSON, RESULTS
 from relay.forwarded import base_url
 from relay.headers import Headers, Preferences
 from relay.http import Request, Response
-from relay.jsons import Raw, dumps
+from relay.jsons import Object, Raw, dumps
 from relay.lifecycle import ACCEPTED, UNKNOWN
 from relay.logs import rfc3339
 from relay.problems import Conflict, NotFound
@@ -137,7 +136,7 @@ class Status:
             known = self._records.read(request_id)
         else:
             with self._waiting.place() as has_place:
-                known = self._records.wait(request_id, wait_s if has_place else 0)
+                known = self._records.wait(request_id, wait_s if has_place else 0, request.caller)
             if has_place:
                 headers = (("Preference-Applied", f"wait={wait_s}"),)
             elif known is not None and known.status == ACCEPTED:
@@ -181,7 +180,8 @@ class Status:
             raise _no_such()
         known, event = retried
         with self._records.publishing(known.record):
-            self._broker.publish(self._signatures.stamp(event, callback_in(event.data)))
+            callback = Object.within(event.data).members.get("callback")
+            self._broker.publish(self._signatures.stamp(event, callback))
         return known
 
     def _callback(self, known: Known, base: str) -> dict[str, object]:

@@ -1,12 +1,13 @@
 """Where what is known about requests is kept: one small interface, over SQLite or Redis.
 
 The store speaks of requests. Each has a record, which is read, changed by a step and written back
-if it has not been changed meanwhile, and three things beside it that may be large:
+if it has not been changed meanwhile, and two things beside it that may be large:
 
     answer      what the target answered; the first to go when the store is full
     event       the event of a dead or failed request, whole, to be published again; that of a
                 failed one goes with its answer
-    callbacks   what the target called back with
+
+What else is to be known for a while are facts, each by its key.
 
 Requests are listed by their state and, within it, their target: open ones by the time when they
 count as unknown, the others by the time of their end.
@@ -18,27 +19,31 @@ from __future__ import annotations
 
 import abc
 import json
+import logging
 import os
 import time
-import urllib.parse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Final, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Final, NamedTuple, TypeVar
 
+from relay.operations import STORE, Operation
 from relay.problems import StateUnavailable
+from relay.waiters import Waiters
+
+log = logging.getLogger(__name__)
 
 PUBLISHING: Final = "publishing"
 OPEN: Final = "open"
 CANCELLED: Final = "cancelled"
 
 # More than could ever change one request at the same time.
-_TRIES: Final = 200
+TRIES: Final = 200
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What the store keeps of one request; times are milliseconds since 1970.
 
     Args:
@@ -86,10 +91,10 @@ class Record:
     answer_status: int | None = None
     reason: str | None = None
 
-    def to_json(self) -> bytes:
-        values = ((field.name, field.default, getattr(self, field.name)) for field in _FIELDS)
-        known = {name: value for name, default, value in values if value != default}
-        return json.dumps(known, separators=(",", ":")).encode("ascii")
+    def to_json(self) -> str:
+        """Write what differs from the defaults."""
+        fields = zip(self._fields, self, _DEFAULTS, strict=True)
+        return _write_json({name: value for name, value, default in fields if value != default})
 
     @property
     def listed(self) -> str:
@@ -105,28 +110,33 @@ class Record:
     def from_json(cls, raw: bytes | str) -> Record:
         """Read a record, also one of another version, which may know other fields."""
         known = json.loads(raw)
-        return cls(**{field.name: known[field.name] for field in _FIELDS if field.name in known})
+        return cls(**{name: known[name] for name in known if name in _NAMES})
 
 
-_FIELDS: Final = fields(Record)
+_write_json = json.JSONEncoder(separators=(",", ":")).encode
+_NAMES: Final = frozenset(Record._fields)
+_DEFAULTS: Final = [Record._field_defaults.get(name) for name in Record._fields]
 
 Step = Callable[[Record | None], tuple[Record | None, T]]
+# The version and the record that there probably are, None and None for nothing.
+Guess = tuple[str | None, Record | None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Whole:
+class Whole(NamedTuple):
     """A record with what a caller is told besides.
 
     Args:
         answer: None when there is none, or no longer.
-        callbacks: the oldest first.
-        callbacks_left_out: how many came and are not kept.
+        callbacks: what is known by the key that `callbacks_of` makes.
     """
 
     record: Record
     answer: bytes | None
-    callbacks: Sequence[bytes]
-    callbacks_left_out: int = 0
+    callbacks: bytes | None
+
+
+def callbacks_of(request_id: str) -> str:
+    return f"callbacks:{request_id}"
 
 
 # Where a list goes on: the time and the id of the last request that was listed.
@@ -165,8 +175,7 @@ class Census:
     oldest_open_ms: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One change, as a backend makes it.
 
     Args:
@@ -191,6 +200,42 @@ class Write:
     durable: bool
 
 
+def unlike_any() -> str:
+    """Make a version that is unlike any other."""
+    return os.urandom(12).hex()
+
+
+class Use(Operation):
+    """One use of the store: what a backend's library raises in it becomes `StateUnavailable`."""
+
+    __slots__ = ()
+    errors: ClassVar[tuple[type[Exception], ...]]
+
+    def __init__(self) -> None:
+        super().__init__(STORE)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        told = None
+        if isinstance(error, self.errors):
+            # Not in the library's own words: they may repeat what was sent.
+            log.debug("the state: %s", type(error).__name__)
+            what = "is full" if self.is_full(error) else "cannot be reached"
+            told = StateUnavailable(f"the state {what} (STATE_URL)")
+        super().__exit__(kind, told or error, traceback)
+        if told:
+            raise told from error
+
+    @staticmethod
+    def is_full(error: Exception) -> bool:
+        """Tell whether there was no room."""
+        raise NotImplementedError
+
+
 class Store(abc.ABC):
     """The records of requests.
 
@@ -202,6 +247,7 @@ class Store(abc.ABC):
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self.waiters = Waiters(self._listen)
 
     def now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -214,7 +260,7 @@ class Store(abc.ABC):
         answer: bytes | None = None,
         event: bytes | None = None,
         durable: bool = False,
-        guess: tuple[str | None, Record | None] | None = None,
+        guess: Guess | None = None,
         version: str | None = None,
     ) -> T:
         """Change one record in one piece.
@@ -224,14 +270,13 @@ class Store(abc.ABC):
                 for nothing, and a result. When it returns what it was given, nothing is written.
             answer, event: kept beside the record if it is written.
             durable: return when the change would survive a loss of power.
-            guess: the version and the record that there probably are, None and None for nothing;
-                they spare a look before the first try.
+            guess: spares a look before the first try.
             version: of the record if it is written, unlike any other; so that somebody can guess.
 
         Returns:
             the result of the step.
         """
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             old_version, kept = guess or self._read(request_id)
             guess = None
             old = self._unless_expired(kept)
@@ -241,7 +286,7 @@ class Store(abc.ABC):
             write = Write(
                 id=request_id,
                 old_version=old_version,
-                new_version=version or os.urandom(8).hex(),
+                new_version=version or unlike_any(),
                 old=kept,
                 record=new,
                 anew=old is None,
@@ -250,6 +295,8 @@ class Store(abc.ABC):
                 durable=durable,
             )
             if self._write(write):
+                if new is not None and new.listed != OPEN:
+                    self.waiters.wake(request_id)
                 return result
         raise StateUnavailable("too many change the same request at once; try again")
 
@@ -285,36 +332,32 @@ class Store(abc.ABC):
         """Count the requests, by indexes alone."""
 
     @abc.abstractmethod
-    def add_callback(
-        self,
-        request_id: str,
-        event_id: str,
-        fact: bytes,
-        *,
-        limit: int,
-        limit_bytes: int,
-        ttl_s: int,
-    ) -> None:
-        """Keep a target's callback, unless its event is known; only count what is too much.
-
-        Args:
-            limit, limit_bytes: how many of one request are kept, and how large they are together.
-        """
+    def fact(self, key: str) -> bytes | None:
+        """Read what else is known, by its key."""
 
     @abc.abstractmethod
+    def replace_fact(self, key: str, old: bytes | None, new: bytes | None, ttl_s: int = 0) -> bool:
+        """Keep something in place of what there was, None for nothing; tell if that was there."""
+
     def use_once(self, key: str, user: str, ttl_s: int) -> bool:
         """Remember a key; tell whether it was new, or remembered by the same user."""
+        name, mine = f"used:{key}", user.encode()
+        return self.replace_fact(name, None, mine, ttl_s) or self.fact(name) == mine
 
-    @abc.abstractmethod
     def unuse(self, key: str, user: str) -> None:
         """Forget a key that this user had remembered."""
+        self.replace_fact(f"used:{key}", user.encode(), None)
 
     @abc.abstractmethod
     def close(self) -> None:
         """Give back what the store holds."""
 
     @abc.abstractmethod
-    def _read(self, request_id: str) -> tuple[str | None, Record | None]:
+    def _listen(self) -> None:
+        """Wake those who wait by what other processes note, while there are any; raise nothing."""
+
+    @abc.abstractmethod
+    def _read(self, request_id: str) -> Guess:
         """Read the version and the record of a request, maybe an expired one."""
 
     @abc.abstractmethod
@@ -326,32 +369,3 @@ class Store(abc.ABC):
 
     def _unless_expired(self, record: Record | None) -> Record | None:
         return None if record is None or record.expires_ms <= self.now_ms() else record
-
-
-def open_store(
-    url: str, *, ttl_s: int, max_bytes: int, clock: Callable[[], float] = time.time
-) -> Store:
-    """Open the store that a URL names; it is connected when it is first used.
-
-    Args:
-        url: `memory://`, `sqlite:///PATH` or `redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE]`.
-        ttl_s: the longest that a record is kept after it was last written.
-        max_bytes: of the whole store in SQLite, of the answers in Redis.
-
-    Raises:
-        ValueError: the URL has another form.
-    """
-    parts = urllib.parse.urlsplit(url)
-    # Each is imported only where it is used: that takes long, and cold starts should not.
-    if parts.scheme in ("redis", "rediss") and parts.hostname:
-        from relay.store_redis import RedisStore
-
-        return RedisStore(url, ttl_s=ttl_s, max_answer_bytes=max_bytes, clock=clock)
-    if url == "memory://" or (parts.scheme == "sqlite" and parts.path and not parts.netloc):
-        from relay.store_sqlite import SQLiteStore
-
-        path = urllib.parse.unquote(parts.path) if parts.path else None
-        return SQLiteStore(path, max_bytes=max_bytes, clock=clock)
-    raise ValueError(
-        "must be memory://, sqlite:///PATH or redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE]"
-    )

@@ -4,23 +4,22 @@ The keys, each with an expiry:
 
     relay:request:ID      hash: version, record (JSON), answer, event; spare, the event of a failed
                           request, which goes with its answer
-    relay:callbacks:ID    hash: the target's callbacks by the ids of their events; under no id, how
-                          many are not kept
-    relay:used:KEY        who has used it
+    relay:fact:KEY        what else is known
     relay:listed:STATE    sorted set: the ids of requests, by the time by which they are listed
     relay:listed:STATE:TARGET    likewise, of the calls to one target
     relay:open            sorted set: the ids of open requests, by the time when each was accepted
     relay:answers         sorted set: SIZE:ID of each answer, by the time it came
     relay:answers:bytes   the sum of these sizes
+
+What ends is published by its id on the channel relay:ended.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import redis
@@ -29,10 +28,8 @@ from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
-from relay.events import DEAD, RESULTS
-from relay.operations import STORE, Operation
-from relay.problems import StateUnavailable
-from relay.store import OPEN, Census, Listing, Place, Record, Store, Whole, Write
+from relay.events import DEAD
+from relay.store import OPEN, Census, Listing, Place, Record, Store, Use, Whole, Write, callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +37,9 @@ _TIMEOUT_S: Final = 2.0
 _OPEN: Final = "relay:open"
 _ANSWERS: Final = "relay:answers"
 _ANSWERS_BYTES: Final = "relay:answers:bytes"
+_ENDED: Final = "relay:ended"
+# How often it is seen that nobody waits any more.
+_LISTEN_S: Final = 1.0
 # How many answers one call may drop: a script holds up everybody.
 _BATCH: Final = 50
 # How much is freed at least when Redis itself has no memory left.
@@ -74,10 +74,10 @@ _MAKE_ROOM: Final = f"{_DROP}return drop(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARG
 # KEYS request, answers, sum, open. ARGV, each '' where there is none:
 #    1 id              2 old version       3 new version, none to delete    4 '1' for anew
 #    5 record          6 its expiry, ms    7 the longest expiry, ms         8 now, ms
-#    9 the time by which it is listed      10 '1' when it is done   11 answer   12 event
-#   13 how much the answers may be together   14 how many to drop at once
-#   15, 16 the lists that it was in        17, 18 the lists that it is to be in
-#   19 when it was accepted, while it is open
+#    9 the time by which it is listed      10, 11 the lists that it was in
+#   12, 13 those that it is to be in       14 when it was accepted, while it is open
+#   15 answer         16 event             17 how much the answers may be together
+#   18 how many of them to drop at once
 _WRITE: Final = f"""{_DROP}
 local function unlist(id, list, of_target)
     if list ~= '' then redis.call('ZREM', list, id) end
@@ -94,7 +94,7 @@ if version == ARGV[3] and version ~= '' then return 1 end
 if version ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then
     redis.call('DEL', KEYS[1])
-    unlist(ARGV[1], ARGV[15], ARGV[16])
+    unlist(ARGV[1], ARGV[10], ARGV[11])
     redis.call('ZREM', KEYS[4], ARGV[1])
     return 1
 end
@@ -102,60 +102,53 @@ redis.call('HSET', KEYS[1], 'version', ARGV[3], 'record', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 if ARGV[4] == '1' then redis.call('HDEL', KEYS[1], 'answer', 'spare', 'event') end
 local oldest_ms = tonumber(ARGV[8]) - tonumber(ARGV[7])
-if ARGV[15] ~= ARGV[17] or ARGV[16] ~= ARGV[18] then unlist(ARGV[1], ARGV[15], ARGV[16]) end
-list(ARGV[1], ARGV[9], ARGV[17], oldest_ms, ARGV[7])
-list(ARGV[1], ARGV[9], ARGV[18], oldest_ms, ARGV[7])
-if ARGV[19] ~= '' then
-    list(ARGV[1], ARGV[19], KEYS[4], oldest_ms, ARGV[7])
+if ARGV[10] ~= ARGV[12] or ARGV[11] ~= ARGV[13] then unlist(ARGV[1], ARGV[10], ARGV[11]) end
+list(ARGV[1], ARGV[9], ARGV[12], oldest_ms, ARGV[7])
+list(ARGV[1], ARGV[9], ARGV[13], oldest_ms, ARGV[7])
+if ARGV[14] ~= '' then
+    list(ARGV[1], ARGV[14], KEYS[4], oldest_ms, ARGV[7])
 else
     redis.call('ZREM', KEYS[4], ARGV[1])
+    -- Whoever may not publish does without it.
+    redis.pcall('PUBLISH', 'relay:ended', ARGV[1])
 end
-if ARGV[10] == '1' then
-    redis.call('HDEL', KEYS[1], 'event')
-elseif ARGV[12] ~= '' then
-    redis.call('HSET', KEYS[1], 'event', ARGV[12])
-end
-if ARGV[11] ~= '' then
+if ARGV[15] ~= '' then
     local before = redis.call('HSTRLEN', KEYS[1], 'answer')
     before = before + redis.call('HSTRLEN', KEYS[1], 'spare')
     if before > 0 and redis.call('ZREM', KEYS[2], before .. ':' .. ARGV[1]) == 1 then
         redis.call('DECRBY', KEYS[3], before)
     end
-    local size = #ARGV[11] + #ARGV[12]
-    redis.call('HSET', KEYS[1], 'answer', ARGV[11], 'spare', ARGV[12])
+    local size = #ARGV[15] + #ARGV[16]
+    redis.call('HSET', KEYS[1], 'answer', ARGV[15], 'spare', ARGV[16])
+    redis.call('HDEL', KEYS[1], 'event')
     redis.call('ZADD', KEYS[2], ARGV[8], size .. ':' .. ARGV[1])
     redis.call('INCRBY', KEYS[3], size)
     redis.call('PEXPIRE', KEYS[2], ARGV[7])
     redis.call('PEXPIRE', KEYS[3], ARGV[7])
-    drop(KEYS[2], KEYS[3], ARGV[13], oldest_ms, ARGV[14])
+    drop(KEYS[2], KEYS[3], ARGV[17], oldest_ms, ARGV[18])
+elseif ARGV[16] ~= '' then
+    redis.call('HSET', KEYS[1], 'event', ARGV[16])
 end
 return 1
 """
 
-# KEYS callbacks; ARGV event id, fact, limit, limit in bytes, expiry in ms.
-_ADD_CALLBACK: Final = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 0 end
-local count, size = 0, #ARGV[2]
-for _, event in ipairs(redis.call('HKEYS', KEYS[1])) do
-    if event ~= '' then
-        count, size = count + 1, size + redis.call('HSTRLEN', KEYS[1], event)
-    end
-end
-local fits = count < tonumber(ARGV[3]) and size <= tonumber(ARGV[4])
-if fits then
-    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-else
-    redis.call('HINCRBY', KEYS[1], '', 1)
-end
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-return fits and 1 or 0
+# KEYS fact; ARGV old, new or '' for none, expiry in ms.
+_REPLACE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then return redis.call('DEL', KEYS[1]) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
 """
 
-# KEYS used; ARGV user.
-_UNUSE: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
+
+class _Use(Use):
+    __slots__ = ()
+    errors = (RedisError, OSError)
+
+    @staticmethod
+    def is_full(error: Exception) -> bool:
+        # A script reports it in words of its own.
+        return isinstance(error, OutOfMemoryError) or "OOM" in str(error)
 
 
 class RedisStore(Store):
@@ -177,21 +170,14 @@ class RedisStore(Store):
         super().__init__(clock=clock)
         self._ttl_ms = ttl_s * 1000
         self._max_answer_bytes = max_answer_bytes
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            # Once, for a connection that was closed while it lay idle. Every change may be made
-            # twice: its version, its user or its event tells that it was.
-            retry=Retry(NoBackoff(), 1, supported_errors=(Unreachable,)),
-        )
+        self._url = url
+        self._redis = self._connect()
         self._write_script = self._redis.register_script(_WRITE)
         self._make_room_script = self._redis.register_script(_MAKE_ROOM)
-        self._add_callback_script = self._redis.register_script(_ADD_CALLBACK)
-        self._unuse_script = self._redis.register_script(_UNUSE)
+        self._replace_script = self._redis.register_script(_REPLACE)
 
     def event(self, request_id: str) -> bytes | None:
-        with _told():
+        with _Use():
             found = self._redis.hmget(_request(request_id), ["event", "spare"])
         event, spare = cast("list[bytes | None]", found)
         return event or spare or None
@@ -204,7 +190,7 @@ class RedisStore(Store):
         last_ms = listing.to_ms if after is None else min(listing.to_ms, after[0])
         places: list[Place] = []
         start = 0
-        with _told():
+        with _Use():
             while len(places) <= limit:
                 # Those of the same millisecond as the last one come again, and are passed over.
                 chunk = cast(
@@ -228,11 +214,11 @@ class RedisStore(Store):
 
     def count(self, listing: Listing) -> int:
         name = _list(listing.state, listing.target)
-        with _told():
+        with _Use():
             return cast("int", self._redis.zcount(name, self._first_ms(listing), listing.to_ms))
 
     def census(self) -> Census:
-        with _told():
+        with _Use():
             pipeline = self._redis.pipeline(transaction=False)
             now_ms = self.now_ms()
             pipeline.zremrangebyscore(_OPEN, "-inf", now_ms - self._ttl_ms)
@@ -242,42 +228,35 @@ class RedisStore(Store):
             _, is_open, dead, oldest = pipeline.execute()
         return Census(open=is_open, dead=dead, oldest_open_ms=int(oldest[0][1]) if oldest else None)
 
-    def add_callback(
-        self,
-        request_id: str,
-        event_id: str,
-        fact: bytes,
-        *,
-        limit: int,
-        limit_bytes: int,
-        ttl_s: int,
-    ) -> None:
-        numbered = b"%d:%s" % (time.time_ns(), fact)
-        with _told():
-            self._or_make_room(
-                len(fact),
-                lambda: self._add_callback_script(
-                    keys=[_callbacks(request_id)],
-                    args=[event_id, numbered, limit, limit_bytes, ttl_s * 1000],
-                ),
-            )
-
-    def use_once(self, key: str, user: str, ttl_s: int) -> bool:
-        with _told():
-            name = f"relay:used:{key}"
-            if self._redis.set(name, user, nx=True, ex=ttl_s):
-                return True
-            return bool(self._redis.get(name) == user.encode())
-
-    def unuse(self, key: str, user: str) -> None:
-        with _told():
-            self._unuse_script(keys=[f"relay:used:{key}"], args=[user])
-
     def close(self) -> None:
+        self.waiters.close()
         self._redis.close()
 
+    def _connect(self) -> redis.Redis:
+        return redis.Redis.from_url(
+            self._url,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            # Once, for a connection that was closed while it lay idle. Every change may be made
+            # twice: its version, its user or its event tells that it was.
+            retry=Retry(NoBackoff(), 1, supported_errors=(Unreachable,)),
+        )
+
+    def _listen(self) -> None:
+        try:
+            with self._connect() as server, server.pubsub() as subscription:
+                subscription.subscribe(_ENDED)
+                while self.waiters.are_there():
+                    told = subscription.get_message(timeout=_LISTEN_S)
+                    if told and told["type"] == "message":
+                        self.waiters.wake(told["data"].decode())
+                    elif told:  # it has begun, or begun again; what came before was not heard
+                        self.waiters.wake(None)
+        except (RedisError, OSError) as exc:
+            log.warning("callers wait longer for other processes: %s", type(exc).__name__)
+
     def _read(self, request_id: str) -> tuple[str | None, Record | None]:
-        with _told():
+        with _Use():
             found = self._redis.hmget(_request(request_id), ["version", "record"])
         version, record = cast("list[bytes | None]", found)
         if version is None or record is None:
@@ -285,21 +264,29 @@ class RedisStore(Store):
         return version.decode(), Record.from_json(record)
 
     def _read_whole(self, request_id: str) -> Whole | None:
-        with _told():
+        with _Use():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hmget(_request(request_id), ["record", "answer"])
-            pipeline.hgetall(_callbacks(request_id))
+            pipeline.get(_fact(callbacks_of(request_id)))
             (record, answer), callbacks = pipeline.execute()
-        if record is None:
-            return None
-        left_out = int(callbacks.pop(b"", 0))
-        numbered = (callback.split(b":", 1) for callback in callbacks.values())
-        return Whole(
-            record=Record.from_json(record),
-            answer=answer,
-            callbacks=[fact for _, fact in sorted(numbered, key=lambda each: int(each[0]))],
-            callbacks_left_out=left_out,
+        return (
+            None if record is None else Whole(Record.from_json(record), answer or None, callbacks)
         )
+
+    def fact(self, key: str) -> bytes | None:
+        with _Use():
+            return cast("bytes | None", self._redis.get(_fact(key)))
+
+    def replace_fact(self, key: str, old: bytes | None, new: bytes | None, ttl_s: int = 0) -> bool:
+        name, ttl_ms = _fact(key), ttl_s * 1000
+
+        def replace() -> object:
+            if old is None:
+                return self._redis.set(name, new or b"", nx=True, px=ttl_ms)
+            return self._replace_script(keys=[name], args=[old, new or b"", ttl_ms])
+
+        with _Use():
+            return bool(self._or_make_room(len(new or b""), replace))
 
     def _write(self, write: Write) -> bool:
         record, now_ms = write.record, self.now_ms()
@@ -313,18 +300,17 @@ class RedisStore(Store):
             self._ttl_ms,
             now_ms,
             record.listed_ms if record is not None else 0,
-            int(record is not None and record.state in RESULTS),
+            *_lists(write.old),
+            *_lists(record),
+            (record.accepted_ms or now_ms) if record is not None and record.listed == OPEN else "",
             write.answer or "",
             write.event or "",
             self._max_answer_bytes,
             _BATCH,
-            *_lists(write.old),
-            *_lists(record),
-            (record.accepted_ms or now_ms) if record is not None and record.listed == OPEN else "",
         )
         keys = [_request(write.id), _ANSWERS, _ANSWERS_BYTES, _OPEN]
         size = sum(len(each) for each in args if isinstance(each, bytes))
-        with _told():
+        with _Use():
             return bool(
                 self._or_make_room(size, lambda: self._write_script(keys=keys, args=[*args]))
             )
@@ -339,7 +325,7 @@ class RedisStore(Store):
             try:
                 return do()
             except ResponseError as exc:
-                if not _is_full(exc):
+                if not _Use.is_full(exc):
                     raise
                 held = int(cast("bytes | None", self._redis.get(_ANSWERS_BYTES)) or 0)
                 most = max(0, held - max(_ROOM_BYTES, 2 * size))
@@ -355,6 +341,10 @@ def _request(request_id: str) -> str:
     return f"relay:request:{request_id}"
 
 
+def _fact(key: str) -> str:
+    return f"relay:fact:{key}"
+
+
 def _list(state: str, target: str | None) -> str:
     return f"relay:listed:{state}" + (f":{target}" if target else "")
 
@@ -364,26 +354,3 @@ def _lists(record: Record | None) -> tuple[str, str]:
     if record is None:
         return "", ""
     return _list(record.listed, None), _list(record.listed, record.target) if record.target else ""
-
-
-def _callbacks(request_id: str) -> str:
-    return f"relay:callbacks:{request_id}"
-
-
-def _is_full(error: Exception) -> bool:
-    # A script reports it in words of its own.
-    return isinstance(error, OutOfMemoryError) or "OOM" in str(error)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn what Redis and the network say into the relay's own error."""
-    with Operation(STORE):
-        try:
-            yield
-        except (RedisError, OSError) as exc:
-            # Not in Redis's own words: they may repeat what was sent.
-            log.debug("the state: %s", type(exc).__name__)
-            if _is_full(exc):
-                raise StateUnavailable("the state is full (STATE_URL)") from exc
-            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc

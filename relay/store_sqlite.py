@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3
@@ -12,13 +13,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from relay.events import DEAD, RESULTS
-from relay.operations import STORE, Operation
+from relay.events import DEAD
 from relay.problems import StateUnavailable
-from relay.store import OPEN, Census, Listing, Place, Record, Store, Whole, Write
+from relay.store import (
+    OPEN,
+    Census,
+    Listing,
+    Place,
+    Record,
+    Store,
+    T,
+    Use,
+    Whole,
+    Write,
+    callbacks_of,
+)
 
 log = logging.getLogger(__name__)
 
+# How often it is looked for what other processes have written, while somebody waits for that, and
+# how much of a processor that may take.
+_LISTEN_INTERVAL_S: Final = 0.002
+_LISTEN_SHARE: Final = 0.05
 # How long a write waits for those of other processes.
 _BUSY_TIMEOUT_S: Final = 2.0
 # Expired records are dropped in batches, each a few milliseconds of writing, so that others can
@@ -36,9 +52,12 @@ _CACHE_KIB: Final = 16_384
 # What is swept aside when the store is this full, so that writers need not do it.
 _HIGH_WATER: Final = 0.95
 
-# A record is kept as JSON; beside it stands what is searched for. Answers are numbered, so that the
-# oldest, which go first, lie together; no number is given twice, since a record keeps that of an
-# answer that is gone.
+# A record is kept as JSON; beside it stands what is searched for. Each index that a write touches
+# costs a third of the write. So expiry is rounded up, and seldom moves; only what is over is listed
+# by target, since open requests are few, and the index before it has their targets, too.
+#
+# Answers are numbered, so that the oldest, which go first, lie together. A record keeps the number
+# of an answer that is gone. Should another be given it, that one names its own request.
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY,
@@ -52,36 +71,51 @@ CREATE TABLE IF NOT EXISTS requests (
     record TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS requests_expiry ON requests (expires_ms);
-CREATE INDEX IF NOT EXISTS requests_listed ON requests (listed, listed_ms, id);
-CREATE INDEX IF NOT EXISTS requests_listed_by_target ON requests (target, listed, listed_ms, id);
-CREATE INDEX IF NOT EXISTS open_requests ON requests (accepted_ms) WHERE listed = '{OPEN}';
+CREATE INDEX IF NOT EXISTS requests_listed
+    ON requests (listed, listed_ms, id, target, accepted_ms);
+CREATE INDEX IF NOT EXISTS requests_listed_by_target
+    ON requests (target, listed, listed_ms, id) WHERE listed != '{OPEN}';
 CREATE TABLE IF NOT EXISTS answers (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, answer BLOB NOT NULL, event BLOB
+    number INTEGER PRIMARY KEY, request TEXT NOT NULL, answer BLOB NOT NULL, event BLOB
 );
-CREATE TABLE IF NOT EXISTS events (id TEXT PRIMARY KEY, event BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS callbacks (
-    request TEXT NOT NULL,
-    event TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    fact BLOB NOT NULL,
-    expires_ms INTEGER NOT NULL,
-    PRIMARY KEY (request, event)
+CREATE TABLE IF NOT EXISTS events (id TEXT PRIMARY KEY, event BLOB NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS answered AFTER UPDATE OF answer ON requests BEGIN
+    DELETE FROM answers WHERE number = old.answer AND request = old.id;
+    DELETE FROM events WHERE id = old.id;
+END;
+CREATE TRIGGER IF NOT EXISTS forgotten AFTER DELETE ON requests BEGIN
+    DELETE FROM answers WHERE number = old.answer AND request = old.id;
+    DELETE FROM events WHERE id = old.id;
+END;
+CREATE TABLE IF NOT EXISTS facts (
+    key TEXT PRIMARY KEY, value BLOB NOT NULL, expires_ms INTEGER NOT NULL
 );
-CREATE INDEX IF NOT EXISTS callbacks_expiry ON callbacks (expires_ms);
-CREATE TABLE IF NOT EXISTS used (
-    key TEXT PRIMARY KEY, user TEXT NOT NULL, expires_ms INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS used_expiry ON used (expires_ms);
-"""
+CREATE INDEX IF NOT EXISTS facts_expiry ON facts (expires_ms);
+"""  # noqa: S608 - it is our own
+_JOINED: Final = (
+    "requests LEFT JOIN answers"
+    " ON answers.number = requests.answer AND answers.request = requests.id"
+)
+_REMEMBER: Final = (
+    "INSERT INTO facts VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+    " SET value = excluded.value, expires_ms = excluded.expires_ms WHERE expires_ms <= ?"
+)
+_REPLACE: Final = "UPDATE facts SET value = ?, expires_ms = ? WHERE key = ? AND value = ?"
+_LISTED: Final = "SELECT id, listed FROM requests WHERE id IN (SELECT value FROM json_each(?))"
+_EXPIRY_MS: Final = 60_000  # it is rounded up to this
 
-# The event of a row whose number counts the callbacks that are not kept.
-_LEFT_OUT: Final = ""
 
-_PUT: Final = """
-INSERT OR REPLACE INTO requests
-    (id, version, listed, listed_ms, target, accepted_ms, expires_ms, answer, record)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+class _Use(Use):
+    __slots__ = ()
+    errors = (sqlite3.Error, OSError)
+
+    @staticmethod
+    def is_full(error: Exception) -> bool:
+        return "full" in str(error)
+
+
+class _Full(StateUnavailable):
+    """There is no room, and no answer that could go."""
 
 
 class SQLiteStore(Store):
@@ -108,9 +142,8 @@ class SQLiteStore(Store):
     def event(self, request_id: str) -> bytes | None:
         with self._reading() as db:
             row = db.execute(
-                "SELECT coalesce(events.event, answers.event) FROM requests"
-                " LEFT JOIN events ON events.id = requests.id"
-                " LEFT JOIN answers ON answers.number = requests.answer WHERE requests.id = ?",
+                f"SELECT coalesce(events.event, answers.event) FROM {_JOINED}"  # noqa: S608
+                " LEFT JOIN events ON events.id = requests.id WHERE requests.id = ?",
                 (request_id,),
             ).fetchone()
         return None if row is None else row[0]
@@ -151,55 +184,9 @@ class SQLiteStore(Store):
             ).fetchone()
         return Census(open=row[0], dead=row[1], oldest_open_ms=row[2])
 
-    def add_callback(
-        self,
-        request_id: str,
-        event_id: str,
-        fact: bytes,
-        *,
-        limit: int,
-        limit_bytes: int,
-        ttl_s: int,
-    ) -> None:
-        now_ms = self.now_ms()
-        expires_ms = now_ms + ttl_s * 1000
-        with self._writing() as db:
-            count, size_bytes, is_known = db.execute(
-                "SELECT count(*), total(length(fact)), total(event = ?) FROM callbacks"
-                " WHERE request = ? AND event != ? AND expires_ms > ?",
-                (event_id, request_id, _LEFT_OUT, now_ms),
-            ).fetchone()
-            if is_known:
-                return
-            if count < limit and size_bytes + len(fact) <= limit_bytes:
-                db.execute(
-                    "INSERT OR REPLACE INTO callbacks VALUES (?, ?, ?, ?, ?)",
-                    (request_id, event_id, count, fact, expires_ms),
-                )
-                self._make_room(db)
-            else:
-                db.execute(
-                    "INSERT INTO callbacks VALUES (?, ?, 1, ?, ?)"
-                    " ON CONFLICT DO UPDATE SET number = number + 1",
-                    (request_id, _LEFT_OUT, b"", expires_ms),
-                )
-
-    def use_once(self, key: str, user: str, ttl_s: int) -> bool:
-        now_ms = self.now_ms()
-        with self._writing() as db:
-            db.execute("DELETE FROM used WHERE key = ? AND expires_ms <= ?", (key, now_ms))
-            db.execute(
-                "INSERT OR IGNORE INTO used VALUES (?, ?, ?)", (key, user, now_ms + ttl_s * 1000)
-            )
-            (first,) = db.execute("SELECT user FROM used WHERE key = ?", (key,)).fetchone()
-        return bool(first == user)
-
-    def unuse(self, key: str, user: str) -> None:
-        with self._writing() as db:
-            db.execute("DELETE FROM used WHERE key = ? AND user = ?", (key, user))
-
     def close(self) -> None:
         self._closed.set()
+        self.waiters.close()
         with self._write_lock, self._read_lock:
             for connection in self._connected or ():
                 connection.close()
@@ -207,119 +194,114 @@ class SQLiteStore(Store):
 
     def sweep(self) -> int:
         """Forget one batch of what is expired; return how much that was."""
-        now_ms = self.now_ms()
-        with self._writing() as db:
-            expired = db.execute(
-                "SELECT id, answer FROM requests WHERE expires_ms <= ? LIMIT ?", (now_ms, _BATCH)
-            ).fetchall()
-            for request_id, answer in expired:
-                _forget(db, request_id, answer)
-            gone = len(expired)
-            for table, key in (("callbacks", "rowid"), ("used", "key")):
-                gone += db.execute(
-                    f"DELETE FROM {table} WHERE {key} IN"  # noqa: S608 - names of our own
-                    f" (SELECT {key} FROM {table} WHERE expires_ms <= ? LIMIT ?)",
-                    (now_ms, _BATCH),
-                ).rowcount
-            used = _used_bytes(db)
-            if used > self._max_bytes * _HIGH_WATER:
-                gone += _drop_answers(db)
+        return self._change(self._sweep)
+
+    def _sweep(self, db: sqlite3.Connection) -> int:
+        now_ms, gone = self.now_ms(), 0
+        for table in ("requests", "facts"):
+            gone += db.execute(
+                f"DELETE FROM {table} WHERE rowid IN"  # noqa: S608 - names of our own
+                f" (SELECT rowid FROM {table} WHERE expires_ms <= ? LIMIT ?)",
+                (now_ms, _BATCH),
+            ).rowcount
+        if _used_bytes(db) > self._max_bytes * _HIGH_WATER:
+            gone += _drop_answers(db)
         return gone
 
     def _read(self, request_id: str) -> tuple[str | None, Record | None]:
-        with self._reading() as db:
-            row = db.execute(
-                "SELECT version, record FROM requests WHERE id = ?", (request_id,)
-            ).fetchone()
+        # On the connection that is to write: it has at hand then what it reads here.
+        with _Use(), self._write_lock:
+            row = (
+                self._connections()[0]
+                .execute("SELECT version, record FROM requests WHERE id = ?", (request_id,))
+                .fetchone()
+            )
         return (None, None) if row is None else (row[0], Record.from_json(row[1]))
 
     def _read_whole(self, request_id: str) -> Whole | None:
         with self._reading() as db:
             row = db.execute(
-                "SELECT record, answers.answer FROM requests"
-                " LEFT JOIN answers ON answers.number = requests.answer WHERE id = ?",
-                (request_id,),
+                "SELECT record, answers.answer, (SELECT value FROM facts"  # noqa: S608
+                f" WHERE key = ? AND expires_ms > ?) FROM {_JOINED} WHERE id = ?",
+                (callbacks_of(request_id), self.now_ms(), request_id),
             ).fetchone()
-            callbacks = db.execute(
-                "SELECT event, number, fact FROM callbacks WHERE request = ? ORDER BY number",
-                (request_id,),
-            ).fetchall()
-        if row is None:
-            return None
-        return Whole(
-            record=Record.from_json(row[0]),
-            answer=row[1],
-            callbacks=[fact for event, _, fact in callbacks if event != _LEFT_OUT],
-            callbacks_left_out=sum(number for event, number, _ in callbacks if event == _LEFT_OUT),
-        )
+        return None if row is None else Whole(Record.from_json(row[0]), row[1] or None, row[2])
+
+    def fact(self, key: str) -> bytes | None:
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT value FROM facts WHERE key = ? AND expires_ms > ?", (key, self.now_ms())
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def replace_fact(self, key: str, old: bytes | None, new: bytes | None, ttl_s: int = 0) -> bool:
+        now_ms = self.now_ms()
+        kept: tuple[object, ...] = (new, now_ms + ttl_s * 1000)
+        if old is None:
+            sql, values = _REMEMBER, (key, *kept, now_ms)
+        elif new is None:
+            sql, values = "DELETE FROM facts WHERE key = ? AND value = ?", (key, old)
+        else:
+            sql, values = _REPLACE, (*kept, key, old)
+        return self._change(lambda db: db.execute(sql, values).rowcount == 1, is_one=True)
 
     def _write(self, write: Write) -> bool:
-        record = write.record
-        with self._writing(durable=write.durable) as db:
-            row = db.execute(
-                "SELECT version, answer FROM requests WHERE id = ?", (write.id,)
-            ).fetchone()
-            version, answer = row or (None, None)
-            if version != write.old_version:
-                return False
-            if version is not None and (record is None or write.anew):
-                _forget(db, write.id, answer)
-                answer = None
-            if record is None:
-                return True
-            if write.answer is not None:
-                db.execute("DELETE FROM answers WHERE number = ?", (answer,))
-                answer = db.execute(
-                    "INSERT INTO answers (answer, event) VALUES (?, ?)", (write.answer, write.event)
-                ).lastrowid
-            if record.state in RESULTS:
-                db.execute("DELETE FROM events WHERE id = ?", (write.id,))
-            elif write.event is not None:
-                db.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (write.id, write.event))
-            db.execute(
-                _PUT,
-                (
-                    *(write.id, write.new_version, record.listed, record.listed_ms),
-                    *(record.target, record.accepted_ms, record.expires_ms, answer),
-                    record.to_json().decode("ascii"),
-                ),
-            )
-            self._make_room(db)
-        return True
+        is_one = write.old_version is None or not write.anew
+        is_one = is_one and write.answer is None and write.event is None and not write.durable
+        try:
+            return self._change(lambda db: _put(db, write), durable=write.durable, is_one=is_one)
+        except _Full:
+            if not write.answer:
+                raise
+        return self._write(write._replace(answer=b"", event=None))  # it goes before all others
 
-    def _make_room(self, db: sqlite3.Connection) -> None:
-        """Keep the whole below its bound, at the cost of answers."""
-        while _used_bytes(db) > self._max_bytes:
-            if not _drop_answers(db):
-                raise StateUnavailable("the state is full (STATE_MAX_BYTES)")
+    def _change(
+        self, do: Callable[[sqlite3.Connection], T], *, durable: bool = False, is_one: bool = False
+    ) -> T:
+        """Write something in one piece, in place of answers if there is no room for it.
+
+        Args:
+            is_one: it is one statement.
+        """
+        with _Use(), self._write_lock:
+            db = self._connections()[0]
+            while True:
+                try:
+                    if is_one:
+                        return do(db)
+                    with _transaction(db, durable=durable):
+                        return do(db)
+                except sqlite3.OperationalError as exc:
+                    if not _Use.is_full(exc):
+                        raise
+                    if not _drop_answers(db):
+                        raise _Full("the state is full (STATE_MAX_BYTES)") from exc
+
+    def _listen(self) -> None:
+        """Look whether others have written, many times a second."""
+        if self._path is None:  # there are no others
+            return
+        seen = None
+        try:
+            with contextlib.closing(_connect(self._path, self._max_bytes)) as db:
+                while self.waiters.are_there():
+                    began_s = time.monotonic()
+                    (version,) = db.execute("PRAGMA data_version").fetchone()
+                    if version != seen:
+                        seen = version
+                        waited_for = json.dumps(self.waiters.ids())
+                        for request_id, listed in db.execute(_LISTED, (waited_for,)):
+                            if listed != OPEN:
+                                self.waiters.wake(request_id)
+                    took_s = time.monotonic() - began_s
+                    time.sleep(max(_LISTEN_INTERVAL_S, took_s / _LISTEN_SHARE))
+        except (sqlite3.Error, OSError) as exc:
+            log.warning("callers wait longer for other processes: %s", exc)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with _told(), self._read_lock:
+        with _Use(), self._read_lock:
             yield self._connections()[1]
-
-    @contextlib.contextmanager
-    def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        with _told(), self._write_lock:
-            db = self._connections()[0]
-            if durable:
-                db.execute("PRAGMA synchronous = FULL")
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield db
-                except BaseException:
-                    db.execute("ROLLBACK")
-                    raise
-                try:
-                    db.execute("COMMIT")
-                except BaseException:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                    raise
-            finally:
-                if durable:
-                    db.execute("PRAGMA synchronous = NORMAL")
 
     def _connections(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Connect on first use: a connection must not be carried over a fork."""
@@ -327,9 +309,9 @@ class SQLiteStore(Store):
             if self._closed.is_set():  # the sweep of another thread must not open it again
                 raise StateUnavailable("the state is closed")
             if self._connected is None:
-                writer = _connect(self._path)
+                writer = _connect(self._path, self._max_bytes)
                 writer.executescript(_SCHEMA)
-                reader = writer if self._path is None else _connect(self._path)
+                reader = writer if self._path is None else _connect(self._path, self._max_bytes)
                 self._connected = (writer, reader)
                 threading.Thread(target=self._keep_house, daemon=True).start()
             return self._connected
@@ -348,14 +330,14 @@ class SQLiteStore(Store):
     def _checkpoint(self) -> None:
         if self._path is None:
             return
-        with contextlib.closing(_connect(self._path)) as db:
+        with contextlib.closing(_connect(self._path, self._max_bytes)) as db:
             _, pages, written = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             # Writers wait for this one; but never long, since next to nothing is left to write.
             if pages > _LONG_LOG_PAGES and pages - written < _LEFT_PAGES:
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _connect(path: str | None) -> sqlite3.Connection:
+def _connect(path: str | None, max_bytes: int) -> sqlite3.Connection:
     if path is not None:
         # Dead requests carry their callers' credentials.
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -367,6 +349,8 @@ def _connect(path: str | None) -> sqlite3.Connection:
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
     db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+    db.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page_bytes)}")
     return db
 
 
@@ -385,16 +369,71 @@ def _use_log(db: sqlite3.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn what SQLite and the system say into the relay's own error."""
-    with Operation(STORE):
+def _transaction(db: sqlite3.Connection, *, durable: bool) -> Iterator[None]:
+    if durable:
+        db.execute("PRAGMA synchronous = FULL")
+    try:
+        db.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except (sqlite3.Error, OSError) as exc:
-            log.debug("the state: %s", exc)
-            if "full" in str(exc):
-                raise StateUnavailable("the state is full (STATE_URL)") from exc
-            raise StateUnavailable("the state cannot be reached (STATE_URL)") from exc
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+    finally:
+        if durable:
+            db.execute("PRAGMA synchronous = NORMAL")
+
+
+def _put(db: sqlite3.Connection, write: Write) -> bool:
+    """Write a record and what is beside it; tell whether its version was the expected one."""
+    record, expected = write.record, (write.id, write.old_version)
+    if write.old_version is not None and (record is None or write.anew):
+        gone = db.execute("DELETE FROM requests WHERE id = ? AND version = ?", expected).rowcount
+        if not gone:
+            return False
+    if record is None:
+        return True
+    columns: dict[str, str | int | None] = {
+        "version": write.new_version,
+        "record": record.to_json(),
+        "listed": record.listed,
+        "listed_ms": record.listed_ms,
+        "target": record.target,
+        "accepted_ms": record.accepted_ms,
+        "expires_ms": _swept_ms(record),
+    }
+    if write.answer is not None:
+        (columns["answer"],) = db.execute(
+            "SELECT coalesce(max(number), 0) + 1 FROM answers"
+        ).fetchone()
+    if write.anew:
+        names, places = ", ".join(columns), ", ?" * len(columns)
+        done = db.execute(
+            f"INSERT INTO requests (id, {names}) VALUES (?{places}) ON CONFLICT DO NOTHING",  # noqa: S608
+            (write.id, *columns.values()),
+        )
+    else:
+        if write.old is not None and columns["expires_ms"] == _swept_ms(write.old):
+            del columns["expires_ms"]
+        done = db.execute(
+            f"UPDATE requests SET {' = ?, '.join(columns)} = ? WHERE id = ? AND version = ?",  # noqa: S608
+            (*columns.values(), *expected),
+        )
+    if not done.rowcount:
+        return False
+    if write.answer is not None:
+        values = (columns["answer"], write.id, write.answer, write.event)
+        db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", values)
+    elif write.event is not None:
+        db.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (write.id, write.event))
+    return True
+
+
+def _swept_ms(record: Record) -> int:
+    """Return when a record may go: not before its time is over, and seldom another time."""
+    return -(-record.expires_ms // _EXPIRY_MS) * _EXPIRY_MS
 
 
 def _within(listing: Listing) -> tuple[str, tuple[str | int, ...]]:
@@ -403,14 +442,9 @@ def _within(listing: Listing) -> tuple[str, tuple[str | int, ...]]:
     values = (listing.state, listing.from_ms, listing.to_ms)
     if listing.target is None:
         return where, values
-    return f"target = ? AND {where}", (listing.target, *values)
-
-
-def _forget(db: sqlite3.Connection, request_id: str, answer: int | None) -> None:
-    db.execute("DELETE FROM requests WHERE id = ?", (request_id,))
-    db.execute("DELETE FROM events WHERE id = ?", (request_id,))
-    if answer is not None:
-        db.execute("DELETE FROM answers WHERE number = ?", (answer,))
+    if listing.state != OPEN:  # for the index that has no others
+        where += f" AND listed != '{OPEN}'"
+    return f"{where} AND target = ?", (*values, listing.target)
 
 
 def _used_bytes(db: sqlite3.Connection) -> int:

@@ -62,8 +62,9 @@ def as_attributes(context: Headers) -> dict[str, str]:
 
 def context_in(attributes: Mapping[str, str]) -> Headers:
     """Read the context that an event carries."""
-    names = ((name, attributes.get(name.replace("-", ""))) for name in PASSED_ON)
-    return context_of({name: value for name, value in names if value})
+    if request_id := attributes.get("xrequestid"):
+        attributes = {**attributes, "x-request-id": request_id}
+    return context_of(attributes)
 
 
 def trace_id(traceparent: str | None) -> str | None:

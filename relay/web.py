@@ -7,8 +7,6 @@ import gc
 import logging
 import os
 import signal
-import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from relay import leaving, logs, metrics, operations, server
 from relay.auth import check_token
 from relay.budget import Bodies
+from relay.callers import CallerSocket
 from relay.http import Request, Response, problem, problem_of
 from relay.leaving import Caller
 from relay.operations import gauge
@@ -174,7 +173,7 @@ def to_flask(response: Response) -> flask.Response:
     """Return Flask's form of an answer."""
     # A body that is an iterator counts as streamed, and only then does functions-framework not read
     # what the client still sends, however much that is.
-    caller = flask.request.environ.get("gunicorn.socket")
+    caller: CallerSocket | None = flask.request.environ.get("gunicorn.socket")
     answer = _Exact(
         _pieces(response, caller), status=response.status, headers=list(response.headers)
     )
@@ -184,11 +183,11 @@ def to_flask(response: Response) -> flask.Response:
     return answer
 
 
-def _pieces(response: Response, caller: socket.socket | None) -> Iterator[bytes]:
+def _pieces(response: Response, caller: CallerSocket | None) -> Iterator[bytes]:
     try:
         for piece in response.body:
-            if caller is not None and response.until is not None:
-                caller.settimeout(max(0.001, response.until - time.monotonic()))
+            if caller is not None:
+                caller.until = response.until
             yield piece
     except GeneratorExit:
         logs.note(cut_off=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench import load, servers
-from bench.accounting import cpu_s, memory_bytes
+from bench.accounting import memory_bytes
 from bench.cases.plan import Plan, ratios
 from bench.processes import Lab, Server
-from bench.report import Curve, Figure, Limit, Measured
+from bench.report import Figure, Limit, Measured
 from local.ports import free_port
 
 CASE = "backlog"
 _CONNECTIONS = 32
-_MARKS = (1_000, 10_000, 100_000)
 
 
 def run(plan: Plan) -> Iterator[Measured]:
@@ -24,29 +23,18 @@ def run(plan: Plan) -> Iterator[Measured]:
         full = _start(lab, target)
         empty_mb = memory_bytes(full.pid) / 1e6
         waiting = 0
-        marks = [mark for mark in _MARKS if mark <= plan.backlog]
-        rate_by_count: dict[str, float] = {}
-        memory_by_count: dict[str, float] = {}
         while waiting < plan.backlog:
             plan.show(f"{CASE}: {waiting} events wait")
-            done = _publish(plan, full, request, seconds=1)
-            waiting += done.requests
-            while marks and waiting >= marks[0]:
-                count = f"{marks.pop(0):,}"
-                rate_by_count[count] = done.rate
-                memory_by_count[count] = memory_bytes(full.pid) / 1e6
+            waiting += _publish(plan, full, request, seconds=1).requests
         grown_mb = memory_bytes(full.pid) / 1e6 - empty_mb
 
-        fresh_rate, full_rate, cpu_ms = [], [], []
-        for number in range(1, plan.rounds + 1):
+        fresh_rate, full_rate = [], []
+        for number in range(1, plan.few_rounds + 1):
             plan.show(f"{CASE}: round {number}")
             fresh = _start(lab, target)
             _publish(plan, fresh, request, seconds=1)
-            before_s = cpu_s(fresh.pid)
-            done = _publish(plan, fresh, request, seconds=plan.seconds)
-            cpu_ms.append(1000 * (cpu_s(fresh.pid) - before_s) / done.requests)
+            fresh_rate.append(_publish(plan, fresh, request, seconds=plan.seconds).rate)
             lab.stop(fresh)
-            fresh_rate.append(done.rate)
             full_rate.append(_publish(plan, full, request, seconds=plan.seconds).rate)
     yield Figure(
         case=CASE,
@@ -69,19 +57,6 @@ def run(plan: Plan) -> Iterator[Measured]:
         values=(grown_mb,),
         limit=Limit(at_most=150.0),
     )
-    yield Figure(case=CASE, name="CPU per event accepted: broker", unit="ms", values=tuple(cpu_ms))
-    for name, unit, points in (
-        ("accepted a second", "/s", rate_by_count),
-        ("memory", "MB", memory_by_count),
-    ):
-        yield Curve(
-            case=CASE,
-            title="The local Broker by events waiting",
-            name=name,
-            varied="events waiting",
-            unit=unit,
-            points=points,
-        )
 
 
 def _start(lab: Lab, target: Server) -> Server:

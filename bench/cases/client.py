@@ -22,8 +22,9 @@ def run(plan: Plan) -> Iterator[Measured]:
     cpu: dict[str, list[float]] = defaultdict(list)
     with Lab(plan.cores) as lab:
         target = servers.quick_target(lab)
+        callers = [name for name in CALLERS if name != "session" or not plan.is_quick]
         for number in range(1, plan.rounds + 1):
-            for name in CALLERS:
+            for name in callers:
                 plan.show(f"{CASE}: round {number}, {name}")
                 command = (sys.executable, "-m", "bench.callers", name, target.url)
                 printed = run_bound(
@@ -43,7 +44,7 @@ def run(plan: Plan) -> Iterator[Measured]:
     for name, values in cpu.items():
         yield Figure(
             case=CASE,
-            name=f"CPU per call: {name}",
+            name=f"CPU per call, {name}",
             unit="µs",
             values=tuple(values),
             limit=Limit(at_most=100.0) if name == "relay" else None,

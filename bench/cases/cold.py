@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from bench import load, servers
 from bench.accounting import cpu_s, memory_bytes
+from bench.cases import costs
 from bench.cases.plan import Plan, ratios
-from bench.processes import Lab, Server
+from bench.processes import BenchError, Lab, Server
 from bench.report import Figure, Limit, Measured
 
 CASE = "cold"
@@ -18,6 +22,7 @@ _NAMES = ("hello", "bare", "naive", "send", "receive")
 def run(plan: Plan) -> Iterator[Measured]:
     """Start each in turn, again and again."""
     started_s: dict[str, list[float]] = defaultdict(list)
+    called_s: dict[str, list[float]] = defaultdict(list)
     cpu_ms: dict[str, list[float]] = defaultdict(list)
     memory_mb: dict[str, float] = {}
     with Lab(plan.cores) as lab:
@@ -25,12 +30,22 @@ def run(plan: Plan) -> Iterator[Measured]:
         for number in range(plan.starts + 1):
             for name in _NAMES:
                 plan.show(f"{CASE}: start {number}, {name}")
-                server = _start(lab, name, target)
+                server = (
+                    servers.function(lab, name, called=target)
+                    if name in ("send", "receive")
+                    else servers.rival(lab, name)
+                )
+                used_s = cpu_s(server.pid)
+                path, request = _call(name, target)
+                status, took_s = asyncio.run(load.call(server.port, path, request, timeout_s=10))
+                if status != 200:
+                    raise BenchError(f"{name} answered its first call with {status}")
                 if number:  # the first one reads files that are then in memory
                     started_s[name].append(server.started_s)
-                    cpu_ms[name].append(1000 * cpu_s(server.pid))
+                    called_s[name].append(server.started_s + took_s)
+                    cpu_ms[name].append(1000 * used_s)
                 if number == plan.starts:  # once: the next one differs by 0.1 MB
-                    memory_mb[name] = _idle_mb(plan, server, target)
+                    memory_mb[name] = _idle_mb(plan, server, path, request)
                 lab.stop(server)
     for name in ("send", "receive"):
         yield Figure(
@@ -40,17 +55,19 @@ def run(plan: Plan) -> Iterator[Measured]:
             values=ratios(started_s[name], started_s["hello"]),
             limit=Limit(at_most=1.25),
         )
-    for name in _NAMES:
         yield Figure(
             case=CASE,
-            name=f"start to first 200: {name}",
-            unit="ms",
-            values=tuple(1000 * each for each in started_s[name]),
+            name=f"start to first call answered, {name.capitalize()} to naive",
+            unit="x",
+            values=ratios(called_s[name], called_s["naive"]),
         )
-    for name in _NAMES:
-        yield Figure(
-            case=CASE, name=f"CPU until then: {name}", unit="ms", values=tuple(cpu_ms[name])
-        )
+    for name, of_servers in (
+        ("start to first 200", started_s),
+        ("start to first call answered", called_s),
+    ):
+        in_ms = {server: [1000 * each for each in of_servers[server]] for server in _NAMES}
+        yield from costs.each(CASE, name, "ms", in_ms)
+    yield from costs.each(CASE, "CPU until the first 200", "ms", cpu_ms)
     for name in _NAMES:
         yield Figure(
             case=CASE,
@@ -61,19 +78,19 @@ def run(plan: Plan) -> Iterator[Measured]:
         )
 
 
-def _start(lab: Lab, name: str, target: Server) -> Server:
-    if name in ("send", "receive"):
-        return servers.function(lab, name, called=target)
-    return servers.rival(lab, name)
-
-
-def _idle_mb(plan: Plan, server: Server, target: Server) -> float:
-    """Return the memory of a server that has had something to do, and has nothing any more."""
+def _call(name: str, target: Server) -> tuple[str, load.Request]:
+    """Return the path and the request of the first call; an event has an id of its own."""
     request = servers.envelope(target.port)
-    path = "/"
-    if server.name == "send":
-        path = "/sync"
-    elif server.name == "receive":
-        request = servers.event(request)
+    if name == "receive":
+        event = servers.event(request)
+        return "/", replace(event, headers={**event.headers, "ce-id": str(uuid.uuid4())})
+    return "/sync" if name == "send" else "/", request
+
+
+def _idle_mb(plan: Plan, server: Server, path: str, request: load.Request) -> float:
+    """Return the memory of a server that had something to do, was scraped, and is idle."""
     load.run(plan.cores, server.url + path, request, connections=2, seconds=1)
+    if server.name in ("send", "receive"):
+        scrape = load.Request(method="GET", headers={}, body=b"")
+        asyncio.run(load.call(server.port, "/metrics", scrape, timeout_s=10))
     return memory_bytes(server.pid) / 1e6

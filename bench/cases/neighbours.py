@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import http.client
-import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from bench import servers
+from bench.cases.costs import p99
 from bench.cases.plan import Plan
+from bench.chain import Chain, get
 from bench.processes import BenchError, Lab, Server
 from bench.report import Figure, Limit, Measured
-from local.ports import HOST, free_port
+from local.ports import HOST
 
 CASE = "neighbours"
 _PUBLISHERS = 8
@@ -40,39 +37,12 @@ class _Kind:
         return [f"{self.name}-{number}" for number in range(self.count)]
 
 
-class _Chain:
-    """The whole way of an event, its Broker like Kafka's; all on all cores."""
+class _Chain(Chain):
+    """One with Kafka's dispatcher, and targets that hang beside the good one."""
 
     def __init__(self, lab: Lab, hanging: int) -> None:
-        self._lab = lab
-        self._port = free_port()
-        self.target = servers.target(lab)
+        super().__init__(lab, like="kafka", settings={"ALLOWED_TARGETS": "localhost"})
         self.hanging = [servers.target(lab) for _ in range(hanging)]
-        settings = {"ALLOWED_TARGETS": "localhost"}
-        self.receive = servers.function(
-            lab, "receive", called=self.target, settings=settings, cores=lab.cores.all
-        )
-        self.send = servers.function(
-            lab,
-            "send",
-            called=self.target,
-            broker_port=self._port,
-            settings=settings,
-            cores=lab.cores.all,
-        )
-        self.broker = self._start_broker()
-
-    def restart_broker(self) -> None:
-        """Have it end and begin again, as an update of the dispatcher does."""
-        os.kill(self.broker.pid, signal.SIGTERM)
-        os.waitpid(self.broker.pid, 0)
-        self.broker = self._start_broker()
-
-    def _start_broker(self) -> Server:
-        urls = {"receive": self.receive.url, "send": self.send.url}
-        return servers.broker(
-            self._lab, urls, port=self._port, cores=self._lab.cores.all, like="kafka"
-        )
 
     def publish(self, kinds: Sequence[_Kind]) -> dict[str, float]:
         """Hand calls to Send, by some callers at once, and return when each had its 202."""
@@ -99,7 +69,7 @@ class _Chain:
 
     def received(self, target: Server) -> dict[str, list[float]]:
         """Return when a target was called, by the ids of the requests."""
-        times: dict[str, list[float]] = _get(target, "/receipts")
+        times: dict[str, list[float]] = get(target, "/receipts")
         return times
 
     def wait_until_dead(self, ids: Sequence[str]) -> None:
@@ -108,7 +78,7 @@ class _Chain:
         until_s = time.monotonic() + _TIMEOUT_S
         while waiting:
             for each in sorted(waiting):
-                if _get(self.send, f"/async/{each}").get("status") != "dead":
+                if get(self.send, f"/async/{each}").get("status") != "dead":
                     break
                 waiting.remove(each)
             if time.monotonic() > until_s:
@@ -201,8 +171,8 @@ def _measure(chain: _Chain) -> tuple[float, float]:
     accepted = chain.publish([good, once])
     received = _wait_for(chain, [*good.ids(), *once.ids()], good.count + once.count, once.ids())
     return (
-        _p99(received[each][0] - accepted[each] for each in good.ids()),
-        _p99(received[each][1] - accepted[each] for each in once.ids()),
+        p99(received[each][0] - accepted[each] for each in good.ids()),
+        p99(received[each][1] - accepted[each] for each in once.ids()),
     )
 
 
@@ -221,17 +191,5 @@ def _wait_for(
         time.sleep(_POLL_S)
 
 
-def _p99(values: Iterator[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) * 99 // 100 - 1]
-
-
 def _figure(name: str, value: float, limit: Limit) -> Figure:
     return Figure(case=CASE, name=name, unit="s", values=(value,), limit=limit)
-
-
-# Any: whoever asks knows what is told there.
-def _get(server: Server, path: str) -> Any:
-    with closing(http.client.HTTPConnection(HOST, server.port, timeout=30)) as connection:
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read())

@@ -14,16 +14,18 @@ class Plan:
 
     Attributes:
         rounds: How often each of the compared is measured, in turn.
+        few_rounds: The same where a round takes long, or is for comparison alone.
         seconds: For how long each time.
         backlog: How many events wait in the Broker's largest backlog.
         starts: How often each is started cold.
-        requests: How many the larger store remembers.
+        requests: How many the larger store remembers; more in a run of a few cases.
         is_quick: Leave out the rivals that no limit names.
         show: Tells the user how far the run is.
     """
 
     cores: Cores
     rounds: int
+    few_rounds: int
     seconds: int
     backlog: int
     starts: int
@@ -37,10 +39,11 @@ class Plan:
         return cls(
             cores=cores,
             rounds=5,
-            seconds=4,
+            few_rounds=3,
+            seconds=2,
             backlog=100_000,
             starts=9,
-            requests=1_000_000,
+            requests=50_000,
             is_quick=False,
             show=show,
         )
@@ -50,10 +53,11 @@ class Plan:
         """Show in less than a minute what a change has done."""
         return cls(
             cores=cores,
-            rounds=3,
+            rounds=2,
+            few_rounds=2,
             seconds=1,
             backlog=4_000,
-            starts=3,
+            starts=2,
             requests=20_000,
             is_quick=True,
             show=show,
@@ -63,3 +67,8 @@ class Plan:
 def ratios(values: Iterable[float], others: Iterable[float]) -> tuple[float, ...]:
     """Compare what was measured in the same rounds."""
     return tuple(value / other for value, other in zip(values, others, strict=True))
+
+
+def differences(values: Iterable[float], others: Iterable[float]) -> tuple[float, ...]:
+    """Say how much more was measured than of others in the same rounds."""
+    return tuple(value - other for value, other in zip(values, others, strict=True))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
-import subprocess
 import tempfile
 import time
 import uuid
@@ -15,19 +13,20 @@ from pathlib import Path
 
 import redis
 
+from bench import servers
+from bench.cases.costs import p99
 from bench.cases.plan import Plan, ratios
-from bench.processes import BenchError
 from bench.report import Figure, Limit, Measured
-from local.ports import HOST, free_port
+from relay.backends import open_store
 from relay.records import Records
 from relay.settings import Settings
-from relay.store import Record, Store, open_store
+from relay.store import Record, Store
 
 CASE = "state"
 _FEW = 1_000
 _SETTINGS = Settings()
 _MAX_BYTES = 16 * 1024**3
-_SAMPLES = 4_000
+_SAMPLES = 2_000
 _FILLERS = 4
 
 
@@ -43,7 +42,7 @@ class _Clock:
 def run(plan: Plan) -> Iterator[Measured]:
     """Accept requests in a small and in a large store by turns; then let all of it expire."""
     for kind in ("SQLite", "Redis"):
-        if kind == "Redis" and shutil.which("redis-server") is None:
+        if kind == "Redis" and not servers.has_redis():
             plan.show(f"{CASE}: left out without redis-server")
             continue
         clock = _Clock()
@@ -73,21 +72,12 @@ def _urls(kind: str) -> Iterator[list[str]]:
             for _ in range(2)
         ]
         if kind == "Redis":
-            yield [stack.enter_context(_redis_server(folder)) for folder in folders]
+            yield [
+                stack.enter_context(servers.redis_server(folder, is_durable=False))
+                for folder in folders
+            ]
         else:
             yield [f"sqlite://{folder}/state.sqlite3" for folder in folders]
-
-
-@contextlib.contextmanager
-def _redis_server(folder: Path) -> Iterator[str]:
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", HOST, "--dir", str(folder)]
-    command += ["--save", "", "--appendonly", "yes", "--appendfsync", "no"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield f"redis://{HOST}:{port}"
-        finally:
-            process.terminate()
 
 
 def _fill(store: Store, size: int) -> None:
@@ -109,7 +99,6 @@ def _fill(store: Store, size: int) -> None:
         )
         store.change(record.id, lambda old: (old or record, None), guess=(None, None))
 
-    _wait_until_ready(store)
     with ThreadPoolExecutor(_FILLERS) as pool:
         for _ in pool.map(put, range(size), chunksize=1000):
             pass
@@ -118,7 +107,7 @@ def _fill(store: Store, size: int) -> None:
 def _compare(plan: Plan, kind: str, stores: list[Store]) -> Iterator[Measured]:
     all_records = [Records(store, _SETTINGS) for store in stores]
     p99_ms: list[list[float]] = [[], []]
-    for number in range(plan.rounds + 1):
+    for number in range(plan.few_rounds + 1):
         plan.show(f"{CASE}: {kind}, round {number}")
         taken_ms: list[list[float]] = [[], []]
         for _ in range(_SAMPLES if number else _SAMPLES // 10):
@@ -126,7 +115,7 @@ def _compare(plan: Plan, kind: str, stores: list[Store]) -> Iterator[Measured]:
                 samples.append(_accept_ms(records))
         if number:  # the first one warms up
             for kept, samples in zip(p99_ms, taken_ms, strict=True):
-                kept.append(sorted(samples)[len(samples) * 99 // 100])
+                kept.append(p99(samples))
     yield Figure(
         case=CASE,
         name=f"p99 of accepting, {plan.requests:,} requests in {kind} to {_FEW:,}",
@@ -169,13 +158,3 @@ def _expire(plan: Plan, store: Store, url: str, clock: _Clock) -> Figure:
         values=(max(taken_ms),),
         limit=Limit(at_most=50),
     )
-
-
-def _wait_until_ready(store: Store) -> None:
-    give_up_at_s = time.monotonic() + 10
-    while time.monotonic() < give_up_at_s:
-        with contextlib.suppress(Exception):
-            store.read("ready")
-            return
-        time.sleep(0.05)
-    raise BenchError("the store does not answer")

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
-import json
 import os
 import random
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing
 
-from bench import servers
+from bench import load, servers
 from bench.accounting import PeakMemory
+from bench.cases.costs import p99
 from bench.cases.plan import Plan
+from bench.chain import get
 from bench.processes import BenchError, Lab, Server
 from bench.report import Figure, Limit, Measured
-from local.ports import HOST, free_port
+from local.ports import free_port
 
 CASE = "strain"
 _PROBES = 5.0  # a second
+_GET = load.Request(method="GET", headers={}, body=b"")
+_Call = tuple[str, load.Request]  # path and request
 _AWAY_S = 15.0
 
 
@@ -43,12 +44,13 @@ def _broker_away(plan: Plan) -> Iterator[Measured]:
         nowhere = {"send": f"{target.url}/", "receive": f"{target.url}/"}
         broker = servers.broker(lab, nowhere, port=port, cores=lab.cores.all, like="kafka")
         os.kill(broker.pid, signal.SIGSTOP)
-        body = servers.envelope(target.port).body
-        posts = [("POST", "/async", body)] * 300
+        request = servers.envelope(target.port)
 
         async def measure() -> tuple[list[int], list[float]]:
-            callers = asyncio.gather(*(_call(send, *post, timeout_s=60) for post in posts))
-            others = await _others(send, ("POST", "/sync", body), _AWAY_S)
+            callers = asyncio.gather(
+                *(load.call(send.port, "/async", request, timeout_s=60) for _ in range(300))
+            )
+            others = await _others(send, ("/sync", request), _AWAY_S)
             return [status for status, _ in await callers], others
 
         statuses, others = asyncio.run(measure())
@@ -64,8 +66,8 @@ def _one_hangs(plan: Plan) -> Iterator[Measured]:
         target, hanging = servers.target(lab), servers.target(lab)
         settings = {"ALLOWED_TARGETS": "localhost"}
         send = servers.function(lab, "send", called=target, settings=settings)
-        good = ("POST", "/sync", servers.envelope(target.port).body)
-        bad = ("POST", "/sync", servers.envelope(hanging.port, path="/hang").body)
+        good = ("/sync", servers.envelope(target.port))
+        bad = ("/sync", servers.envelope(hanging.port, path="/hang"))
 
         async def measure() -> tuple[list[float], list[float]]:
             alone = await _paced(send, good, 5.0)
@@ -82,7 +84,7 @@ def _one_hangs(plan: Plan) -> Iterator[Measured]:
         case=CASE,
         name="/sync beside 500 callers of a target that hangs, p99, to that without",
         unit="x",
-        values=(_p99(beside) / _p99(alone),),
+        values=(p99(beside) / p99(alone),),
         limit=Limit(at_most=2.0),
     )
 
@@ -93,19 +95,19 @@ def _givers_up(plan: Plan) -> Iterator[Measured]:
         plan.show(f"{CASE}: callers give up")
         target = servers.target(lab)
         send = servers.function(lab, "send", called=target, cores=lab.cores.all)
-        slow = ("POST", "/sync", servers.envelope(target.port, path="/slow/29").body)
-        quick = ("POST", "/sync", servers.envelope(target.port).body)
+        slow = ("/sync", servers.envelope(target.port, path="/slow/29"))
+        quick = ("/sync", servers.envelope(target.port))
 
         async def measure() -> list[float]:
             callers = [asyncio.ensure_future(_repeat(send, slow, timeout_s=2.0)) for _ in range(8)]
-            others = await _others(send, quick, 20.0 if plan.is_quick else 60.0)
+            others = await _others(send, quick, 30.0)
             for each in callers:
                 each.cancel()
             await asyncio.gather(*callers, return_exceptions=True)
             return others
 
         others = asyncio.run(measure())
-        open_calls = _get(target, "/open")["most"]
+        open_calls = get(target, "/open")["most"]
     yield _figure("/sync, status and probes beside 8 callers who give up, p99", others, 0.2)
     yield Figure(
         case=CASE,
@@ -130,7 +132,7 @@ def _slow(plan: Plan) -> Iterator[Measured]:
 
             async def measure() -> list[int]:
                 calling = [
-                    _call(send, "POST", "/sync", requests[number % 2].body, timeout_s=30)  # noqa: B023
+                    load.call(send.port, "/sync", requests[number % 2], timeout_s=30)  # noqa: B023
                     for number in range(calls)  # noqa: B023
                 ]
                 return [status for status, _ in await asyncio.gather(*calling)]
@@ -158,64 +160,35 @@ def _slow(plan: Plan) -> Iterator[Measured]:
         )
 
 
-async def _others(send: Server, call: tuple[str, str, bytes], seconds: float) -> list[float]:
+async def _others(send: Server, call: _Call, seconds: float) -> list[float]:
     """Call now and then, ask for a status, and probe; return how long each took."""
-    kinds = [call, ("GET", "/async/none", b""), ("GET", servers.PROBE, b"")]
+    kinds = [call, ("/async/none", _GET), (servers.PROBE, _GET)]
     took = await asyncio.gather(*(_paced(send, each, seconds) for each in kinds))
     return [each for part in took for each in part]
 
 
-async def _paced(send: Server, call: tuple[str, str, bytes], seconds: float) -> list[float]:
+async def _paced(send: Server, call: _Call, seconds: float) -> list[float]:
     took = []
     until_s = time.monotonic() + seconds
     while time.monotonic() < until_s:
-        status, took_s = await _call(send, *call, timeout_s=30)
+        status, took_s = await load.call(send.port, *call, timeout_s=30)
         if status not in (200, 404):
-            raise BenchError(f"{call[1]} was answered with {status}")
+            raise BenchError(f"{call[0]} was answered with {status}")
         took.append(took_s)
         await asyncio.sleep(max(0.0, 1 / _PROBES - took_s))
     return took
 
 
-async def _repeat(send: Server, call: tuple[str, str, bytes], timeout_s: float = 60.0) -> None:
+async def _repeat(send: Server, call: _Call, timeout_s: float = 60.0) -> None:
     """Call again and again; when refused, about when Retry-After says."""
     while True:
         status = 0
         with contextlib.suppress(asyncio.TimeoutError, OSError):
-            status, _ = await _call(send, *call, timeout_s=timeout_s)
+            status, _ = await load.call(send.port, *call, timeout_s=timeout_s)
         if status == 503:
             await asyncio.sleep(random.uniform(4.0, 6.0))  # noqa: S311 - no secret
 
 
-async def _call(
-    server: Server, method: str, path: str, body: bytes, *, timeout_s: float
-) -> tuple[int, float]:
-    """Call on a connection of its own; return the status and the seconds it took."""
-    started_s = time.monotonic()
-    reader, writer = await asyncio.open_connection(HOST, server.port)
-    try:
-        head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        answer = await asyncio.wait_for(reader.read(), timeout_s)
-    finally:
-        writer.close()
-    if not answer:
-        raise OSError("no answer")
-    return int(answer.split(b" ", 2)[1]), time.monotonic() - started_s
-
-
-def _p99(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[max(0, len(ordered) * 99 // 100 - 1)]
-
-
 def _figure(name: str, values: list[float], limit_s: float) -> Figure:
     limit = Limit(at_most=limit_s)
-    return Figure(case=CASE, name=name, unit="s", values=(_p99(values),), limit=limit)
-
-
-def _get(server: Server, path: str) -> dict[str, int]:
-    with closing(http.client.HTTPConnection(HOST, server.port, timeout=30)) as connection:
-        connection.request("GET", path)
-        document: dict[str, int] = json.loads(connection.getresponse().read())
-        return document
+    return Figure(case=CASE, name=name, unit="s", values=(p99(values),), limit=limit)

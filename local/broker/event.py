@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from local.broker.attributes import check
 from local.broker.structured import read_structured
-from relay.bodies import media_type
 from relay.events import BATCH, SPEC_VERSIONS, STRUCTURED, Event, Rules, text_of
+from relay.headers import media_type
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 

@@ -31,8 +31,8 @@ def read_structured(body: bytes) -> tuple[dict[str, str], bytes]:
     reader = _Reader()
     try:
         members = list(jsons.each_member(body.decode("latin-1")))
-        for name, text in takewhile(lambda member: member[0], members):  # as sdk-go happens to do
-            reader.take(name, text)
+        for name, _, text in takewhile(lambda each: each[0], members):  # as sdk-go happens to do
+            reader.take(name, text.rstrip())
         return reader.attributes, reader.data()
     except jsons.JSONError as exc:
         raise InvalidRequest("event", str(exc)) from exc

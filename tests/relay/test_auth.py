@@ -12,11 +12,11 @@ import pytest
 from standardwebhooks import Webhook
 
 from relay.auth import MAC, Signatures
+from relay.backends import open_store
 from relay.envelope import Envelope
 from relay.events import Event
 from relay.problems import Forbidden
 from relay.settings import Settings
-from relay.store import open_store
 from tests.support import peers
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving

@@ -22,9 +22,9 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay import connections
-from relay.client import IDEMPOTENT, Client
+from relay.client import Client
 from relay.egress import AllowedTarget, Policy
+from relay.envelope import IDEMPOTENT
 from relay.leaving import Cut
 from relay.lookups import Lookups
 from relay.problems import (
@@ -286,7 +286,7 @@ class TestPool:
         get(client, f"{peer.url}/reset")
         assert gone.wait(peers.TIMEOUT_S)
         # As if the reset came after the look at the connection.
-        monkeypatch.setattr("relay.connections._is_ready", only_waits)
+        monkeypatch.setattr("relay.connections._has_input", lambda sock: False)
 
         client.call(target_of(peer.url), method="POST", content=b"x", timeout_s=5).close()
 
@@ -386,16 +386,6 @@ class TestPool:
         assert peer.connections == 2
 
 
-def only_waits(
-    sock: socket.socket,
-    event: int,
-    timeout_s: float = 0.0,
-    ready: Callable[..., bool] = connections._is_ready,
-) -> bool:
-    """See nothing without waiting for it."""
-    return bool(timeout_s) and ready(sock, event, timeout_s)
-
-
 def first(talk: peers.Talk) -> peers.Talk:
     """Do this for the first request, and answer the others."""
     talks = iter([talk])
@@ -476,9 +466,6 @@ def hanging_look_ups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     yield
     released.set()
-    for thread in threading.enumerate():
-        if thread.name == "look-up":
-            thread.join(peers.TIMEOUT_S)
 
 
 @contextlib.contextmanager

@@ -84,10 +84,10 @@ def structured(member: str, value: object) -> bytes:
 
 
 def arrive(raw: bytes, size: int) -> Arrival:
-    arrival = Arrival(2 * MEGABYTE)
+    arrival = Arrival(2 * MEGABYTE, 8190, {})
     for start in range(0, len(raw), size):
         arrival.feed(raw[start : start + size])
-        if arrival.is_complete or arrival.refused_as is not None:
+        if arrival.is_complete or arrival.refusal is not None:
             break
     return arrival
 

@@ -12,11 +12,12 @@ from relay.headers import (
     Preferences,
     end_to_end,
     find,
+    is_json,
     parse_headers,
     retry_after_s,
     wire_value,
 )
-from relay.jsons import is_json, json_type
+from relay.jsons import json_type
 from relay.problems import InvalidRequest
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -13,12 +15,13 @@ from hypothesis import strategies as st
 from relay.jsons import (
     MAX_DEPTH,
     JSONError,
+    Number,
+    Object,
     Raw,
+    canonical,
     decode_base64,
     dumps,
     loads,
-    members,
-    numbers_as_text,
 )
 
 VALUES = st.recursive(
@@ -147,7 +150,7 @@ def test_members_are_cut_out_with_their_blanks(value: dict[str, object], blanks:
     texts = {name: f"{blanks}{json.dumps(item)}{blanks}" for name, item in value.items()}
     fields = ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items())
 
-    assert members(f"{{{fields}}}".encode()) == texts
+    assert Object.from_json(f"{{{fields}}}".encode()).texts == texts
 
 
 def test_long_texts_are_cut_out() -> None:
@@ -156,14 +159,69 @@ def test_long_texts_are_cut_out() -> None:
         raw = b'{"body":[' + b",".join([piece] * 100_000) + b"]}"
 
         assert loads(raw) is not None
-        assert members(raw)["body"].encode() == raw[8:-1]
+        assert Object.from_json(raw).texts["body"].encode() == raw[8:-1]
 
 
 def test_numbers_are_the_text_that_they_are() -> None:
     """In an object of headers, say."""
-    assert numbers_as_text(' {"a": 1.10, "b": -1e-400, "c": "1", "d": true} ') == {
-        "a": "1.10",
-        "b": "-1e-400",
-        "c": "1",
-        "d": True,
-    }
+    members = Object.from_json(b' {"a": 1.10, "b": [-1e-400], "c": "1", "d": true} ').members
+
+    assert members == {"a": Number("1.10"), "b": [Number("-1e-400")], "c": "1", "d": True}
+
+
+def _plain(value: object) -> object:
+    """Read the numbers, as `loads` does."""
+    if isinstance(value, Number):
+        return loads(value.text.encode())
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+# Near JSON: most are malformed somewhere.
+NEARLY = st.lists(
+    st.sampled_from(
+        ['{"a":', '"b"', ":", ",", "{", "}", "[", "]", "1.50", "1e400", "NaN", "null", " \n", '"']
+    )
+    | st.text(max_size=2),
+    max_size=12,
+).map("".join)
+
+
+@given(VALUES.map(json.dumps) | NEARLY)
+def test_an_object_is_read_as_any_value_is(text: str) -> None:
+    """What one reader refuses the other does, with the same words; what they take is the same."""
+    raw = text.encode("utf-8", "surrogatepass")
+
+    value, refusal = _read(loads, raw)
+    read, words = _read(Object.from_json, raw)
+
+    if isinstance(value, dict):
+        assert isinstance(read, Object)
+        assert _plain(dict(read.members)) == value
+        assert Object.within(raw) == read
+    else:
+        assert words == refusal or (refusal is None and NOT_AN_OBJECT.fullmatch(str(words)))
+        assert Object.within(raw) == Object(raw, {}, {})
+
+
+NOT_AN_OBJECT = re.compile(r"must be an object, not (null|a boolean|a number|a string|an array)")
+
+
+def _read(reader: Callable[[bytes], object], raw: bytes) -> tuple[object, str | None]:
+    try:
+        return reader(raw), None
+    except JSONError as exc:
+        return None, str(exc)
+
+
+@given(VALUES, VALUES)
+def test_only_the_same_values_are_written_alike(one: object, other: object) -> None:
+    """However they are laid out; a number is not its text, nor one that is written otherwise."""
+    as_written = Object.from_json(json.dumps({"a": one, "b": 1}).encode()).members
+    spread = Object.from_json(json.dumps({"b": 1, "a": one}, indent=1).encode()).members
+
+    assert canonical(as_written) == canonical(spread)
+    assert (canonical(one) == canonical(other)) is (json.dumps(one) == json.dumps(other))
+    numbers: list[object] = [Number("1.10"), Number("1.1"), "1.10", []]
+    assert len({canonical(number) for number in numbers}) == 4

@@ -19,8 +19,6 @@ from relay.lifecycle import (
     claim,
     die,
     finish,
-    maybe_published,
-    not_published,
     publish_again,
     published,
     renew,
@@ -42,19 +40,18 @@ NEW = Record(
     publisher="p",
     publishing_until_ms=NOW + 300,
 )
-ON_ITS_WAY = replace(NEW, state=OPEN, unknown_ms=NOW + 2_000)
-CALLED = replace(
-    ON_ITS_WAY,
+ON_ITS_WAY = NEW._replace(state=OPEN, unknown_ms=NOW + 2_000)
+CALLED = ON_ITS_WAY._replace(
     attempts=1,
     caller="c",
     calling_until_ms=NOW + LEASE_MS,
     unknown_ms=NOW + LEASE_MS + 2_000,
 )
-DONE = replace(ON_ITS_WAY, state=COMPLETED, finished_ms=NOW - 5, answer_status=200, attempts=1)
-IS_DEAD = replace(
-    ON_ITS_WAY, state=DEAD, finished_ms=NOW - 5, reason="{}", attempts=6, publisher=None
+DONE = ON_ITS_WAY._replace(state=COMPLETED, finished_ms=NOW - 5, answer_status=200, attempts=1)
+IS_DEAD = ON_ITS_WAY._replace(
+    state=DEAD, finished_ms=NOW - 5, reason="{}", attempts=6, publisher=None
 )
-UNHEARD = replace(ON_ITS_WAY, unknown_ms=NOW)
+UNHEARD = ON_ITS_WAY._replace(unknown_ms=NOW)
 
 
 def later(ms: int) -> Times:
@@ -118,7 +115,24 @@ def finished(
         answer_status=200,
         attempts=attempts,
         fingerprint=print_,
+    )[0]
+
+
+def failed(
+    *, caller: str = "c", error: str = "e", next_attempt_ms: int | None = None, made: bool = True
+) -> Record:
+    record, _ = attempt_failed(
+        CALLED, TIMES, caller=caller, error=error, next_attempt_ms=next_attempt_ms, made=made
     )
+    assert record is not None
+    return record
+
+
+def ended(
+    record: Record | None, is_known: str, publisher: str, times: Times = TIMES
+) -> Record | None:
+    """Say how the publication of a request ended."""
+    return published(record, times, publisher=publisher, is_known=is_known)[0]
 
 
 @pytest.mark.parametrize(
@@ -131,13 +145,13 @@ def finished(
         pytest.param(CALLED, LEASE_MS + 1_999, "accepted", id="called"),
         pytest.param(CALLED, LEASE_MS + 2_000, "unknown", id="called-and-quiet"),
         pytest.param(
-            attempt_failed(CALLED, TIMES, caller="c", error="e", next_attempt_ms=NOW + 60_000),
+            failed(next_attempt_ms=NOW + 60_000),
             61_999,
             "accepted",
             id="waiting",
         ),
         pytest.param(DONE, 4_999, "completed", id="completed"),
-        pytest.param(replace(DONE, state=FAILED), 4_999, "failed", id="failed"),
+        pytest.param(DONE._replace(state=FAILED), 4_999, "failed", id="failed"),
         pytest.param(IS_DEAD, 4_999, "dead", id="dead"),
     ],
 )
@@ -164,14 +178,14 @@ def test_a_request_that_nobody_can_repeat_is_open_at_once() -> None:
     )
 
     assert kept == ON_ITS_WAY
-    assert published(kept, TIMES, publisher="p") is kept
-    assert not_published(kept, TIMES, publisher="p") is None
-    maybe = maybe_published(kept, TIMES, publisher="p")
+    assert ended(kept, "yes", "p") is kept
+    assert ended(kept, "no", "p") is None
+    maybe = ended(kept, "unknown", "p")
     assert maybe is not None
     assert status_of(maybe, TIMES) == "unknown"
 
 
-@pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, replace(DONE, state=FAILED)])
+@pytest.mark.parametrize("record", [ON_ITS_WAY, CALLED, DONE, DONE._replace(state=FAILED)])
 def test_a_repeat_is_the_request_that_is_there(record: Record) -> None:
     """Nothing is published again, and nothing about it changes."""
     assert accepted(record) is record
@@ -223,12 +237,12 @@ def test_without_a_fingerprint_a_request_begins_anew() -> None:
 
 def test_publishing_ends_in_an_open_request() -> None:
     """Only its own publisher can say so, and only while nothing more is known."""
-    assert published(NEW, later(5), publisher="p") == replace(
-        NEW, state=OPEN, unknown_ms=NOW + 2_005, expires_ms=NOW + 5_005
+    assert ended(NEW, "yes", "p", later(5)) == NEW._replace(
+        state=OPEN, unknown_ms=NOW + 2_005, expires_ms=NOW + 5_005
     )
-    assert published(NEW, TIMES, publisher="q") is NEW
-    assert published(DONE, TIMES, publisher="p") is DONE
-    assert published(None, TIMES, publisher="p") is None
+    assert ended(NEW, "yes", "q") is NEW
+    assert ended(DONE, "yes", "p") is DONE
+    assert ended(None, "yes", "p") is None
 
 
 def test_what_was_not_published_is_taken_back_and_nothing_else() -> None:
@@ -236,27 +250,27 @@ def test_what_was_not_published_is_taken_back_and_nothing_else() -> None:
     dead_again = accepted(IS_DEAD)
     unknown_again = accepted(UNHEARD)
 
-    assert not_published(NEW, TIMES, publisher="p") is None
-    assert not_published(NEW, TIMES, publisher="q") is NEW
-    assert not_published(CALLED, TIMES, publisher="p") is CALLED
-    assert not_published(DONE, TIMES, publisher="p") is DONE
-    assert not_published(None, TIMES, publisher="p") is None
-    back = not_published(dead_again, TIMES, publisher="q")
+    assert ended(NEW, "no", "p") is None
+    assert ended(NEW, "no", "q") is NEW
+    assert ended(CALLED, "no", "p") is CALLED
+    assert ended(DONE, "no", "p") is DONE
+    assert ended(None, "no", "p") is None
+    back = ended(dead_again, "no", "q")
     assert back is not None
     assert (back.state, back.round, back.reason) == (DEAD, 1, "{}")
-    back = not_published(unknown_again, TIMES, publisher="q")
+    back = ended(unknown_again, "no", "q")
     assert back is not None
     assert status_of(back, TIMES) == "unknown"
 
 
 def test_what_may_have_been_published_is_unknown_at_once() -> None:
     """Its caller need not wait to send it again."""
-    maybe = maybe_published(NEW, TIMES, publisher="p")
+    maybe = ended(NEW, "unknown", "p")
 
     assert maybe is not None
     assert status_of(maybe, TIMES) == "unknown"
     assert accepted(maybe).publisher == "q"
-    assert maybe_published(CALLED, TIMES, publisher="p") is CALLED
+    assert ended(CALLED, "unknown", "p") is CALLED
 
 
 @pytest.mark.parametrize("record", [None, NEW, ON_ITS_WAY, UNHEARD])
@@ -274,7 +288,7 @@ def test_a_copy_that_comes_meanwhile_waits() -> None:
     """Until its claim is given back; then its attempt is made, and the next one can be claimed."""
     assert claimed(CALLED) == (CALLED, Busy(retry_after_s=6))
     assert claimed(CALLED, later(LEASE_MS - 1)) == (CALLED, Busy(retry_after_s=1))
-    given_back = attempt_failed(CALLED, TIMES, caller="c", error="no", next_attempt_ms=NOW + 9)
+    given_back = failed(error="no", next_attempt_ms=NOW + 9)
     assert given_back is not None
     assert (given_back.error, given_back.next_attempt_ms) == ("no", NOW + 9)
 
@@ -296,11 +310,8 @@ def test_whoever_dies_in_a_call_leaves_it_to_the_next() -> None:
 
 def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
     """Its target is left alone for a while."""
-    kept = attempt_failed(
-        CALLED, TIMES, caller="c", error="avoided", next_attempt_ms=NOW + 9, made=False
-    )
+    kept = failed(error="avoided", next_attempt_ms=NOW + 9, made=False)
 
-    assert kept is not None
     assert (kept.attempts, kept.caller, kept.error) == (0, None, "avoided")
     again, attempt = claimed(kept)
     assert attempt == Attempt(caller="d", number=1, of_round=1, record=again)
@@ -308,7 +319,7 @@ def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
 
 def test_a_copy_of_an_earlier_round_is_no_attempt_of_this_one() -> None:
     """It goes its way without a call."""
-    second = replace(ON_ITS_WAY, round=2, attempts=6, earlier_attempts=6)
+    second = ON_ITS_WAY._replace(round=2, attempts=6, earlier_attempts=6)
 
     assert claimed(second, attempt=3) == (second, Made(error="the call failed", next_in_s=None))
 
@@ -325,16 +336,16 @@ def test_a_claim_is_counted_once() -> None:
 
 def test_a_claim_is_renewed_by_its_caller_alone() -> None:
     """As long as the call goes on."""
-    kept = renew(CALLED, later(100), caller="c")
+    kept = renew(CALLED, later(100), caller="c")[0]
 
     assert kept is not None
     assert kept.calling_until_ms == NOW + LEASE_MS + 100
-    assert renew(CALLED, TIMES, caller="x") is CALLED
-    assert renew(None, TIMES, caller="x") is None
-    assert attempt_failed(CALLED, TIMES, caller="x", error="", next_attempt_ms=None) is CALLED
+    assert renew(CALLED, TIMES, caller="x")[0] is CALLED
+    assert renew(None, TIMES, caller="x")[0] is None
+    assert failed(caller="x") is CALLED
 
 
-@pytest.mark.parametrize("record", [DONE, replace(DONE, state=FAILED), IS_DEAD])
+@pytest.mark.parametrize("record", [DONE, DONE._replace(state=FAILED), IS_DEAD])
 def test_what_is_done_or_dead_is_not_called_again(record: Record) -> None:
     """A copy of its event is no new attempt."""
     assert claimed(record) == (record, None)
@@ -405,7 +416,7 @@ def test_a_dead_letter_changes_no_answer_and_no_later_round() -> None:
 
 def test_a_retry_forgets_the_last_error() -> None:
     """What the last round met is not what this one waits for."""
-    record = replace(UNHEARD, error="no", next_attempt_ms=NOW - 3_000)
+    record = UNHEARD._replace(error="no", next_attempt_ms=NOW - 3_000)
 
     again = publish_again(record, TIMES, publisher="q")
 
@@ -415,16 +426,17 @@ def test_a_retry_forgets_the_last_error() -> None:
 @pytest.mark.parametrize("record", [NEW, ON_ITS_WAY, UNHEARD], ids=["new", "open", "unheard"])
 def test_what_was_never_called_can_be_cancelled(record: Record) -> None:
     """Nothing that comes later makes it any other: no delivery, no dead letter, no publisher."""
-    cancelled = cancel(record, TIMES)
+    cancelled = cancel(record, TIMES)[0]
 
+    assert cancelled is not None
     assert (cancelled.state, cancelled.finished_ms) == (CANCELLED, NOW)
     assert claimed(cancelled) == (cancelled, None)
     assert claimed(cancelled, round=2) == (cancelled, None)
     assert died(cancelled) == (cancelled, False)
-    assert published(cancelled, TIMES, publisher="p") is cancelled
-    assert not_published(cancelled, TIMES, publisher="p") is cancelled
+    assert ended(cancelled, "yes", "p") is cancelled
+    assert ended(cancelled, "no", "p") is cancelled
     assert accepted(cancelled) is cancelled
-    assert cancel(cancelled, later(5)) is cancelled
+    assert cancel(cancelled, later(5))[0] is cancelled
     assert finished(cancelled).state == COMPLETED  # called all the same, without the state
 
 
@@ -449,18 +461,18 @@ def test_it_is_too_late_to_cancel(record: Record, detail: str) -> None:
 
 def test_a_failed_request_is_begun_again() -> None:
     """How it ended before says nothing of the new round, unless it was completed."""
-    failed = finished(CALLED, FAILED, 1)
-    again = publish_again(failed, TIMES, publisher="q")
+    over = finished(CALLED, FAILED, 1)
+    again = publish_again(over, TIMES, publisher="q")
 
     assert (again.state, again.round, again.earlier_attempts) == (PUBLISHING, 2, 1)
     assert finished(again, FAILED) is again
     assert died(again) == (again, False)
     assert finished(again, COMPLETED).state == COMPLETED
-    second = finish(
+    second, _ = finish(
         again, TIMES, request_id="r", ending=FAILED, answer_status=404, attempts=2, round=2
     )
     assert (second.state, second.answer_status, second.attempts) == (FAILED, 404, 2)
-    back = not_published(again, TIMES, publisher="q")
+    back = ended(again, "no", "q")
     assert back is not None
     assert (back.state, back.round) == (FAILED, 1)
-    assert accepted(failed) is failed  # a copy of the first call is no retry
+    assert accepted(over) is over  # a copy of the first call is no retry

@@ -71,7 +71,7 @@ def test_a_result_is_noted_wherever_it_comes_in(send: Function, path: str) -> No
         pytest.param(
             RESULT, {}, "ce-subject is missing; it is the id of the request", id="no-subject"
         ),
-        pytest.param([], {"subject": "r"}, "data must be a result, not an array", id="array"),
+        pytest.param([], {"subject": "r"}, "data must be an object, not an array", id="array"),
         *(
             pytest.param(data, {"subject": "r"}, f"data.{detail}", id=json.dumps(data))
             for data, detail in (

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from relay.backends import open_store
 from relay.events import Event
 from relay.jsons import dumps
+from relay.leaving import Caller
 from relay.lifecycle import Attempt
 from relay.problems import BrokerUnavailable, Conflict, StateUnavailable, TooLarge
 from relay.records import MAX_CALLBACKS, STATUSES, Known, Records
 from relay.settings import Settings
 from relay.status import describe
-from relay.store import Listing, open_store
+from relay.store import Listing
 from tests.support.processes import free_port
 from tests.support.stores import KINDS, Clock, opened, store_url
 
@@ -440,7 +442,7 @@ def test_waiting_ends_with_the_result(records: Records, request_id: str) -> None
     timer = threading.Timer(0.1, records.finish, (request_id, "failed", 200, ANSWER, 1))
     timer.start()
 
-    known = records.wait(request_id, 30)
+    known = records.wait(request_id, 30, Caller())
 
     timer.join()
     assert known is not None
@@ -451,7 +453,7 @@ def test_waiting_ends_with_the_time(records: Records, request_id: str) -> None:
     """Without a result the request is still open when the time is over."""
     accept(records, request_id)
 
-    known = records.wait(request_id, 0.05)
+    known = records.wait(request_id, 0.05, Caller())
 
     assert known is not None
     assert (known.status, known.answer) == ("accepted", None)

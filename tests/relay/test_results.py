@@ -8,17 +8,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relay import jsons
 from relay.headers import Headers
-from relay.results import Result
+from relay.jsons import Object
+from relay.results import Result, parse_result, with_callback
 from tests.relay.test_bodies import CONTENT_TYPES
 
 LIMIT = 1_000_000
 CUT = "the event would be larger than its limit by"
 
 
-def data_of(result: Result, limit_bytes: int = LIMIT, **beside: object) -> dict[str, object]:
-    data: dict[str, object] = json.loads(result.to_json(limit_bytes, **beside))
+def data_of(result: Result, limit_bytes: int = LIMIT) -> dict[str, object]:
+    data: dict[str, object] = json.loads(result.to_json(limit_bytes))
     return data
 
 
@@ -175,14 +175,39 @@ def test_then_headers_are_left_out() -> None:
     assert 80 <= len(kept) < 90
 
 
-def test_what_stands_beside_is_never_cut() -> None:
-    """The body makes room for it."""
-    callback = {"url": "http://a.test/" + "x" * 5_000}
+CALLBACK = '{"url": "http://a.test/' + "x" * 5_000 + '", "headers": {"X-A": 1.10} }'
 
-    data = data_of(result_of(b"x" * 5_000), 8_000, callback=callback)
 
-    assert data["callback"] == callback
-    assert data["truncated"] is True
+def test_the_callback_beside_an_answer_is_never_cut() -> None:
+    """The body makes room for it; it stays as its caller wrote it."""
+    answer = result_of(b"x" * 5_000).to_json(LIMIT)
+
+    written = with_callback(answer, CALLBACK, 8_000)
+
+    data = json.loads(written)
+    assert 7_900 < len(written) <= 8_000
+    assert CALLBACK.encode() in written
+    assert data["callback"] == json.loads(CALLBACK)
+    assert (data["truncated"], data["originalBodyBytes"]) == (True, 5_000)
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        pytest.param(b'{"status":200,"headers":{},"body": 1.50 }', id="as the relay writes it"),
+        pytest.param(b'\xef\xbb\xbf {"status":200,"headers":{},"body": 1.50 }\r\n', id="otherwise"),
+    ],
+)
+def test_an_answer_and_its_callback_are_parted(published: bytes) -> None:
+    """What was put beside an answer is taken from it again, and nothing else changes."""
+    result, answer, nothing = parse_result(published)
+
+    again, same, callback = parse_result(with_callback(answer, CALLBACK, LIMIT))
+
+    assert (again, same, nothing) == (result, answer, None)
+    assert answer == b'{"status":200,"headers":{},"body": 1.50 }'
+    assert callback == Object.from_json(CALLBACK.encode()).members
+    assert with_callback(answer, None, LIMIT) == answer
 
 
 VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF), max_size=30)
@@ -230,7 +255,7 @@ def test_any_answer_fits(result: Result, limit_bytes: int) -> None:
     back = Result.from_json(written)
     assert len(back.to_json(400)) <= 400
     if back.reason is not None:
-        assert jsons.members(written).keys() >= {
+        assert json.loads(written).keys() >= {
             "truncated",
             "truncatedReason",
             "originalBodyBytes",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from relay.start import server_env
+from tests.support.processes import REPOSITORY, free_port, python, running, wait_until
 
 PACKAGE = Path("/workspace/function")
 
@@ -47,3 +51,57 @@ def test_address(given: dict[str, str], host: str | None, port: str | None) -> N
     env = server_env(given, PACKAGE)
 
     assert (env.get("HOST"), env.get("PORT")) == (host, port)
+
+
+# Each takes long to import, and is not needed before the first call.
+LATE = ("requests", "urllib3", "redis", "opentelemetry", "certifi")
+CONSTRUCT = """
+import sys
+from relay import web
+from relay.{module} import {name}
+from relay.settings import Settings
+{name}(Settings.from_env({{"K_SINK": "http://localhost", "STATE_URL": "memory://"}}))
+print(*sys.modules)
+"""
+MODULES = """
+import sys
+import flask, functions_framework
+from relay import web
+from relay.settings import Settings
+
+web.prepare(flask.current_app, Settings())
+
+@functions_framework.http
+def modules(request):
+    return " ".join(sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("module", "name"), [("send", "Send"), ("receive", "Receive")])
+def test_a_function_is_there_before_what_calls_need(module: str, name: str) -> None:
+    """A pod that starts for a request answers its probe first, and imports `requests` later."""
+    command = python("-c", CONSTRUCT.format(module=module, name=name))
+
+    printed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+
+    assert not {*printed.stdout.split()} & {*LATE}
+
+
+def test_what_calls_need_is_there_before_the_first(tmp_path: Path) -> None:
+    """A process that serves imports `requests` by itself, which the first call then need not."""
+    source = tmp_path / "main.py"
+    source.write_text(MODULES)
+    url = f"http://127.0.0.1:{free_port()}"
+    command = python(
+        *("-m", "functions_framework", "--source", str(source), "--target", "modules"),
+        *("--host", "127.0.0.1", "--port", url.rpartition(":")[2]),
+    )
+
+    def loaded() -> set[str]:
+        with contextlib.closing(urllib.request.urlopen(url)) as answer:
+            return {*answer.read().decode().split()}
+
+    with running(command, env={"PYTHONPATH": str(REPOSITORY)}, ready_url=f"{url}/health/readiness"):
+        wait_until(lambda: "relay.client" in loaded(), 20, "the client to be imported")
+
+        assert "requests" in loaded()

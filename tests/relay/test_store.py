@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 
+from relay.backends import open_store
 from relay.events import COMPLETED, DEAD, FAILED
 from relay.problems import StateUnavailable
 from relay.store import (
@@ -26,7 +27,6 @@ from relay.store import (
     Place,
     Record,
     Store,
-    open_store,
 )
 from relay.store_sqlite import SQLiteStore
 from tests.support.processes import free_port, wait_until
@@ -69,8 +69,8 @@ def put(
     def step(record: Record | None) -> tuple[Record, None]:
         base = record or Record(id=request_id, state=state, expires_ms=0, unknown_ms=now_ms)
         finished_ms = None if state == OPEN else now_ms
-        new = replace(base, state=state, expires_ms=now_ms + HOUR_MS, finished_ms=finished_ms)
-        return replace(new, **changes), None  # type: ignore[arg-type]
+        new = base._replace(state=state, expires_ms=now_ms + HOUR_MS, finished_ms=finished_ms)
+        return new._replace(**changes), None  # type: ignore[arg-type]
 
     store.change(request_id, step, answer=answer, event=event, durable=durable)
 
@@ -111,7 +111,7 @@ def test_a_record_is_kept(store: Store) -> None:
         error="ü\n",
         round=2,
     )
-    assert (whole.answer, list(whole.callbacks)) == (None, [])
+    assert (whole.answer, whole.callbacks) == (None, None)
     assert store.read("b") is None
 
 
@@ -151,7 +151,7 @@ def test_changes_from_many_threads_all_count(store: Store) -> None:
 
     def count(record: Record | None) -> tuple[Record, int]:
         record = record or Record(id="a", state=OPEN, expires_ms=store.now_ms() + HOUR_MS)
-        return replace(record, attempts=record.attempts + 1), record.attempts
+        return record._replace(attempts=record.attempts + 1), record.attempts
 
     seen: list[int] = []
 
@@ -175,7 +175,7 @@ def test_a_wrong_guess_costs_a_look_and_nothing_else(store: Store) -> None:
     def count(record: Record | None) -> tuple[Record, None]:
         seen.append(record.attempts if record else None)
         record = record or made(store)
-        return replace(record, attempts=record.attempts + 1), None
+        return record._replace(attempts=record.attempts + 1), None
 
     store.change("a", count, guess=("v1", made(store)), version="v2")
     store.change("a", count, guess=("v1", made(store)))
@@ -290,22 +290,19 @@ def test_the_event_of_a_failed_request_goes_with_its_answer(url: str, clock: Clo
         assert store.event("f19") is None
 
 
-def test_callbacks_are_kept_once_in_their_order(store: Store) -> None:
-    """The same event counts once, what is too much is counted; other requests have none of them."""
-    put(store, "a")
-    put(store, "b")
-    store.add_callback("a", "large", b"x" * 100, limit=3, limit_bytes=99, ttl_s=60)
-    for number in (2, 1, 2, 3, 4):
-        store.add_callback("a", f"e{number}", b"%d" % number, limit=3, limit_bytes=99, ttl_s=60)
+def test_a_fact_is_replaced_by_whoever_knows_it(store: Store, clock: Clock) -> None:
+    """Nobody undoes what others have written meanwhile."""
+    assert store.fact("k") is None
+    assert not store.replace_fact("k", b"0", b"1", 60)
+    assert store.replace_fact("k", None, b"1", 60)
+    assert not store.replace_fact("k", None, b"2", 60)
+    assert not store.replace_fact("k", b"2", None)
+    assert store.replace_fact("k", b"1", b"\x00\n", 60)
 
-    whole, other = store.read("a"), store.read("b")
-
-    assert whole is not None
-    assert other is not None
-    assert list(whole.callbacks) == [b"2", b"1", b"3"]
-    assert whole.callbacks_left_out == 2
-    assert list(other.callbacks) == []
-    assert other.callbacks_left_out == 0
+    assert store.fact("k") == b"\x00\n"
+    assert store.fact("other") is None
+    assert store.replace_fact("k", b"\x00\n", None)
+    assert store.fact("k") is None
 
 
 def test_a_key_is_used_once(store: Store, clock: Clock) -> None:
@@ -405,7 +402,8 @@ def test_a_store_that_is_away_is_an_error(kind: str, tmp_path: Path) -> None:
             lambda: store.count(Listing(state=DEAD)),
             lambda: put(store, "a"),
             lambda: delete(store, "a"),
-            lambda: store.add_callback("a", "e", b"", limit=1, limit_bytes=1, ttl_s=1),
+            lambda: store.fact("a"),
+            lambda: store.replace_fact("a", b"1", b"2", 1),
             lambda: store.use_once("a", "me", 1),
             lambda: store.unuse("a", "me"),
         )
@@ -537,7 +535,7 @@ def test_everything_in_redis_expires(tmp_path: Path, clock: Clock) -> None:
         put(store, "open")
         put(store, "dead", state=DEAD, event=b"e")
         put(store, "done", state=COMPLETED, answer=b"a")
-        store.add_callback("open", "e", b"c", limit=2, limit_bytes=99, ttl_s=60)
+        store.replace_fact("open", None, b"c", 60)
         store.use_once("k", "me", 60)
         server = inspector(url)
 
@@ -571,7 +569,7 @@ def test_what_is_expired_is_swept_in_batches(kind: str, tmp_path: Path, clock: C
         assert isinstance(store, SQLiteStore)
         for number in range(250):
             put(store, f"r{number}", state=DEAD, event=b"e" * 5_000)
-            store.add_callback(f"r{number}", "e", b"c", limit=2, limit_bytes=99, ttl_s=3600)
+            store.replace_fact(f"r{number}", None, b"c", 3600)
         clock.now_s += 3600
 
         swept = []
@@ -583,7 +581,7 @@ def test_what_is_expired_is_swept_in_batches(kind: str, tmp_path: Path, clock: C
         assert max(swept) <= 200
         assert newest_dead(store, 10) == []
         with store._reading() as db:
-            for table in ("requests", "events", "callbacks", "answers"):
+            for table in ("requests", "events", "facts", "answers"):
                 assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 

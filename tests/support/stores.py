@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from relay.store import Store, open_store
+from relay.backends import open_store
+from relay.store import Store
 from tests.support.redis import redis_server
 
 KINDS = ("memory", "sqlite", "redis")

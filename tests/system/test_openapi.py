@@ -15,13 +15,13 @@ import pytest
 import yaml
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from relay.envelope import fingerprint
+from relay.backends import open_store
+from relay.envelope import Envelope, fingerprint
 from relay.events import Event
 from relay.lifecycle import Attempt
 from relay.problems import CallerLeft, RelayError
 from relay.records import Records
 from relay.settings import Settings
-from relay.store import open_store
 from tests.support import peers
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving
@@ -484,7 +484,7 @@ def fail_twice(state_url: str, published: Received) -> None:
                 event,
                 request_id=event.id,
                 attempt=number,
-                fingerprint=fingerprint(published.body),
+                fingerprint=fingerprint(Envelope.from_json(published.body).document),
                 target="t",
             )
             assert isinstance(attempt, Attempt)

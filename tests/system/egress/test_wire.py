@@ -15,11 +15,12 @@ import urllib3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from relay.client import Client, TargetClient
+from relay.client import Client
 from relay.egress import AllowedTarget, Policy
 from relay.envelope import Envelope
 from relay.problems import InvalidRequest, RelayError, TargetNotAllowed
 from relay.settings import Settings
+from relay.targets import TargetClient
 from relay.urls import IPAddress, Target, parse_target
 from tests.system.egress.network import OK, Server, network
 

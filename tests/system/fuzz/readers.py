@@ -21,7 +21,7 @@ from local.broker.event import KNATIVE, to_headers
 from relay import jsons
 from relay.arrivals import Arrival
 from relay.auth import Signatures, check_token
-from relay.client import TargetClient
+from relay.backends import open_store
 from relay.egress import AllowedTarget
 from relay.envelope import Envelope, parse_id
 from relay.events import STRUCTURED, Event
@@ -35,7 +35,7 @@ from relay.results import Result
 from relay.send import Send
 from relay.settings import InvalidSetting, Settings
 from relay.sites import Sites
-from relay.store import open_store
+from relay.targets import TargetClient
 from relay.tracing import hops_of, trace_context, trace_id
 from relay.urls import parse_target
 from tests.support import peers
@@ -250,19 +250,23 @@ def readers(stack: ExitStack) -> dict[str, Reader]:
                 raise Fault("more than a Broker takes") from exc
 
     def arrive(raw: bytes) -> None:
-        """Hand a request on when it is complete: gunicorn must not wait for more."""
-        arrival = Arrival(1000)
+        """Whatever is complete means for gunicorn's parser what it means for the relay."""
+        arrival = Arrival(1000, 8190, {})
         for start in range(0, len(raw), 7):
             arrival.feed(raw[start : start + 7])
-            if arrival.is_complete:
+            if arrival.is_complete or arrival.refusal is not None:
                 break
 
         def pieces() -> Iterator[bytes]:
-            yield bytes(arrival.raw)
+            yield raw
             raise Fault("gunicorn waits")
 
-        if arrival.is_complete:
-            next(RequestParser(gunicorn, pieces(), ("127.0.0.1", 1))).body.read()
+        if arrival.is_complete and not arrival.is_cut:
+            request = next(RequestParser(gunicorn, pieces(), ("127.0.0.1", 1)))
+            stream = arrival.environ["wsgi.input"]
+            stream.seek(0)
+            if request.uri != arrival.environ["RAW_URI"] or request.body.read() != stream.read():
+                raise Fault("gunicorn reads something else")
 
     def fields(raw: bytes) -> None:
         headers, _ = read(raw)

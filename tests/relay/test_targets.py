@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.client import TargetClient
 from relay.envelope import Envelope
 from relay.problems import DeadlineExceeded, InvalidRequest, LoopDetected, TargetNotAllowed
 from relay.settings import Settings
+from relay.targets import TargetClient
 from relay.tracing import MAX_HOPS, next_hop
 from tests.support import peers
 from tests.support.peers import Peer
