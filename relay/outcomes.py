@@ -21,7 +21,7 @@ from relay.http import Request, Response
 from relay.jsons import BOM, JSONError, Object, Raw, decode_base64, dumps, loads
 from relay.problems import Forbidden, InvalidRequest, StateUnavailable
 from relay.progress import Followers, Progress, Why, attempts_of
-from relay.records import Records, callback_id, round_of
+from relay.records import Records, asked_by, callback_id, round_of
 from relay.results import parse_result
 from relay.settings import Settings
 from relay.tracing import trace_id
@@ -128,7 +128,7 @@ class Outcomes:
         self._check(event, about or event.id, data.members.get("callback"))
         logs.note(id=event.id, outcome=DEAD)
         reason = reason_of(event) | {"detail": f"the dead letter cannot be read: {error.detail}"}
-        self._records.die(event, reason, fingerprint=fingerprint(data), target=None)
+        self._records.die(asked_by(event, event.id, fingerprint(data)), event, reason)
         logs.explain(str(reason["detail"]), logging.WARNING)
 
     def _note(self, event: Event, *, is_last: bool = False) -> Event | None:
@@ -152,8 +152,7 @@ class Outcomes:
         self._check(event, request_id, callback)
         try:
             counts = self._records.finish(
-                *(request_id, ending, result.status, answer, attempts_of(event)),
-                round=round_of(event),
+                asked_by(event, request_id), ending, result.status, answer, attempts_of(event)
             )
         except StateUnavailable as exc:
             if callback is None or not is_last:
@@ -190,8 +189,8 @@ class Outcomes:
             target = Envelope.from_object(data).target.origin.authority
         except InvalidRequest:  # which may be why it is dead
             target = None
-        is_dead = self._records.die(event, reason, fingerprint=fingerprint(data), target=target)
-        if not is_dead:
+        asked = asked_by(event, event.id, fingerprint(data), target)
+        if not self._records.die(asked, event, reason):
             return None
         logs.note(outcome=DEAD, target=target)
         logs.explain(_why_dead(reason), logging.ERROR)

@@ -61,11 +61,11 @@ from relay.problems import (
     TooBusy,
 )
 from relay.progress import ATTEMPTS, Followers, Progress, Why
-from relay.records import ROUND, Known, Records, result_id, round_of
+from relay.records import ROUND, Known, Records, asked_by, result_id
 from relay.results import Result, with_callback
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.store import CANCELLED
+from relay.store import CANCELLED, Record
 from relay.targets import TargetClient
 from relay.tracing import PASSED_ON, as_attributes, context_in, next_hop, trace_id
 
@@ -81,13 +81,14 @@ class Delivery:
     """An event that a Broker delivers, the call that it asks for, and how far that has come.
 
     Args:
+        asked: what it says of its request.
         trace: the headers that go along with the call.
         broker: the Broker's connection, which waits for the answer.
     """
 
     event: Event
     envelope: Envelope
-    fingerprint: str
+    asked: Record
     progress: Progress
     trace: Headers
     broker: Caller
@@ -148,10 +149,11 @@ class Receive:
             what = "must be application/json: the data is an envelope"
             raise InvalidRequest("Content-Type", what)
         envelope = Envelope.from_json(event.data)
+        print_, target = fingerprint(envelope.document), envelope.target.origin.authority
         return Delivery(
             event=event,
             envelope=envelope,
-            fingerprint=fingerprint(envelope.document),
+            asked=asked_by(event, progress.request_id, print_, target),
             progress=progress,
             trace=trace,
             broker=broker or Caller(),
@@ -192,15 +194,8 @@ class Receive:
 
     def _claim(self, delivery: Delivery) -> Attempt | Busy | Made | Known:
         """Claim the call; without the state it is made all the same, uncounted."""
-        progress = delivery.progress
         try:
-            return self._records.claim(
-                delivery.event,
-                request_id=progress.request_id,
-                attempt=progress.attempts + 1,
-                fingerprint=delivery.fingerprint,
-                target=delivery.envelope.target.origin.authority,
-            )
+            return self._records.claim(delivery.asked, delivery.progress.attempts + 1)
         except StateUnavailable as exc:
             log.warning("the call is made without a claim on it: %s", exc.detail)
             return Attempt()
@@ -265,11 +260,9 @@ class Receive:
             request = self._followers.request(delivery.event) if ending == FAILED else None
             try:
                 self._records.finish(
-                    *(request_id, ending, result.status, written, attempts),
-                    round=round_of(delivery.event),
+                    *(delivery.asked, ending, result.status, written, attempts),
                     request=request,
                     attempt=claim,
-                    fingerprint=delivery.fingerprint,
                 )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)
@@ -336,7 +329,7 @@ class Receive:
         attributes = {
             # The same for every delivery of the same event: so a repeated result can be told from
             # that of a retry.
-            "id": result_id(request_id, ending, round_of(event)),
+            "id": result_id(request_id, ending, delivery.asked.round),
             "source": self._settings.event_source,
             "type": f"{self._settings.event_type}.{ending}",
             "subject": request_id,

@@ -76,29 +76,15 @@ def claimed(
     attempt: int = 1,
     round: int = 1,
 ) -> tuple[Record | None, Attempt | Busy | Made | None]:
-    return claim(
-        record,
-        times,
-        request_id="r",
-        fingerprint=print_,
-        target="x.test:80",
-        caller="d",
-        attempt=attempt,
-        round=round,
-    )
+    return claim(record, times, asked=asked(print_, round), caller="d", attempt=attempt)
+
+
+def asked(print_: str | None = None, round: int = 1, target: str | None = "x.test:80") -> Record:
+    return Record("r", OPEN, 0, round=round, fingerprint=print_, target=target)
 
 
 def died(record: Record | None, *, round: int = 1) -> tuple[Record, bool]:
-    return die(
-        record,
-        TIMES,
-        request_id="r",
-        fingerprint="f",
-        target="x.test:80",
-        reason='{"code":503}',
-        attempts=6,
-        round=round,
-    )
+    return die(record, TIMES, asked=asked("f", round), reason='{"code":503}', attempts=6)
 
 
 def finished(
@@ -106,16 +92,14 @@ def finished(
     ending: str = COMPLETED,
     attempts: int = 0,
     print_: str | None = None,
+    round: int = 1,
 ) -> Record:
-    return finish(
-        record,
-        TIMES,
-        request_id="r",
-        ending=ending,
-        answer_status=200,
-        attempts=attempts,
-        fingerprint=print_,
-    )[0]
+    told = asked(print_, round, None)
+    done, state = finish(
+        record, TIMES, asked=told, ending=ending, answer_status=200, attempts=attempts
+    )
+    assert state == done.state
+    return done
 
 
 def failed(
@@ -468,10 +452,8 @@ def test_a_failed_request_is_begun_again() -> None:
     assert finished(again, FAILED) is again
     assert died(again) == (again, False)
     assert finished(again, COMPLETED).state == COMPLETED
-    second, _ = finish(
-        again, TIMES, request_id="r", ending=FAILED, answer_status=404, attempts=2, round=2
-    )
-    assert (second.state, second.answer_status, second.attempts) == (FAILED, 404, 2)
+    second = finished(again, FAILED, 2, round=2)
+    assert (second.state, second.answer_status, second.attempts) == (FAILED, 200, 2)
     back = ended(again, "no", "q")
     assert back is not None
     assert (back.state, back.round) == (FAILED, 1)
