@@ -57,14 +57,12 @@ class Attempt:
     Args:
         caller: the claim's name; None when there is no claim.
         number: which call it is for the request; 0 when it is not counted.
-        of_round: which it is since the request was last begun.
         record: as the claim left it.
         is_strange: the record of this id is that of another event; nothing is noted.
     """
 
     caller: str | None = None
     number: int = 0
-    of_round: int = 0
     record: Record | None = None
     is_strange: bool = False
 
@@ -255,13 +253,7 @@ def claim(
             calling_until_ms=times.now_ms + LEASE_MS,
             next_attempt_ms=None,
         )
-    claimed = Attempt(
-        caller=caller,
-        number=record.attempts,
-        of_round=record.attempts - record.earlier_attempts,
-        record=record,
-    )
-    return record, claimed
+    return record, Attempt(caller=caller, number=record.attempts, record=record)
 
 
 def renew(record: Record | None, times: Times, *, caller: str) -> tuple[Record | None, None]:

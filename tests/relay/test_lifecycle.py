@@ -262,7 +262,7 @@ def test_a_call_is_claimed(record: Record | None) -> None:
     """Whoever delivers, it has been published; the claim is for a lease's time."""
     kept, attempt = claimed(record)
 
-    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=1, record=kept)
     assert kept is not None
     assert (kept.state, kept.caller, kept.attempts) == (OPEN, "d", 1)
     assert kept.calling_until_ms == NOW + LEASE_MS
@@ -280,7 +280,7 @@ def test_a_copy_that_comes_meanwhile_waits() -> None:
     kept, attempt = claimed(given_back, attempt=2)
     assert kept is not None
     assert kept.attempts == 2
-    assert attempt == Attempt(caller="d", number=2, of_round=2, record=kept)
+    assert attempt == Attempt(caller="d", number=2, record=kept)
 
 
 def test_whoever_dies_in_a_call_leaves_it_to_the_next() -> None:
@@ -289,7 +289,7 @@ def test_whoever_dies_in_a_call_leaves_it_to_the_next() -> None:
 
     assert kept is not None
     assert (kept.attempts, kept.caller) == (1, "d")
-    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=1, record=kept)
 
 
 def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
@@ -298,7 +298,7 @@ def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
 
     assert (kept.attempts, kept.caller, kept.error) == (0, None, "avoided")
     again, attempt = claimed(kept)
-    assert attempt == Attempt(caller="d", number=1, of_round=1, record=again)
+    assert attempt == Attempt(caller="d", number=1, record=again)
 
 
 def test_a_copy_of_an_earlier_round_is_no_attempt_of_this_one() -> None:
@@ -315,7 +315,7 @@ def test_a_claim_is_counted_once() -> None:
     again, attempt = claimed(kept, later(1))
 
     assert again is kept
-    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=1, record=kept)
 
 
 def test_a_claim_is_renewed_by_its_caller_alone() -> None:
@@ -338,12 +338,12 @@ def test_what_is_done_or_dead_is_not_called_again(record: Record) -> None:
 def test_a_retry_of_a_dead_request_is_called() -> None:
     """Also one that this store knows nothing of."""
     kept, attempt = claimed(accepted(IS_DEAD), round=2)
-    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=7, record=kept)
     assert kept is not None
 
     kept, attempt = claimed(IS_DEAD, round=2)
 
-    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=7, record=kept)
     assert kept is not None
     assert (kept.state, kept.round) == (OPEN, 2)
 
