@@ -53,7 +53,7 @@ _CACHE_KIB: Final = 16_384
 _HIGH_WATER: Final = 0.95
 
 # A record is kept as JSON; beside it stands what is searched for. Each index that a write touches
-# costs a third of the write. So expiry is rounded up, and seldom moves; only what is over is listed
+# makes it dearer by a fifth. So expiry is rounded up, and seldom moves; only what is over is listed
 # by target, since open requests are few, and the index before it has their targets, too.
 #
 # Answers are numbered, so that the oldest, which go first, lie together. A record keeps the number

@@ -456,6 +456,26 @@ def test_a_full_store_says_so(kind: str, tmp_path: Path, clock: Clock) -> None:
         put(store, "new", state=DEAD, event=b"e" * 50_000)
 
 
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_result_is_noted_though_its_answer_has_no_room(
+    kind: str, tmp_path: Path, clock: Clock
+) -> None:
+    """The answer is the first that goes, and takes nothing precious with it."""
+    with store_url(kind, tmp_path) as url, opened(url, max_bytes=500_000, clock=clock) as store:
+        put(store, "r")
+        with pytest.raises(StateUnavailable):
+            fill(store, 50_000)
+        dead = newest_dead(store, 100)
+
+        put(store, "r", state=FAILED, answer=b"a" * 100_000, event=b"e" * 1_000)
+
+        whole = store.read("r")
+        assert whole is not None
+        assert (whole.record.state, whole.answer) == (FAILED, None)
+        assert store.event("r") is None
+        assert newest_dead(store, 100) == dead
+
+
 def _sweep(store: Store) -> int:
     assert isinstance(store, SQLiteStore)
     return store.sweep()
