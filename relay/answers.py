@@ -8,7 +8,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 from types import TracebackType
@@ -17,13 +17,16 @@ from typing import Any, Final
 from gunicorn.util import hop_headers
 
 from relay import logs
-from relay.callers import CallerSocket
+from relay.callers import Connection
 from relay.http import phrase, problem
 
 # RFC 9112 sections 4 and 5.
 _STATUS: Final = re.compile(r"[0-9]{3}(?: [\t -~\x80-\xff]*)?")
 _FIELD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~\x80-\xff]*")
+_DEFECT: Final = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why")
 _ExcInfo = tuple[type[BaseException], BaseException, "TracebackType | None"]
+
+log = logging.getLogger(__name__)
 
 
 class Answer:
@@ -34,7 +37,7 @@ class Answer:
         closes: whether the connection ends with it. It may have to in any case.
     """
 
-    def __init__(self, sock: CallerSocket, environ: dict[str, Any], *, closes: bool) -> None:
+    def __init__(self, sock: Connection, environ: dict[str, Any], *, closes: bool) -> None:
         self.closes = closes
         self.is_begun = False
         self._sock = sock
@@ -103,6 +106,33 @@ class Answer:
         raw, self._unsent, self.is_begun = self._unsent + piece, b"", True
         if raw:
             self._sock.sendall(raw)
+
+
+def answer(app: Callable[..., Iterable[bytes]], conn: Connection, *, closes: bool = False) -> bool:
+    """Have an application answer the request of a connection; return whether the latter stays."""
+    arrival, conn.arrival, conn.until = conn.arrival, None, None
+    assert arrival is not None  # noqa: S101
+    environ = arrival.environ
+    environ["wsgi.input"].seek(0)
+    writer = Answer(conn, environ, closes=closes or arrival.is_cut or not arrival.keeps_alive)
+    try:
+        pieces = app(environ, writer.start)
+        try:
+            for piece in pieces:
+                writer.write(piece)
+            writer.end()
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+    except OSError:
+        return False
+    except Exception as exc:
+        if writer.is_begun:
+            log.exception("the answer was cut off: the relay failed")
+        else:
+            refuse(conn, environ["REQUEST_METHOD"], *_DEFECT, error=exc)
+        return False
+    return not writer.closes
 
 
 @functools.lru_cache(1)

@@ -23,7 +23,6 @@ import socket
 import sys
 import threading
 import time
-from functools import partial
 from http import HTTPStatus
 from importlib import import_module
 from itertools import takewhile
@@ -33,9 +32,9 @@ from typing import Any, ClassVar
 import gunicorn.config
 from gunicorn.workers.gthread import ThreadWorker
 
-from relay.answers import Answer, refuse
+from relay.answers import answer, refuse
 from relay.arrivals import Arrival
-from relay.callers import CallerSocket, Threads
+from relay.callers import Connection, Threads
 from relay.leaving import Caller
 from relay.settings import Settings
 
@@ -46,7 +45,6 @@ _TOO_MUCH = (
     HTTPStatus.SERVICE_UNAVAILABLE,
     "too much is arriving at once; send the request again",
 )
-_DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why")
 _LEAVING_S = 2.0
 # A first probe is answered by then, and the first call has hardly come.
 _WARM_UP_S = 0.1
@@ -63,22 +61,6 @@ def configure(settings: Settings) -> None:
     # Half of them may be on their way in or out while all threads are busy.
     config.WorkerConnections.default = max(config.WorkerConnections.default, 2 * settings.threads)
     config.ControlSocketDisable.default = True  # nothing uses it
-
-
-class Connection:
-    """A connection to a caller; `arrival` is the request that comes or is answered now.
-
-    `is_watched` says that the main thread is told of bytes.
-    """
-
-    def __init__(self, sock: CallerSocket, environ: dict[str, Any]) -> None:
-        self.sock = sock
-        self.environ = {**environ, "gunicorn.socket": sock}
-        self.arrival: Arrival | None = None
-        self.rest = b""
-        self.timeout = 0.0
-        self.discarded_bytes = 0
-        self.is_watched = False
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -128,7 +110,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             raise
         self.nr_conns += 1
         server = listener.getsockname()
-        environ = {
+        conn = Connection(sock, self.tpool, self.settings.request_timeout_s)
+        conn.environ = {
+            "gunicorn.socket": conn,
             "SCRIPT_NAME": "",
             "SERVER_NAME": server[0],
             "SERVER_PORT": str(server[1]),
@@ -142,8 +126,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
         }
-        caller = CallerSocket(sock, self.tpool, self.settings.request_timeout_s)
-        conn = Connection(caller, environ)
         self._watch(conn)
         self._await(conn)
         if self.nr_conns >= self.worker_connections and self._arriving:
@@ -151,12 +133,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _watch(self, conn: Connection) -> None:
         if not conn.is_watched:
-            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
+            self.poller.register(conn, selectors.EVENT_READ, self._on_readable)
             conn.is_watched = True
 
     def _unwatch(self, conn: Connection) -> None:
         if conn.is_watched:
-            self.poller.unregister(conn.sock)
+            self.poller.unregister(conn)
             conn.is_watched = False
 
     def _await(self, conn: Connection) -> Arrival:
@@ -164,11 +146,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         settings = self.settings
         largest = max(settings.max_body_bytes, settings.max_delivery_bytes)  # the function refuses
         conn.arrival = arrival = Arrival(largest, settings.max_header_bytes, conn.environ)
-        conn.timeout = time.monotonic() + settings.request_timeout_s
+        conn.deadline = time.monotonic() + settings.request_timeout_s
         self._arriving[conn] = arrival
         return arrival
 
-    def _on_readable(self, conn: Connection, sock: CallerSocket) -> None:
+    def _on_readable(self, conn: Connection) -> None:
         with self._lock:
             caller = self._answered.get(conn)
             if caller is not None:
@@ -182,7 +164,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             return
         arrival = conn.arrival or self._await(conn)
         try:
-            data = sock.recv(_READ_BYTES)
+            data = conn.recv(_READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -200,7 +182,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _look(self, conn: Connection, caller: Caller) -> None:
         """See whether a caller has left, or sends more before its answer has been sent."""
         try:
-            has_left = not conn.sock.recv(1, socket.MSG_PEEK)
+            has_left = not conn.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             has_left = False
         except OSError:
@@ -218,7 +200,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._submit(conn)
         elif arrival.wants_go_ahead and not asked:
             with contextlib.suppress(OSError):
-                conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif self._held_bytes > _HELD_BYTES:
             largest = max(self._arriving, key=lambda each: self._arriving[each].held_bytes)
             self._refuse(largest, *_TOO_MUCH)
@@ -232,7 +214,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _refuse(self, conn: Connection, status: HTTPStatus, reason: str) -> None:
         arrival = self._forget(conn)
         if arrival.size_bytes:
-            refuse(conn.sock, arrival.environ.get("REQUEST_METHOD", "-"), status, reason)
+            refuse(conn, arrival.environ.get("REQUEST_METHOD", "-"), status, reason)
         if status is HTTPStatus.SERVICE_UNAVAILABLE:  # its place is needed now
             self._close(conn)
         else:
@@ -247,43 +229,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _serve(self, conn: Connection) -> None:
         """Answer a request, in a thread, and keep its connection for the next one."""
-        stays = self._answer(conn)
-        conn.arrival = None
+        is_full = len(self._idle) >= self.max_keepalived
+        stays = answer(self.wsgi, conn, closes=is_full or not self.alive)
         with self._lock:
             if stays and conn.is_watched and not conn.rest:
                 del self._answered[conn]
-                conn.timeout = time.monotonic() + self.cfg.keepalive
+                conn.deadline = time.monotonic() + self.cfg.keepalive
                 self._idle[conn] = None
                 return
         self.method_queue.defer(self._go_on, conn, stays)
-
-    def _answer(self, conn: Connection) -> bool:
-        """Answer a request; return whether the connection stays."""
-        arrival = conn.arrival
-        assert arrival is not None  # noqa: S101
-        environ, conn.sock.until = arrival.environ, None
-        is_last = arrival.is_cut or not arrival.keeps_alive
-        is_full = len(self._idle) >= self.max_keepalived
-        answer = Answer(conn.sock, environ, closes=is_last or is_full or not self.alive)
-        environ["wsgi.input"].seek(0)
-        try:
-            pieces = self.wsgi(environ, answer.start)
-            try:
-                for piece in pieces:
-                    answer.write(piece)
-                answer.end()
-            finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
-        except OSError:
-            return False
-        except Exception as exc:
-            if answer.is_begun:
-                self.log.exception("Error handling request")
-            else:
-                refuse(conn.sock, environ["REQUEST_METHOD"], *_DEFECT, error=exc)
-            return False
-        return not answer.closes
 
     def _go_on(self, conn: Connection, stays: bool) -> None:
         del self._answered[conn]
@@ -300,21 +254,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _leave(self, conn: Connection) -> None:
         """Close once the caller has: sooner, and the end of the answer could be lost to it."""
         conn.arrival, conn.rest = None, b""
-        if conn.sock.is_given_up:
+        if conn.is_given_up:
             self._close(conn)
             return
         try:
-            conn.sock.shutdown(socket.SHUT_WR)
+            conn.shutdown(socket.SHUT_WR)
         except OSError:
             self._close(conn)
         else:
             self._watch(conn)
-            conn.timeout = time.monotonic() + _LEAVING_S
+            conn.deadline = time.monotonic() + _LEAVING_S
             self._leaving[conn] = None
 
     def _discard(self, conn: Connection) -> None:
         try:
-            count = len(conn.sock.recv(_READ_BYTES))
+            count = len(conn.recv(_READ_BYTES))
         except BlockingIOError:
             return
         except OSError:
@@ -328,7 +282,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._unwatch(conn)
         self.nr_conns -= 1
         with contextlib.suppress(OSError):
-            conn.sock.close()
+            conn.close()
 
     # gunicorn calls these each second, and at the end.
 
@@ -363,9 +317,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         silent = {conn: each for conn, each in self._arriving.items() if not each.size_bytes}
         with self._lock:
             for conn in (*silent, *self._idle):
-                conn.timeout = min(conn.timeout, deadline)
+                conn.deadline = min(conn.deadline, deadline)
         self._arriving = {**silent, **self._arriving}
 
 
 def _due(connections: dict[Connection, Any], now: float) -> list[Connection]:
-    return list(takewhile(lambda conn: conn.timeout <= now, connections))
+    return list(takewhile(lambda conn: conn.deadline <= now, connections))

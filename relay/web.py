@@ -18,7 +18,7 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from relay import logs, metrics, operations, server
 from relay.auth import check_token
 from relay.budget import Bodies, HeldBody
-from relay.callers import CallerSocket
+from relay.callers import Connection
 from relay.http import Request, Response, problem, problem_of
 from relay.leaving import Caller
 from relay.operations import gauge
@@ -195,7 +195,7 @@ def to_flask(response: Response) -> flask.Response:
     """Return Flask's form of an answer."""
     # A body that is an iterator counts as streamed, and only then does functions-framework not read
     # what the client still sends, however much that is.
-    caller: CallerSocket | None = _request().environ.get("gunicorn.socket")
+    caller: Connection | None = _request().environ.get("gunicorn.socket")
     answer = _Exact(_pieces(response, caller), status=response.status, headers=response.headers)
     close = getattr(response.body, "close", None)
     if close is not None:
@@ -203,7 +203,7 @@ def to_flask(response: Response) -> flask.Response:
     return answer
 
 
-def _pieces(response: Response, caller: CallerSocket | None) -> Iterator[bytes]:
+def _pieces(response: Response, caller: Connection | None) -> Iterator[bytes]:
     try:
         for piece in response.body:
             if caller is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from relay.answers import Answer
-from relay.callers import CallerSocket, Threads
+from relay.callers import Connection, Threads
 
 OWN = rb"HTTP/1\.1 (.*)\r\nServer: gunicorn\r\nDate: [^\r]* GMT\r\nConnection: ([a-z-]*)\r\n"
 
@@ -20,7 +20,7 @@ class Caller:
     def __init__(self) -> None:
         ours, self._theirs = socket.socketpair()
         threads: Threads[None] = Threads(1, lambda _: None)
-        self.sock = CallerSocket(ours, threads, 1.0)
+        self.sock = Connection(ours, threads, 1.0)
 
     def answer(self, method: str = "GET", version: str = "1.1", *, closes: bool = False) -> Answer:
         environ = {"REQUEST_METHOD": method, "SERVER_PROTOCOL": f"HTTP/{version}"}
