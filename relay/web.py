@@ -67,7 +67,6 @@ def prepare(
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     _surround(app, Sites(settings), bodies)
-    logging.logThreads = logging.logMultiprocessing = False  # no line tells of them
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
     _measure(app, settings, census)
@@ -103,7 +102,6 @@ def _surround(app: flask.Flask, sites: Sites, bodies: Bodies) -> None:
 
     Flask's proxies and hooks each cost as much as what is done here, so each is used once.
     """
-    app.ensure_sync = lambda func: func  # type: ignore[method-assign]  # none is async
 
     @app.before_request
     def begin() -> flask.Response | None:
