@@ -156,7 +156,8 @@ def refuse(
     """
     logs.begin(method)
     logs.explain(detail, logging.INFO if error is None else logging.ERROR, error=error)
-    answer = problem(status, detail, headers=(("Connection", "close"),))
+    again = (("Retry-After", "1"),) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
+    answer = problem(status, detail, headers=(("Connection", "close"), *again))
     head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
     raw = f"HTTP/1.1 {status.value} {phrase(status)}\r\n{head}\r\n".encode("latin-1")
     with contextlib.suppress(OSError):

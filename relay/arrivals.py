@@ -187,7 +187,7 @@ class Arrival:
         target, method = self._target.decode("ascii"), environ["REQUEST_METHOD"]
         if target.startswith("/"):
             path, _, query = target.partition("#")[0].partition("?")
-        elif "://" in target or method == "CONNECT" or (target, method) == ("*", "OPTIONS"):
+        elif "://" in target or method == ("OPTIONS" if target == "*" else "CONNECT"):
             try:
                 parts = urlsplit(target)
             except ValueError:

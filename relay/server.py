@@ -36,15 +36,12 @@ from relay.answers import answer, refuse
 from relay.arrivals import Arrival
 from relay.callers import Connection, Threads
 from relay.leaving import Caller
+from relay.operations import gauge
 from relay.settings import Settings
 
 _READ_BYTES = 64 * 1024
-# What arriving requests hold together. Beyond it, the one that holds most is refused.
-_HELD_BYTES = 64 * 1024 * 1024
-_TOO_MUCH = (
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "too much is arriving at once; send the request again",
-)
+# A request that holds no more is taken in any case: it may be a probe.
+_LITTLE_BYTES = 4096
 _LEAVING_S = 2.0
 # A first probe is answered by then, and the first call has hardly come.
 _WARM_UP_S = 0.1
@@ -61,12 +58,15 @@ def configure(settings: Settings) -> None:
     # Half of them may be on their way in or out while all threads are busy.
     config.WorkerConnections.default = max(config.WorkerConnections.default, 2 * settings.threads)
     config.ControlSocketDisable.default = True  # nothing uses it
+    gauge("relay_bodies_held_bytes", "What request bodies take.", lambda: Worker.held_bytes)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's worker with threads, which get requests once they have arrived."""
 
     settings: ClassVar[Settings] = Settings()
+    # What arrives, and what is being answered. There is one worker in a process.
+    held_bytes: ClassVar[int] = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,7 +75,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._idle: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}
         self._answered: dict[Connection, Caller] = {}
-        self._held_bytes = 0
         self._lock = threading.Lock()  # for what a thread says at the end of a request
         self._probes = Threads(1, self._serve)  # a probe waits for no call
 
@@ -129,7 +128,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._watch(conn)
         self._await(conn)
         if self.nr_conns >= self.worker_connections and self._arriving:
-            self._refuse(next(iter(self._arriving)), *_TOO_MUCH)
+            reason = "too many connections are open; send the request again"
+            self._refuse(next(iter(self._arriving)), HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
     def _watch(self, conn: Connection) -> None:
         if not conn.is_watched:
@@ -193,29 +193,45 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _take(self, conn: Connection, arrival: Arrival, data: bytes) -> None:
         held_bytes, asked = arrival.held_bytes, arrival.wants_go_ahead
         conn.rest = arrival.feed(data)
-        self._held_bytes += arrival.held_bytes - held_bytes
+        self._hold(arrival.held_bytes - held_bytes)
         if arrival.refusal is not None:
             self._refuse(conn, *arrival.refusal)
-        elif arrival.is_complete:
+            return
+        if self.held_bytes > self.settings.max_bodies_bytes:
+            self._make_room()
+        if conn not in self._arriving:
+            return
+        if arrival.is_complete:
             self._submit(conn)
         elif arrival.wants_go_ahead and not asked:
             with contextlib.suppress(OSError):
                 conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif self._held_bytes > _HELD_BYTES:
-            largest = max(self._arriving, key=lambda each: self._arriving[each].held_bytes)
-            self._refuse(largest, *_TOO_MUCH)
+
+    def _hold(self, count: int) -> None:
+        with self._lock:
+            Worker.held_bytes += count
+
+    def _make_room(self) -> None:
+        """Refuse the request that holds most of what is not answered yet."""
+        most_bytes = self.settings.max_bodies_bytes
+        reason = f"all requests together hold {most_bytes} bytes already (MAX_BODIES_BYTES)"
+        largest = max(self._arriving, key=lambda each: self._arriving[each].held_bytes)
+        if self._arriving[largest].held_bytes > _LITTLE_BYTES:
+            self._refuse(
+                largest, HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}; try again in a moment"
+            )
 
     def _forget(self, conn: Connection) -> Arrival:
         arrival = self._arriving.pop(conn)
-        self._held_bytes -= arrival.held_bytes
         arrival.close()
         return arrival
 
     def _refuse(self, conn: Connection, status: HTTPStatus, reason: str) -> None:
         arrival = self._forget(conn)
+        self._hold(-arrival.held_bytes)
         if arrival.size_bytes:
             refuse(conn, arrival.environ.get("REQUEST_METHOD", "-"), status, reason)
-        if status is HTTPStatus.SERVICE_UNAVAILABLE:  # its place is needed now
+        if self.nr_conns >= self.worker_connections:  # its place is needed now
             self._close(conn)
         else:
             self._leave(conn)
@@ -230,8 +246,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _serve(self, conn: Connection) -> None:
         """Answer a request, in a thread, and keep its connection for the next one."""
         is_full = len(self._idle) >= self.max_keepalived
+        held_bytes = 0 if conn.arrival is None else conn.arrival.held_bytes
         stays = answer(self.wsgi, conn, closes=is_full or not self.alive)
         with self._lock:
+            Worker.held_bytes -= held_bytes
             if stays and conn.is_watched and not conn.rest:
                 del self._answered[conn]
                 conn.deadline = time.monotonic() + self.cfg.keepalive
