@@ -230,7 +230,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         arrival = self._forget(conn)
         self._hold(-arrival.held_bytes)
         if arrival.size_bytes:
-            refuse(conn, arrival.environ.get("REQUEST_METHOD", "-"), status, reason)
+            refuse(conn, arrival.method, status, reason)
         if self.nr_conns >= self.worker_connections:  # its place is needed now
             self._close(conn)
         else:
@@ -247,7 +247,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Answer a request, in a thread, and keep its connection for the next one."""
         is_full = len(self._idle) >= self.max_keepalived
         held_bytes = 0 if conn.arrival is None else conn.arrival.held_bytes
-        stays = answer(self.wsgi, conn, closes=is_full or not self.alive)
+        stays = answer(self.wsgi, conn, self.cfg, closes=is_full or not self.alive)
         with self._lock:
             Worker.held_bytes -= held_bytes
             if stays and conn.is_watched and not conn.rest:
