@@ -102,6 +102,15 @@ class Connection(socket.socket):
         self._threads = threads
         self._timeout_s = timeout_s
 
+    def take(self, most_bytes: int, flags: int = 0) -> bytes | None:
+        """Return what has come: b"" when the caller has left, None when it is nothing yet."""
+        try:
+            return self.recv(most_bytes, flags)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """Send all, or end the connection.
 

@@ -83,13 +83,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve for a second; gunicorn looks after the process and the deadlines in between."""
+        timeout = timeout if self.alive else _LAST_LOOKS_S
         until = time.monotonic() + timeout
-        while self.alive and self.nr_conns < self.worker_connections and timeout > 0:
-            super().wait_for_and_dispatch_events(timeout)
+        super().wait_for_and_dispatch_events(timeout)
+        while self.alive and self.nr_conns < self.worker_connections:
             timeout = until - time.monotonic()
-        if not self.alive:
-            super().wait_for_and_dispatch_events(_LAST_LOOKS_S)
-        elif timeout > 0:
+            if timeout <= 0:
+                return
             super().wait_for_and_dispatch_events(timeout)
 
     def run(self) -> None:
@@ -156,21 +156,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             if caller is not None:
                 self._unwatch(conn)
             self._idle.pop(conn, None)
-        if caller is not None:
-            self._look(conn, caller)
+        if caller is not None:  # it has left, or sends more before its answer has been sent
+            if conn.take(1, socket.MSG_PEEK) == b"":
+                caller.leaves()
             return
+        data = conn.take(_READ_BYTES)
         if conn in self._leaving:
-            self._discard(conn)
+            self._discard(conn, data)
             return
         arrival = conn.arrival or self._await(conn)
-        try:
-            data = conn.recv(_READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
         if data:
             self._take(conn, arrival, data)
+        elif data is None:
+            return
         elif not arrival.size_bytes:
             self._forget(conn)
             self._close(conn)
@@ -178,17 +176,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._submit(conn)
         else:  # who will send no more may still read
             self._refuse(conn, *arrival.broken_off())
-
-    def _look(self, conn: Connection, caller: Caller) -> None:
-        """See whether a caller has left, or sends more before its answer has been sent."""
-        try:
-            has_left = not conn.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            has_left = False
-        except OSError:
-            has_left = True
-        if has_left:
-            caller.leaves()
 
     def _take(self, conn: Connection, arrival: Arrival, data: bytes) -> None:
         held_bytes, asked = arrival.held_bytes, arrival.wants_go_ahead
@@ -213,13 +200,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _make_room(self) -> None:
         """Refuse the request that holds most of what is not answered yet."""
-        most_bytes = self.settings.max_bodies_bytes
-        reason = f"all requests together hold {most_bytes} bytes already (MAX_BODIES_BYTES)"
         largest = max(self._arriving, key=lambda each: self._arriving[each].held_bytes)
         if self._arriving[largest].held_bytes > _LITTLE_BYTES:
-            self._refuse(
-                largest, HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}; try again in a moment"
-            )
+            held = f"all requests together hold {self.settings.max_bodies_bytes} bytes already"
+            reason = f"{held} (MAX_BODIES_BYTES); try again in a moment"
+            self._refuse(largest, HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
     def _forget(self, conn: Connection) -> Arrival:
         arrival = self._arriving.pop(conn)
@@ -284,15 +269,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             conn.deadline = time.monotonic() + _LEAVING_S
             self._leaving[conn] = None
 
-    def _discard(self, conn: Connection) -> None:
-        try:
-            count = len(conn.recv(_READ_BYTES))
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        conn.discarded_bytes += count
-        if count == 0 or conn.discarded_bytes > _LEAVING_BYTES:
+    def _discard(self, conn: Connection, data: bytes | None) -> None:
+        conn.discarded_bytes += len(data or b"")
+        if data == b"" or conn.discarded_bytes > _LEAVING_BYTES:
             self._close(conn)
 
     def _close(self, conn: Connection) -> None:

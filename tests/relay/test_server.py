@@ -123,7 +123,7 @@ def test_bodies_that_are_too_much_come_again(name: str, target: Peer) -> None:
         assert end.wait(20)
         connection.sendall(answer_of(200, b"", ("Connection", "close")))
 
-    target.on("/hold", hold)
+    target.on(f"/hold/{name}", hold)
     settings = {"ALLOWED_TARGETS": "127.0.0.1", "MAX_BODIES_BYTES": "100000"}
     event = {
         "Ce-Specversion": "1.0",
@@ -137,9 +137,9 @@ def test_bodies_that_are_too_much_come_again(name: str, target: Peer) -> None:
     large = {"targetURL": target.url, "body": "x" * 60_000}
     with serving(name, settings) as function, ThreadPoolExecutor(1) as pool:
         url = f"{function.url}{path}"
-        held = json.dumps({**large, "targetAPI": "/hold"})
+        held = json.dumps({**large, "targetAPI": f"/hold/{name}"})
         first = pool.submit(call, "POST", url, held, headers)
-        wait_until(lambda: target.received("/hold"), 10, "the first call")
+        wait_until(lambda: target.received(f"/hold/{name}"), 10, "the first call")
 
         refused = call("POST", url, json.dumps(large), headers)
 
