@@ -296,9 +296,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         now = time.monotonic()
         if not self.alive:
             with self._lock:
-                callers = list(self._answered.values())
-            for caller in callers:
-                caller.process_ends()
+                for caller in self._answered.values():
+                    caller.process_ends()
         for conn in _due(self._leaving, now):
             self._close(conn)
         limit_s = self.settings.request_timeout_s

@@ -59,7 +59,7 @@ def prepare(
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
     _surround(app, Sites(settings))
-    logging.basicConfig(handlers=[logs.json_handler()], force=True)
+    logging.basicConfig(handlers=[logs.JSONHandler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
     _measure(app, settings, census)
     if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
@@ -209,13 +209,10 @@ def _alive() -> flask.Response:
 
 
 def _ready() -> flask.Response:
-    return to_flask(problem(503, "this process is ending")) if _is_ending() else _alive()
-
-
-def _is_ending() -> bool:
     # gunicorn's worker handles the signal, and is alive until it has come.
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return not getattr(worker, "alive", True)
+    is_alive = getattr(worker, "alive", True)
+    return _alive() if is_alive else to_flask(problem(503, "this process is ending"))
 
 
 def _refused(error: RelayError) -> flask.Response:
