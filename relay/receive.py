@@ -60,7 +60,7 @@ from relay.problems import (
     TargetNotAllowed,
     TooBusy,
 )
-from relay.progress import ATTEMPTS, Followers, Progress, Why
+from relay.progress import ATTEMPTS, Events, Progress, Why
 from relay.records import ROUND, Known, Records, result_id, round_of
 from relay.results import Result, with_callback
 from relay.retries import Again, Dead, Retries, ending_of
@@ -114,7 +114,7 @@ class Receive:
         self._records = Records(store, settings)
         self._claims = Claims(self._records)
         self._retries = Retries(delays_s=settings.retry_delays_s, max_age_s=settings.max_age_s)
-        self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
+        self._events = Events(event_type=settings.event_type, source=settings.event_source)
         self._gate = Gate(settings)
         # What comes from one tier is brought by one Trigger; no event can name a tenth tier.
         rule = fair(settings.trigger_places)
@@ -262,7 +262,7 @@ class Receive:
         written = result.to_json(self._settings.max_event_bytes)
         if not claim.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
-            request = self._followers.request(delivery.event) if ending == FAILED else None
+            request = self._events.request(delivery.event) if ending == FAILED else None
             try:
                 self._records.finish(
                     *(request_id, ending, result.status, written, attempts),
@@ -320,7 +320,7 @@ class Receive:
         if isinstance(decision, Again):
             wait_s = max(0.0, decision.not_before_s - time.time())
             logs.explain(f"{why.reason}; again in {wait_s:.3g} s", logging.WARNING)
-            waiting = self._followers.waiting(
+            waiting = self._events.waiting(
                 event, progress, why, tier=decision.tier, not_before_s=decision.not_before_s
             )
             return waiting.to_response()
@@ -328,27 +328,19 @@ class Receive:
             age = f"; it is older than {self._retries.longest_s:g} s (MAX_AGE_S)"
             why = replace(why, reason=why.reason + age)
         logs.explain(f"{why.reason}; the request is dead", logging.WARNING)
-        return self._followers.dead(event, progress, why).to_response()
+        return self._events.dead(event, progress, why).to_response()
 
     def _result(self, delivery: Delivery, ending: str, answer: bytes, attempts: int) -> Response:
         """Answer with the event that tells of an answer, and the callback that was asked for."""
         event, request_id = delivery.event, delivery.progress.request_id
-        attributes = {
-            # The same for every delivery of the same event: so a repeated result can be told from
-            # that of a retry.
-            "id": result_id(request_id, ending, round_of(event)),
-            "source": self._settings.event_source,
-            "type": f"{self._settings.event_type}.{ending}",
-            "subject": request_id,
-            "datacontenttype": JSON,
-            **as_attributes(delivery.trace),
-        }
-        for name in (MAC, ROUND):
-            if name in event.attributes:
-                attributes[name] = event.attributes[name]
+        more = {name: event.attributes[name] for name in (MAC, ROUND) if name in event.attributes}
         if attempts:
-            attributes[ATTEMPTS] = str(attempts)
-        told, _ = Event(attributes=attributes).to_http()
+            more[ATTEMPTS] = str(attempts)
+        # The id is the same for every delivery of the same event: so a repeated result can be told
+        # from that of a retry.
+        own_id = result_id(request_id, ending, round_of(event))
+        more |= {"subject": request_id, "datacontenttype": JSON, **as_attributes(delivery.trace)}
+        told, _ = self._events.event(own_id, more, ending).to_http()
         room = self._settings.max_event_bytes - written_bytes(told)
         callback = delivery.envelope.document.texts.get("callback")
         return reply(told, with_callback(answer, callback, room))
