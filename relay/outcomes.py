@@ -6,7 +6,6 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -32,7 +31,6 @@ class Outcomes:
 
     Args:
         settings: `event_type` and `event_source` count.
-        records: where outcomes are noted.
         broker: where a callback for a dead request is published.
         signatures: tell the relay's own events, and sign the callbacks.
     """
@@ -138,10 +136,13 @@ class Outcomes:
                 that is unavailable.
         """
         ending = event.type.rpartition(".")[2]
-        if ending == CALLBACK:
-            self._note_targets_callback(event)
-            return None
         request_id = event.attributes.get("subject")
+        if ending == CALLBACK:
+            self._check(event, event.id)
+            logs.note(id=request_id)
+            if request_id is not None:
+                self._records.add_callback(request_id, event)
+            return None
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         if ending == DEAD:
@@ -173,13 +174,6 @@ class Outcomes:
             delivery = self._callback(event, asked, about)
         return delivery
 
-    def _note_targets_callback(self, event: Event) -> None:
-        self._check(event, event.id)
-        request_id = event.attributes.get("subject")
-        logs.note(id=request_id)
-        if request_id is not None:
-            self._records.add_callback(request_id, event)
-
     def _note_dead(self, event: Event, reason: Mapping[str, object]) -> Event | None:
         """Note the death of the request that an event asked for; return the callback."""
         data = Object.within(event.data)
@@ -189,11 +183,12 @@ class Outcomes:
             target = Envelope.from_object(data).target.origin.authority
         except InvalidRequest:  # which may be why it is dead
             target = None
-        is_dead = self._records.die(event, reason, fingerprint=fingerprint(data), target=target)
-        if not is_dead:
+        if not self._records.die(event, reason, fingerprint=fingerprint(data), target=target):
             return None
         logs.note(outcome=DEAD, target=target)
-        logs.explain(_why_dead(reason), logging.ERROR)
+        # What its subscriber sent may hold what is not for the log.
+        why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
+        logs.explain(f"the request is dead: {why}", logging.ERROR)
         if callback is None:
             return None
         about: dict[str, object] = {"id": event.id, "status": DEAD, "reason": reason}
@@ -227,11 +222,9 @@ def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
     """Take what can be had of the attributes of an event that cannot be read."""
     content_type = headers.get("content-type", "")
     if content_type.lower().startswith("application/cloudevents"):
-        with suppress(JSONError):
-            value = loads(body)
-            event_id = value.get("id") if isinstance(value, dict) else None
-            if event_id and isinstance(event_id, str) and is_text(event_id):
-                return {"id": event_id, "datacontenttype": "application/octet-stream"}
+        event_id = Object.within(body).members.get("id")
+        if event_id and isinstance(event_id, str) and is_text(event_id):
+            return {"id": event_id, "datacontenttype": "application/octet-stream"}
         return {}
     attributes = {
         name.removeprefix("ce-"): unquote(text_of(value.encode("latin-1")))
@@ -274,12 +267,6 @@ def reason_of(event: Event) -> dict[str, object]:
     if isinstance(data, dict):
         reason |= {name: data[name] for name in ("detail", "attempts") if name in data}
     return reason
-
-
-def _why_dead(reason: Mapping[str, object]) -> str:
-    """Say why a request is dead; what its subscriber sent may hold what is not for the log."""
-    why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
-    return f"the request is dead: {why}"
 
 
 def target_callback_event(request: Request, body: bytes, events: Events) -> Event:

@@ -41,7 +41,7 @@ from relay import logs
 from relay.auth import MAC
 from relay.backends import open_store
 from relay.claims import Claims
-from relay.envelope import IDEMPOTENT, Envelope, fingerprint
+from relay.envelope import IDEMPOTENT, Envelope, fingerprint, read_envelope
 from relay.events import FAILED, JSON, RESULTS, Event, reply, written_bytes
 from relay.gate import Gate
 from relay.headers import Headers, find, is_json, retry_after_s
@@ -81,6 +81,7 @@ class Delivery:
     """An event that a Broker delivers, the call that it asks for, and how far that has come.
 
     Args:
+        callback: what its caller asked for, as it is written.
         trace: the headers that go along with the call.
         broker: the Broker's connection, which waits for the answer.
     """
@@ -88,6 +89,7 @@ class Delivery:
     event: Event
     envelope: Envelope
     fingerprint: str
+    callback: str | None
     progress: Progress
     trace: Headers
     broker: Caller
@@ -131,7 +133,7 @@ class Receive:
         The trace context of an event that carries none is the delivery's own.
 
         Raises:
-            InvalidRequest: see `Event.from_http`, `Progress.of` and `Envelope.from_json`.
+            InvalidRequest: see `Event.from_http`, `Progress.of` and `read_envelope`.
         """
         event = Event.from_http(headers, body)
         logs.note(id=event.id, type=event.type)
@@ -147,11 +149,12 @@ class Receive:
         if not is_json(event.attributes.get("datacontenttype", JSON)):
             what = "must be application/json: the data is an envelope"
             raise InvalidRequest("Content-Type", what)
-        envelope = Envelope.from_json(event.data)
+        envelope, document = read_envelope(event.data)
         return Delivery(
             event=event,
             envelope=envelope,
-            fingerprint=fingerprint(envelope.document),
+            fingerprint=fingerprint(document),
+            callback=document.texts.get("callback"),
             progress=progress,
             trace=trace,
             broker=broker or Caller(),
@@ -258,7 +261,8 @@ class Receive:
             return self._again(delivery.attempted(), why, next_in_s, claim=claim)
         # What is done may not be done again because its answer broke off, unless that is harmless.
         harmless = method in IDEMPOTENT
-        result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
+        body, lack = answer.read(self._settings.max_result_bytes, or_less=not harmless)
+        result = Result(status=answer.status, headers=answer.headers, body=body, reason=lack)
         written = result.to_json(self._settings.max_event_bytes)
         if not claim.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
@@ -342,8 +346,7 @@ class Receive:
         more |= {"subject": request_id, "datacontenttype": JSON, **as_attributes(delivery.trace)}
         told, _ = self._events.event(own_id, more, ending).to_http()
         room = self._settings.max_event_bytes - written_bytes(told)
-        callback = delivery.envelope.document.texts.get("callback")
-        return reply(told, with_callback(answer, callback, room))
+        return reply(told, with_callback(answer, delivery.callback, room))
 
 
 def refusal(error: RelayError, attempts: int = 0) -> Response:

@@ -18,13 +18,13 @@ from relay.auth import Signatures, check_token
 from relay.backends import open_store
 from relay.bodies import seems
 from relay.broker import Broker
-from relay.envelope import METHODS, Envelope, fingerprint, new_id, parse_key
+from relay.envelope import METHODS, Envelope, fingerprint, new_id, parse_key, read_envelope
 from relay.events import JSON, Event
 from relay.forwarded import base_url
 from relay.gate import Gate, Passing
 from relay.headers import HOPS, Headers, Preferences
 from relay.http import Request, Response, brokers_problem, problem_of, read_body
-from relay.jsons import BOM
+from relay.jsons import BOM, Object
 from relay.lists import Lists, query_of
 from relay.outcomes import Outcomes, target_callback_event
 from relay.places import Places, at_most
@@ -159,7 +159,7 @@ class Send:
 
     def _sync(self, request: Request) -> Response:
         data = self._body(request)
-        envelope = self._envelope(request, data)
+        envelope = self._envelope(request, data)[0]
         if envelope.method is not None and request.method != "POST":
             own = request.method
             raise InvalidRequest(
@@ -210,7 +210,7 @@ class Send:
         Args:
             applied: the preferences that are followed so far.
         """
-        accepted = self._accept(request, data, self._envelope(request, data))
+        accepted = self._accept(request, data)
         base = base_url(request.headers)
         wait_s = Preferences.from_header(request.headers.get("prefer")).wait_s
         if wait_s is None:
@@ -230,8 +230,11 @@ class Send:
         response = answer.to_response()
         return replace(response, headers=(*response.headers, *headers))
 
-    def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Accepted:
+    def _accept(self, request: Request, data: bytes) -> Accepted:
         """Publish a request, unless that has been done; return when the Broker has it."""
+        envelope, document = self._envelope(request, data)
+        same, callback = fingerprint(document), document.members.get("callback")
+        del document
         key = request.headers.get("idempotency-key")
         request_id = new_id() if key is None else parse_key(key)
         logs.note(id=request_id)
@@ -240,11 +243,10 @@ class Send:
         self._targets.check(envelope)
         more = {"datacontenttype": JSON, "relayhops": str(hops)}
         event = self._events.event(request_id, more, data=data)
-        callback = envelope.document.members.get("callback")
         try:
             known, is_mine = self._records.accept(
                 request_id,
-                fingerprint=fingerprint(envelope.document),
+                fingerprint=same,
                 target=envelope.target.origin.authority,
                 may_repeat=key is not None,
             )
@@ -285,9 +287,9 @@ class Send:
         limit_bytes = self._settings.max_delivery_bytes
         return read_body(request, limit_bytes, setting="2 * MAX_EVENT_BYTES")
 
-    def _envelope(self, request: Request, data: bytes) -> Envelope:
+    def _envelope(self, request: Request, data: bytes) -> tuple[Envelope, Object]:
         try:
-            envelope = Envelope.from_json(data)
+            envelope, document = read_envelope(data)
         except InvalidRequest as exc:
             instead = seems(data, request.headers.get("content-type", ""))
             if not instead or not exc.detail.startswith("envelope is not "):
@@ -296,7 +298,7 @@ class Send:
         longest_s = self._settings.target_timeout_s
         if envelope.timeout_s is not None and envelope.timeout_s > longest_s:
             raise InvalidRequest("timeout", f"must be at most {longest_s:g} s (TARGET_TIMEOUT_S)")
-        return envelope
+        return envelope, document
 
     def _publish(
         self, request: Request, event: Event, callback: object = None, *, is_request: bool = False

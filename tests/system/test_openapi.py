@@ -16,7 +16,7 @@ import yaml
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from relay.backends import open_store
-from relay.envelope import Envelope, fingerprint
+from relay.envelope import fingerprint, read_envelope
 from relay.events import Event
 from relay.lifecycle import Attempt
 from relay.problems import CallerLeft, RelayError
@@ -484,7 +484,7 @@ def fail_twice(state_url: str, published: Received) -> None:
                 event,
                 request_id=event.id,
                 attempt=number,
-                fingerprint=fingerprint(Envelope.from_json(published.body).document),
+                fingerprint=fingerprint(read_envelope(published.body)[1]),
                 target="t",
             )
             assert isinstance(attempt, Attempt)
