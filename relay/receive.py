@@ -167,7 +167,7 @@ class Receive:
             reason = f"the request is not due yet, and {reason}"
             return _come_again(reason, math.ceil(pause_s))
         # A Broker that has left delivers again: a call that is made now would be made twice.
-        if delivery.broker.has_left():
+        if delivery.broker.has_left:
             return _come_again("the Broker has left")
         if not due:
             decision = self._retries.early(delivery.progress, time.time())

@@ -14,6 +14,7 @@ import io
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from yarl import URL
 
@@ -150,8 +151,7 @@ class _Connection(asyncio.Protocol):
         return Answer(parser.status, headers, body)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of TCP
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's only acts as one
 
     def data_received(self, data: bytes) -> None:
         if self._answered is None or self._answered.done():
