@@ -16,7 +16,7 @@ import yaml
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from relay.backends import open_store
-from relay.envelope import Envelope, fingerprint
+from relay.envelope import fingerprint, read_envelope
 from relay.events import Event
 from relay.lifecycle import Attempt
 from relay.problems import CallerLeft, RelayError
@@ -477,7 +477,7 @@ def fail_twice(state_url: str, published: Received) -> None:
     """Note what Receive would, of two attempts that failed."""
     headers = {name: value for name, value in published.headers if name.startswith("ce-")}
     event = Event.from_http(headers, published.body)
-    print_ = fingerprint(Envelope.from_json(published.body).document)
+    print_ = fingerprint(read_envelope(published.body)[1])
     with closing(open_store(state_url, ttl_s=86_400, max_bytes=2**30)) as store:
         records = Records(store, Settings())
         for number in (1, 2):
