@@ -9,7 +9,6 @@ not take the event.
 from __future__ import annotations
 
 import logging
-import time
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -93,9 +92,7 @@ class Ingress:
         except InvalidRequest as exc:
             return PlainTextResponse(f"{exc}\n", 500 if isinstance(exc, Unwritable) else 400)
         if triggers:
-            publication = Publication(
-                event=event, headers=passed_on(given), triggers=triggers, due_at=time.time()
-            )
+            publication = Publication(event=event, headers=passed_on(given), triggers=triggers)
             try:
                 event_id = await self._store.add(publication)
             except StoreError as exc:

@@ -11,8 +11,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 
-from local.broker.attempts import Attempts
+from local.broker.attempts import Attempts, Ledger
 from local.broker.store import EventStore, PendingDelivery, Publication
 
 PAUSE_S = 1.0
@@ -85,8 +86,10 @@ class Queue(ABC):
 class TriggerQueue(Queue):
     """The pending deliveries of one Trigger, the earliest due first."""
 
-    def __init__(self, trigger: str, store: EventStore, attempts: Attempts) -> None:
-        super().__init__(trigger, store, attempts)
+    def __init__(
+        self, trigger: str, store: EventStore, attempts: Callable[[Ledger], Attempts]
+    ) -> None:
+        super().__init__(trigger, store, attempts(store))
         self._calls = 0
         self._ready: deque[PendingDelivery] = deque()
         # Whether the store may have something due that is not in memory.
@@ -98,7 +101,12 @@ class TriggerQueue(Queue):
         if self._is_behind or len(self._ready) == _MAX_READY or event_id in self.in_hand:
             self._is_behind = True
         else:
-            self._ready.append(publication.delivery(event_id, self._trigger))
+            event, headers = publication.event, publication.headers
+            self._ready.append(
+                PendingDelivery(
+                    event_id=event_id, trigger=self._trigger, event=event, headers=headers
+                )
+            )
         self.wake()
 
     def look(self) -> None:

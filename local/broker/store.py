@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,24 +43,11 @@ class Publication:
     Attributes:
         headers: Those of the request that the Broker passes on.
         triggers: The names of the Triggers that want the event.
-        due_at: Unix time of the first attempt.
     """
 
     event: Event
     headers: Headers
     triggers: Sequence[str]
-    due_at: float
-
-    def delivery(self, event_id: int, trigger: str) -> PendingDelivery:
-        """Return what the store holds for a Trigger once it has the event."""
-        return PendingDelivery(
-            event_id=event_id,
-            trigger=trigger,
-            event=self.event,
-            headers=self.headers,
-            failures=0,
-            dead_letter=None,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +64,8 @@ class PendingDelivery:
     trigger: str
     event: Event
     headers: Headers
-    failures: int
-    dead_letter: Mapping[str, str] | None
+    failures: int = 0
+    dead_letter: Mapping[str, str] | None = None
 
 
 class EventStore:
@@ -127,25 +115,18 @@ class EventStore:
 
         return await self._database.write(write)
 
-    async def postpone(
-        self,
-        delivery: PendingDelivery,
-        *,
-        due_at: float,
-        failures: int,
-        dead_letter: Mapping[str, str] | None,
-    ) -> None:
-        """Keep a delivery for a later attempt.
+    async def postpone(self, delivery: PendingDelivery, due_at: float) -> None:
+        """Keep a delivery as it is to be attempted next.
 
         Raises:
             StoreError: The delivery is kept as it was.
         """
-        letter = None if dead_letter is None else json.dumps(dead_letter)
+        letter = None if delivery.dead_letter is None else json.dumps(delivery.dead_letter)
         await self._database.write(
             lambda db: db.execute(
                 "UPDATE deliveries SET due_at = ?, failures = ?, dead_letter = ?"
                 " WHERE event_id = ? AND trigger_name = ?",
-                (due_at, failures, letter, delivery.event_id, delivery.trigger),
+                (due_at, delivery.failures, letter, delivery.event_id, delivery.trigger),
             )
         )
 
@@ -225,8 +206,9 @@ def _insert(db: sqlite3.Connection, publication: Publication) -> int:
     )
     event_id = cursor.lastrowid
     assert event_id is not None  # noqa: S101 - of an INSERT
+    now = time.time()
     db.executemany(
         "INSERT INTO deliveries VALUES (?, ?, ?, 0, NULL)",
-        [(event_id, trigger, publication.due_at) for trigger in publication.triggers],
+        [(event_id, trigger, now) for trigger in publication.triggers],
     )
     return event_id
