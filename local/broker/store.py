@@ -113,7 +113,7 @@ class EventStore:
             )
             return None if reply is None else _insert(db, reply)
 
-        return await self._database.write(write)
+        return await self._database.write(write, can_wait=reply is None)
 
     async def postpone(self, delivery: PendingDelivery, due_at: float) -> None:
         """Keep a delivery as it is to be attempted next.
