@@ -19,7 +19,6 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 
-KERNEL = "kernel"
 # Of what is not named here.
 RULES = "rules, and what leads through them"
 GROUPS = {
@@ -27,9 +26,9 @@ GROUPS = {
     "reading and writing events": "relay.bodies relay.envelope relay.events relay.forwarded"
     " relay.headers relay.http relay.jsons relay.progress relay.results relay.urls",
     "client and publishing": "requests urllib3 relay.broker relay.client relay.connections"
-    " relay.lookups relay.reasons relay.responses relay.sockets relay.tls",
-    "store": "relay.claims relay.lifecycle relay.records relay.store relay.store_redis"
-    " relay.store_sqlite relay.waiting",
+    " relay.lookups relay.reasons relay.responses relay.targets relay.tls",
+    "store": "relay.backends relay.claims relay.lifecycle relay.records relay.store"
+    " relay.store_redis relay.store_sqlite relay.waiters relay.waiting",
     "log and metrics": "prometheus_client relay.logs relay.metrics relay.operations relay.traces"
     " relay.tracing",
 }
@@ -102,7 +101,7 @@ def main(path: str, seconds: str) -> None:
     kernel_s = resource.getrusage(resource.RUSAGE_SELF).ru_stime - kernel_s
     sample_us = 1e6 / count * (used_s - kernel_s) / found.total()
     costs_us = {group: sample_us * found[group] for group in (*GROUPS, RULES)}
-    print(json.dumps({**costs_us, KERNEL: 1e6 / count * kernel_s}))
+    print(json.dumps({**costs_us, "kernel": 1e6 / count * kernel_s}))
 
 
 if __name__ == "__main__":

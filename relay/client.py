@@ -73,8 +73,9 @@ class Answer(ResponseParser):
         super().__init__(request.method or "")
         self._request = request
         self._deadline = deadline
-        self._sock: socket.socket | None = sock
+        self._sock = sock
         self._pool = pool
+        self._is_over = False
         self._piece = b""
         self._failure: requests.RequestException | None = None
 
@@ -90,13 +91,12 @@ class Answer(ResponseParser):
             BrokenAnswer, requests.ReadTimeout: no final status came; what fails after it is for
                 reading to raise.
         """
-        assert self._sock is not None  # noqa: S101 - nothing has been read
         self._deadline.cut.ends_by(functools.partial(shut_down, self._sock))
         try:
             for data in message:
-                self._send(self._sock, data)
+                self._send(data)
             while not self.has_head:
-                self._receive(self._sock)
+                self._receive()
         except OSError as exc:
             failure = self._failed(exc)
             if not self.status:
@@ -108,8 +108,8 @@ class Answer(ResponseParser):
         try:
             if self._failure is not None:
                 raise self._failure
-            while not self._piece and self._sock is not None:
-                self._receive(self._sock)
+            while not self._piece and not self._is_over:
+                self._receive()
         except OSError as exc:
             raise error_of(self._failed(exc), self._request.peer) from exc
 
@@ -143,35 +143,35 @@ class Answer(ResponseParser):
     def close(self) -> None:
         """Close the connection, unless it has been given back."""
         super().close()
-        if self._sock is not None:
+        if not self._is_over:
             self._sock.close()
-            self._sock = None
+        self._is_over = True
 
     def _take(self) -> bytes:
         self.begin()
         piece, self._piece = self._piece, b""
         return piece
 
-    def _send(self, sock: socket.socket, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         sent = 0
         try:
             while sent < len(data):
-                sock.settimeout(self._deadline.left_s)
-                sent += sock.send(memoryview(data)[sent:])
+                self._sock.settimeout(self._deadline.left_s)
+                sent += self._sock.send(memoryview(data)[sent:])
                 self.may_repeat = self._request.method in IDEMPOTENT
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             pass  # the peer has read enough, and may have answered
 
-    def _receive(self, sock: socket.socket) -> None:
-        sock.settimeout(self._deadline.left_s)
-        data = sock.recv(_READ_BYTES)
+    def _receive(self) -> None:
+        self._sock.settimeout(self._deadline.left_s)
+        data = self._sock.recv(_READ_BYTES)
         self.may_repeat &= not data
         self._piece = self.feed(data)
         if self.is_complete:
             if not self.is_last:
                 self._deadline.cut.is_over()
-                self._pool.put(self._request.target.origin, sock)
-                self._sock = None
+                self._pool.put(self._request.target.origin, self._sock)
+                self._is_over = True
             self.close()
 
     def _failed(self, exc: OSError) -> requests.RequestException:

@@ -105,11 +105,7 @@ class Envelope:
             raise InvalidRequest(
                 "envelope", 'is empty; send {"targetURL", "targetAPI", "headers", "body"} as JSON'
             )
-        try:
-            document = Object.from_json(raw)
-        except JSONError as exc:
-            raise InvalidRequest("envelope", str(exc)) from exc
-        return cls.from_object(document)
+        return cls.from_object(Object.from_json(raw, "envelope"))
 
     @classmethod
     def from_object(cls, document: Object) -> Envelope:

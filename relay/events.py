@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from relay.headers import Headers, is_json, media_type, wire_value
 from relay.http import Response
@@ -73,7 +73,7 @@ class Event:
     """One CloudEvent.
 
     Args:
-        attributes: all context attributes, extensions among them, by their lower-case names.
+        attributes: with extensions among them, by their lower-case names.
         data: as it stands in the message; empty when there is none.
     """
 
@@ -93,15 +93,10 @@ class Event:
         return Event(attributes={**self.attributes, **more}, data=self.data) if more else self
 
     def size_bytes(self) -> int:
-        """Count the event as it is written: its headers, each a line, and its data."""
         return written_bytes(*self.to_http())
 
     def to_http(self) -> tuple[Headers, bytes]:
-        """Write the event in binary mode, with a version and a time if it has none.
-
-        Returns:
-            the headers, and the body.
-        """
+        """Write the event in binary mode, with a version and a time if it has none."""
         headers = []
         for name, value in {"specversion": "1.0", **self.attributes}.items():
             if name != "datacontenttype":
@@ -114,9 +109,7 @@ class Event:
 
     def to_response(self) -> Response:
         """Write the event as the answer to a Broker, which publishes it: a reply."""
-        headers, body = self.to_http()
-        length = ("Content-Length", str(len(body)))
-        return Response(status=200, headers=(*headers, length), body=(body,))
+        return reply(*self.to_http())
 
     @classmethod
     def from_http(
@@ -125,9 +118,7 @@ class Event:
         """Read an event in binary or structured mode.
 
         Args:
-            headers: by lower-case name; each character of a value stands for one byte, as WSGI and
-                ASGI servers have it.
-            body: the whole body.
+            headers: by lower-case name; each character of a value stands for one byte.
             rules: None for the relay's own, which are the specification's.
 
         Raises:
@@ -169,13 +160,19 @@ def text_of(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
+def reply(headers: Headers, body: bytes) -> Response:
+    """Answer a Broker with an event that `to_http` has written."""
+    length = ("Content-Length", str(len(body)))
+    return Response(status=200, headers=(*headers, length), body=(body,))
+
+
 def written_bytes(headers: Headers, body: bytes = b"") -> int:
-    """Count an event as `to_http` has written it."""
+    """Count an event that `to_http` has written: its headers, each a line, and its data."""
     return sum(len(name) + len(value) + len(": \r\n") for name, value in headers) + len(body)
 
 
 def _percent_encoded(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8"))
+    return quote(match[0])
 
 
 def _header(raw: bytes) -> str:
@@ -184,10 +181,7 @@ def _header(raw: bytes) -> str:
 
 def _structured(body: bytes) -> tuple[dict[str, str], bytes]:
     """Read the JSON format strictly (CloudEvents JSON format 1.0, section 3)."""
-    try:
-        event = Object.from_json(body)
-    except JSONError as exc:
-        raise InvalidRequest("event", str(exc)) from exc
+    event = Object.from_json(body, "event")
     _check_count(len(event.members.keys() - _DATA))
     attributes = {
         name: item if isinstance(item, str) else event.texts[name].strip()
@@ -200,9 +194,8 @@ def _structured(body: bytes) -> tuple[dict[str, str], bytes]:
 def _is_set(name: str, value: object) -> bool:
     """Check the JSON type of an attribute; null is that of one that is not there."""
     if isinstance(value, dict | list):
-        raise InvalidRequest(
-            "event", "has an attribute that is not a string, a number or a boolean"
-        )
+        detail = "has an attribute that is not a string, a number or a boolean"
+        raise InvalidRequest("event", detail)
     if name in _STRINGS and not isinstance(value, str | None):
         raise InvalidRequest(f"ce-{name}", "must be a string")
     return value is not None
@@ -243,9 +236,8 @@ def _check(attributes: dict[str, str]) -> dict[str, str]:
         if name in _RESERVED:
             raise InvalidRequest("event", "has an attribute called data or extensions")
         if not is_text(value):
-            raise InvalidRequest(
-                f"ce-{name[:64]}", "must not have a control character or a lone surrogate"
-            )
+            detail = "must not have a control character or a lone surrogate"
+            raise InvalidRequest(f"ce-{name[:64]}", detail)
     if attributes.get("specversion") not in SPEC_VERSIONS:
         raise InvalidRequest("ce-specversion", f"must be one of {', '.join(SPEC_VERSIONS)}")
     for name in REQUIRED:

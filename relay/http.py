@@ -144,24 +144,27 @@ def read_body(request: Request, limit_bytes: int, *, setting: str = "MAX_BODY_BY
             "the body's Content-Encoding must be gzip or deflate, once, or none",
             codings=("gzip", "deflate"),
         )
-    error = TooLarge(f"the body is larger than {limit_bytes} bytes ({setting})")
+    too_large = f"the body is larger than {limit_bytes} bytes ({setting})"
     stream, length = request.stream, request.content_length
-    if length is not None and length > limit_bytes:
+    pieces: list[bytes] = []
+    size_bytes = length if length is not None and length > limit_bytes else 0
+    while size_bytes <= limit_bytes and size_bytes != length:
+        piece = _next_piece(stream, min(_PIECE_BYTES, limit_bytes + 1 - size_bytes))
+        if not piece:
+            break
+        pieces.append(piece)
+        size_bytes += len(piece)
+    if size_bytes > limit_bytes:
         _drop(stream, limit_bytes)
-        raise error
-    body = bytearray()
-    while piece := _next_piece(stream, min(_PIECE_BYTES, limit_bytes + 1 - len(body))):
-        body += piece
-        if len(body) > limit_bytes:
-            _drop(stream, limit_bytes)
-            raise error
-    if length is not None and len(body) < length:
-        raise InvalidRequest("body", f"has {len(body)} bytes; Content-Length says {length}")
+        raise TooLarge(too_large)
+    if length is not None and size_bytes < length:
+        raise InvalidRequest("body", f"has {size_bytes} bytes; Content-Length says {length}")
+    body = b"".join(pieces)
     if coding not in _CODINGS or not body:
-        return bytes(body)
-    decoded = _decoded(bytes(body), coding, limit_bytes)
+        return body
+    decoded = _decoded(body, coding, limit_bytes)
     if len(decoded) > limit_bytes:
-        raise error
+        raise TooLarge(too_large)
     return decoded
 
 

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from relay.problems import InvalidRequest
+
 BOM = b"\xef\xbb\xbf"
 
 # Far deeper than any real body; the same on every Python, whose own limits differ by version and
@@ -63,26 +65,32 @@ class Object:
     texts: Mapping[str, str]
 
     @classmethod
-    def from_json(cls, raw: bytes) -> Object:
+    def from_json(cls, raw: bytes, field: str) -> Object:
         """Read one JSON object.
 
+        Args:
+            field: what it is called, for the error.
+
         Raises:
-            JSONError: as for `loads`, or it is another value.
+            InvalidRequest: `loads` would not read it, or it is another value.
         """
         try:
             found = list(each_member(_decoded(raw, MAX_DEPTH), _exact))
-        except JSONError as exc:
-            value = loads(raw)  # which knows best what is wrong
-            raise JSONError(f"must be an object, not {json_type(value)}") from exc
-        members = _object([(name, value) for name, value, _ in found])
+            members = _object([(name, value) for name, value, _ in found])
+        except JSONError:
+            try:
+                what = f"must be an object, not {json_type(loads(raw))}"
+            except JSONError as exc:  # it knows best what is wrong
+                raise InvalidRequest(field, str(exc)) from exc
+            raise InvalidRequest(field, what) from None
         return cls(raw, members, {name: text for name, _, text in found})
 
     @classmethod
     def within(cls, raw: bytes) -> Object:
         """Read one JSON object; what is none has no members."""
         try:
-            return cls.from_json(raw)
-        except JSONError:
+            return cls.from_json(raw, "data")
+        except InvalidRequest:
             return cls(raw, {}, {})
 
 

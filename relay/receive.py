@@ -36,14 +36,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from relay import logs
 from relay.auth import MAC
 from relay.backends import open_store
 from relay.claims import Claims
 from relay.envelope import IDEMPOTENT, Envelope, fingerprint
-from relay.events import FAILED, JSON, RESULTS, Event
+from relay.events import FAILED, JSON, RESULTS, Event, reply, written_bytes
 from relay.gate import Gate
 from relay.headers import Headers, find, is_json, retry_after_s
 from relay.http import Response, brokers_problem
@@ -70,13 +69,11 @@ from relay.store import CANCELLED
 from relay.targets import TargetClient
 from relay.tracing import PASSED_ON, as_attributes, context_in, next_hop, trace_id
 
-if TYPE_CHECKING:
-    from relay.client import Answer
-
 log = logging.getLogger(__name__)
 
 # A delivery that waits for its target's share holds up what comes by the same Trigger.
 _PATIENCE_S = 0.25
+_PLAIN = (("Accept-Encoding", "identity"),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +81,6 @@ class Delivery:
     """An event that a Broker delivers, the call that it asks for, and how far that has come.
 
     Args:
-        fingerprint: of the envelope.
         trace: the headers that go along with the call.
         broker: the Broker's connection, which waits for the answer.
     """
@@ -96,9 +92,10 @@ class Delivery:
     trace: Headers
     broker: Caller
 
-    @property
-    def method(self) -> str:
-        return self.envelope.method or "POST"
+    def attempted(self) -> Delivery:
+        """Return it as it is after the call."""
+        progress = replace(self.progress, attempts=self.progress.attempts + 1)
+        return replace(self, progress=progress)
 
 
 class Receive:
@@ -148,9 +145,8 @@ class Receive:
         progress = Progress.of(event, self._settings.event_type, time.time())
         logs.note(id=progress.request_id)
         if not is_json(event.attributes.get("datacontenttype", JSON)):
-            raise InvalidRequest(
-                "Content-Type", "must be application/json: the data is an envelope"
-            )
+            what = "must be application/json: the data is an envelope"
+            raise InvalidRequest("Content-Type", what)
         envelope = Envelope.from_json(event.data)
         return Delivery(
             event=event,
@@ -166,9 +162,9 @@ class Receive:
         pause_s, due = self._retries.pause(delivery.progress, time.time())
         if pause_s and (reason := self._wait(delivery.broker, pause_s)):
             reason = f"the request is not due yet, and {reason}"
-            return _come_again(reason, after_s=math.ceil(pause_s))
+            return _come_again(reason, math.ceil(pause_s))
         # A Broker that has left delivers again: a call that is made now would be made twice.
-        if delivery.broker.has_left():
+        if delivery.broker.has_left:
             return _come_again("the Broker has left")
         if not due:
             decision = self._retries.early(delivery.progress, time.time())
@@ -176,7 +172,7 @@ class Receive:
         claim = self._claim(delivery)
         if isinstance(claim, Busy):
             reason = "another delivery of this request is calling the target"
-            return _come_again(reason, after_s=claim.retry_after_s)
+            return _come_again(reason, claim.retry_after_s)
         if isinstance(claim, Known | Made):
             return self._as_before(delivery, claim)
         if claim.caller is None:
@@ -211,22 +207,16 @@ class Receive:
 
     def _as_before(self, delivery: Delivery, known: Known | Made) -> Response:
         """Answer a delivery whose attempt was made, or whose request is over, as it was then."""
-        progress = delivery.progress
         if isinstance(known, Made):
-            attempted = replace(progress, attempts=progress.attempts + 1)
-            decision = self._retries.after_failure(
-                attempted, retry_after_s=known.next_in_s, now_s=time.time()
-            )
-            return self._follow(replace(delivery, progress=attempted), decision, Why(known.error))
+            return self._again(delivery.attempted(), Why(known.error), known.next_in_s)
         record = known.record
         logs.note(attempt=record.attempts or None)
         if known.status == CANCELLED:
             logs.explain("the request is cancelled", logging.INFO)
             return Response.empty(HTTPStatus.ACCEPTED)
         if known.status not in RESULTS:
-            return self._follow(
-                delivery, Dead(too_old=False), Why.from_reason(json.loads(record.reason or "{}"))
-            )
+            why = Why.from_reason(json.loads(record.reason or "{}"))
+            return self._follow(delivery, Dead(too_old=False), why)
         answer = known.answer
         if answer is None:
             status = record.answer_status or HTTPStatus.OK
@@ -236,60 +226,48 @@ class Receive:
 
     def _attempt(self, delivery: Delivery, claim: Attempt) -> Response:
         """Make the call, if it may be made now."""
-        progress, places = delivery.progress, self._calls[delivery.progress.tier]
-        attempt = replace(delivery, progress=replace(progress, attempts=progress.attempts + 1))
+        places = self._calls[delivery.progress.tier]
         try:
             with self._gate.passing(delivery.envelope.target.origin, places):
-                return self._call(attempt, claim)
+                return self._call(delivery, claim)
         except TargetAvoided as exc:
-            decision = self._retries.without_call(progress, time.time())
+            decision = self._retries.without_call(delivery.progress, time.time())
             self._note_failed(delivery, claim, exc.detail, decision, made=False)
             return self._follow(delivery, decision, Why(exc.detail))
         except (TargetFailed, DeadlineExceeded) as exc:
-            return self._failed(attempt, claim, Why(exc.detail))
+            return self._again(delivery.attempted(), Why(exc.detail), claim=claim)
         except RelayError as exc:
-            self._note_failed(attempt, claim, exc.detail, None)
+            self._note_failed(delivery, claim, exc.detail, None)
             return refusal(exc, claim.number)
 
     def _call(self, delivery: Delivery, claim: Attempt) -> Response:
-        logs.note(attempt=claim.number or delivery.progress.attempts)
+        request_id, method = delivery.progress.request_id, delivery.envelope.method or "POST"
+        attempts = claim.number or delivery.progress.attempts + 1
+        logs.note(attempt=attempts)
         answer = self._targets.call(
             delivery.envelope,
-            method=delivery.method,
+            method=method,
             hops=next_hop(delivery.event.attributes.get("relayhops")),
-            headers=(
-                ("Accept-Encoding", "identity"),
-                ("Idempotency-Key", delivery.progress.request_id),
-                *delivery.trace,
-            ),
+            headers=(*_PLAIN, ("Idempotency-Key", request_id), *delivery.trace),
         )
         ending = ending_of(answer.status)
         if ending is None:
             answer.close()
             why = Why(f"the target answered {answer.status}", status=answer.status)
-            return self._failed(delivery, claim, why, find(answer.headers, "Retry-After"))
-        return self._answered(delivery, claim, ending, answer)
-
-    def _answered(
-        self, delivery: Delivery, claim: Attempt, ending: str, answer: Answer
-    ) -> Response:
+            next_in_s = retry_after_s(find(answer.headers, "Retry-After"))
+            return self._again(delivery.attempted(), why, next_in_s, claim=claim)
         # What is done may not be done again because its answer broke off, unless that is harmless.
-        harmless = delivery.method in IDEMPOTENT
+        harmless = method in IDEMPOTENT
         result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
         written = result.to_json(self._settings.max_event_bytes)
-        attempts = claim.number or delivery.progress.attempts
         if not claim.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
-            request_id = delivery.progress.request_id
+            request = self._followers.request(delivery.event) if ending == FAILED else None
             try:
                 self._records.finish(
-                    request_id,
-                    ending,
-                    result.status,
-                    written,
-                    attempts,
+                    *(request_id, ending, result.status, written, attempts),
                     round=round_of(delivery.event),
-                    request=self._followers.request(delivery.event) if ending == FAILED else None,
+                    request=request,
                     attempt=claim,
                     fingerprint=delivery.fingerprint,
                 )
@@ -297,14 +275,24 @@ class Receive:
                 log.warning("the outcome is not noted: %s", exc.detail)
         return self._result(delivery, ending, written, attempts)
 
-    def _failed(
-        self, delivery: Delivery, claim: Attempt, why: Why, retry_after: str | None = None
+    def _again(
+        self,
+        delivery: Delivery,
+        why: Why,
+        next_in_s: float | None = None,
+        *,
+        claim: Attempt | None = None,
     ) -> Response:
-        """Answer the Broker after a call without an outcome."""
-        decision = self._retries.after_failure(
-            delivery.progress, retry_after_s=retry_after_s(retry_after), now_s=time.time()
-        )
-        self._note_failed(delivery, claim, why.reason, decision)
+        """Answer after a call without an outcome.
+
+        Args:
+            next_in_s: when the target wants to be called again.
+            claim: on the call, unless it was made before.
+        """
+        progress, now_s = delivery.progress, time.time()
+        decision = self._retries.after_failure(progress, retry_after_s=next_in_s, now_s=now_s)
+        if claim is not None:
+            self._note_failed(delivery, claim, why.reason, decision)
         return self._follow(delivery, decision, why)
 
     def _note_failed(
@@ -360,10 +348,10 @@ class Receive:
                 attributes[name] = event.attributes[name]
         if attempts:
             attributes[ATTEMPTS] = str(attempts)
-        told = Event(attributes=attributes)
-        room = self._settings.max_event_bytes - told.size_bytes()
+        told, _ = Event(attributes=attributes).to_http()
+        room = self._settings.max_event_bytes - written_bytes(told)
         callback = delivery.envelope.document.texts.get("callback")
-        return replace(told, data=with_callback(answer, callback, room)).to_response()
+        return reply(told, with_callback(answer, callback, room))
 
 
 def refusal(error: RelayError, attempts: int = 0) -> Response:
@@ -374,15 +362,10 @@ def refusal(error: RelayError, attempts: int = 0) -> Response:
         status = HTTPStatus.FORBIDDEN
     else:
         status = HTTPStatus.BAD_REQUEST
-    return _problem(status, error.detail, attempts, error.headers)
-
-
-def _come_again(reason: str, *, after_s: int = 1) -> Response:
-    headers = (("Retry-After", str(after_s)),)
-    return _problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers=headers)
-
-
-def _problem(status: HTTPStatus, detail: str, attempts: int = 0, headers: Headers = ()) -> Response:
-    logs.explain(detail, logging.WARNING)
+    logs.explain(error.detail, logging.WARNING)
     members: dict[str, str | int | float] = {"attempts": attempts} if attempts else {}
-    return brokers_problem(status, detail, headers=headers, members=members)
+    return brokers_problem(status, error.detail, headers=error.headers, members=members)
+
+
+def _come_again(reason: str, after_s: int = 1) -> Response:
+    return refusal(TooBusy(reason, headers=(("Retry-After", str(after_s)),)))

@@ -333,7 +333,7 @@ class Records:
                     return known
                 caller.wait(min(left_s, _LOOK_S), woken)
                 if caller.is_gone:
-                    if caller.has_left():
+                    if caller.has_left:
                         raise CallerLeft
                     return known
 

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeGuard
 
 from relay.bodies import from_readable, readable
+from relay.events import written_bytes
 from relay.headers import Headers, end_to_end, find
 from relay.http import Response
 from relay.jsons import BOM, MAX_DEPTH, JSONError, Number, Object, Raw, decode_base64, dumps
@@ -58,30 +59,8 @@ class Result:
 
     @classmethod
     def from_json(cls, raw: bytes) -> Result:
-        """Read the data of a result event, without what stands beside the answer.
-
-        Raises:
-            InvalidRequest: see `parse_result`.
-        """
+        """Read the data of a result event, without what stands beside the answer."""
         return parse_result(raw)[0]
-
-    @classmethod
-    def from_object(cls, data: Object) -> Result:
-        members = data.members
-        status = _size_from(members, "status") or 0
-        if not HTTPStatus.OK <= status < 600:
-            raise InvalidRequest("data.status", "must be a number from 200 to 599")
-        headers = _headers_from(members.get("headers"), members.get("latin1Headers", []))
-        reason = str(members.get("truncatedReason", "")) if members.get("truncated") else None
-        content_type = find(headers, "Content-Type") or ""
-        return cls(
-            status=status,
-            headers=headers,
-            body=_body_from(data, content_type, is_whole=reason is None),
-            reason=reason,
-            body_bytes=_size_from(members, "originalBodyBytes"),
-            headers_bytes=_size_from(members, "originalHeadersBytes"),
-        )
 
     def to_json(self, limit_bytes: int) -> bytes:
         """Write the data of a result event, shortened until it fits: the body, then the headers."""
@@ -94,7 +73,7 @@ class Result:
         room = limit_bytes - len(short._written())
         if room >= 0:
             return short._written(self._body_within(room))
-        bare = replace(short, headers=(), headers_bytes=_size_of(self.headers))
+        bare = replace(short, headers=(), headers_bytes=written_bytes(self.headers))
         room = limit_bytes - len(bare._written())
         return replace(bare, headers=_headers_within(self.headers, room))._written()
 
@@ -152,16 +131,26 @@ def parse_result(raw: bytes) -> tuple[Result, bytes, object]:
     Raises:
         InvalidRequest: it is nothing that `with_callback` writes.
     """
-    try:
-        data = Object.from_json(raw)
-    except JSONError as exc:
-        raise InvalidRequest("data", str(exc)) from exc
-    result, answer = Result.from_object(data), raw.removeprefix(BOM).strip()
-    if "callback" in data.members:
-        texts = {name: Raw(text.encode("utf-8")) for name, text in data.texts.items()}
-        del texts["callback"]
-        answer = dumps(texts)
-    return result, answer, data.members.get("callback")
+    data = Object.from_json(raw, "data")
+    members = data.members
+    status = _size_from(members, "status") or 0
+    if not HTTPStatus.OK <= status < 600:
+        raise InvalidRequest("data.status", "must be a number from 200 to 599")
+    headers = _headers_from(members.get("headers"), members.get("latin1Headers", []))
+    reason = str(members.get("truncatedReason", "")) if members.get("truncated") else None
+    result = Result(
+        status=status,
+        headers=headers,
+        body=_body_from(data, find(headers, "Content-Type") or "", is_whole=reason is None),
+        reason=reason,
+        body_bytes=_size_from(members, "originalBodyBytes"),
+        headers_bytes=_size_from(members, "originalHeadersBytes"),
+    )
+    if "callback" not in members:
+        return result, raw.removeprefix(BOM).strip(), None
+    texts = {name: Raw(text.encode("utf-8")) for name, text in data.texts.items()}
+    del texts["callback"]
+    return result, dumps(texts), members["callback"]
 
 
 def with_callback(answer: bytes, callback: str | None, limit_bytes: int) -> bytes:
@@ -217,10 +206,6 @@ def _headers_within(headers: Headers, room: int) -> Headers:
             break
         kept.add(place)
     return tuple(header for place, header in enumerate(headers) if place in kept)
-
-
-def _size_of(headers: Headers) -> int:
-    return sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
 
 
 def _body_from(data: Object, content_type: str, *, is_whole: bool) -> bytes:

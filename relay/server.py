@@ -36,6 +36,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from relay.answers import Answer, refuse
 from relay.arrivals import Arrival
 from relay.callers import CallerSocket, Threads
+from relay.leaving import Caller
 from relay.settings import Settings
 
 _READ_BYTES = 64 * 1024
@@ -67,7 +68,7 @@ def configure(settings: Settings) -> None:
 class Connection:
     """A connection to a caller; `arrival` is the request that comes or is answered now.
 
-    `is_busy` says that a thread answers it, and `is_watched` that the main thread is told of bytes.
+    `is_watched` says that the main thread is told of bytes.
     """
 
     def __init__(self, sock: CallerSocket, environ: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ class Connection:
         self.rest = b""
         self.timeout = 0.0
         self.discarded_bytes = 0
-        self.is_busy = self.is_watched = False
+        self.is_watched = False
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -91,6 +92,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._arriving: dict[Connection, Arrival] = {}
         self._idle: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}
+        self._answered: dict[Connection, Caller] = {}
         self._held_bytes = 0
         self._lock = threading.Lock()  # for what a thread says at the end of a request
         self._probes = Threads(1, self._serve)  # a probe waits for no call
@@ -168,10 +170,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _on_readable(self, conn: Connection, sock: CallerSocket) -> None:
         with self._lock:
-            if conn.is_busy:  # it sends more, or leaves, before its answer has been sent
+            caller = self._answered.get(conn)
+            if caller is not None:
                 self._unwatch(conn)
-                return
             self._idle.pop(conn, None)
+        if caller is not None:
+            self._look(conn, caller)
+            return
         if conn in self._leaving:
             self._discard(conn)
             return
@@ -191,6 +196,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._submit(conn)
         else:  # who will send no more may still read
             self._refuse(conn, *arrival.broken_off())
+
+    def _look(self, conn: Connection, caller: Caller) -> None:
+        """See whether a caller has left, or sends more before its answer has been sent."""
+        try:
+            has_left = not conn.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            has_left = False
+        except OSError:
+            has_left = True
+        if has_left:
+            caller.leaves()
 
     def _take(self, conn: Connection, arrival: Arrival, data: bytes) -> None:
         held_bytes, asked = arrival.held_bytes, arrival.wants_go_ahead
@@ -225,8 +241,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     # Answered
 
     def _submit(self, conn: Connection) -> None:
-        conn.is_busy = True
-        (self._probes if self._forget(conn).is_probe else self.tpool).submit(conn)
+        arrival, caller = self._forget(conn), Caller()
+        arrival.environ["relay.caller"] = self._answered[conn] = caller
+        (self._probes if arrival.is_probe else self.tpool).submit(conn)
 
     def _serve(self, conn: Connection) -> None:
         """Answer a request, in a thread, and keep its connection for the next one."""
@@ -234,7 +251,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.arrival = None
         with self._lock:
             if stays and conn.is_watched and not conn.rest:
-                conn.is_busy = False
+                del self._answered[conn]
                 conn.timeout = time.monotonic() + self.cfg.keepalive
                 self._idle[conn] = None
                 return
@@ -269,7 +286,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return not answer.closes
 
     def _go_on(self, conn: Connection, stays: bool) -> None:
-        conn.is_busy = False
+        del self._answered[conn]
         if not stays:
             self._leave(conn)
             return
@@ -326,6 +343,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def murder_pending(self) -> None:
         now = time.monotonic()
+        if not self.alive:
+            with self._lock:
+                callers = list(self._answered.values())
+            for caller in callers:
+                caller.process_ends()
         for conn in _due(self._leaving, now):
             self._close(conn)
         limit_s = self.settings.request_timeout_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import logging
 import os
@@ -14,9 +15,9 @@ import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from relay import leaving, logs, metrics, operations, server
+from relay import logs, metrics, operations, server
 from relay.auth import check_token
-from relay.budget import Bodies
+from relay.budget import Bodies, HeldBody
 from relay.callers import CallerSocket
 from relay.http import Request, Response, problem, problem_of
 from relay.leaving import Caller
@@ -35,7 +36,9 @@ READINESS = "/health/readiness"
 METRICS = "/metrics"
 # Paths that kubelet and Prometheus ask for; they know a pod's address, not its name.
 _OWN = (LIVENESS, READINESS, METRICS)
-_BODIES = "relay.bodies"
+# What the hooks leave in the WSGI environment for the function.
+_HEADERS = "relay.headers"
+_BODY = "relay.body"
 _KNATIVE_TIMEOUT_S = 300
 
 log = logging.getLogger(__name__)
@@ -57,19 +60,16 @@ def prepare(
     bodies = Bodies(
         settings.max_bodies_bytes, max(settings.max_body_bytes, settings.max_delivery_bytes)
     )
-    app.extensions[_BODIES] = bodies
     gauge("relay_bodies_held_bytes", "What request bodies take.", lambda: bodies.held_bytes)
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
     app.register_error_handler(RelayError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
-    app.before_request(_begin)
-    app.after_request(_finish)
-    _keep_out(app, Sites(settings))
+    _surround(app, Sites(settings), bodies)
+    logging.logThreads = logging.logMultiprocessing = False  # no line tells of them
     logging.basicConfig(handlers=[logs.json_handler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
-    leaving.watch.is_ending = _is_ending
     _measure(app, settings, census)
     if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
         log.warning(
@@ -92,72 +92,94 @@ def _measure(app: flask.Flask, settings: Settings, census: Callable[[], Census] 
 
     @app.get(METRICS)
     def tell() -> flask.Response:
-        headers = {name.lower(): value for name, value in flask.request.headers.items()}
+        headers = _headers(_request().environ)
         check_token(headers, settings.api_token)
         body, content_type = counted.exposition(headers.get("accept", ""))
         return to_flask(Response.whole(200, body, content_type=content_type))
 
 
-def _begin() -> None:
-    """Begin the line of log, and refuse what is no GET of the app's own."""
-    request = flask.request
-    is_own = request.path in _OWN
-    logs.begin(request.method, level=logging.DEBUG if is_own else logging.INFO)
-    if is_own:
-        logs.note(route=request.path)
-        if request.method not in ("GET", "HEAD"):  # functions-framework would invoke the function
-            raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
+def _surround(app: flask.Flask, sites: Sites, bodies: Bodies) -> None:
+    """Do what is to be done before and after each request.
 
-
-def _keep_out(app: flask.Flask, sites: Sites) -> None:
-    """Refuse what pages of other sites send, but for those that the operator has named."""
+    Flask's proxies and hooks each cost as much as what is done here, so each is used once.
+    """
+    app.ensure_sync = lambda func: func  # type: ignore[method-assign]  # none is async
 
     @app.before_request
-    def check() -> flask.Response | None:
-        request = flask.request
-        if request.path in _OWN:
+    def begin() -> flask.Response | None:
+        """Begin the line of log, and refuse what is not for the function to see."""
+        environ = _request().environ
+        method, path = environ["REQUEST_METHOD"], "/" + environ["PATH_INFO"].lstrip("/")
+        is_own = path in _OWN
+        logs.begin(method, level=logging.DEBUG if is_own else logging.INFO)
+        if is_own:
+            logs.note(route=path)
+            if method not in ("GET", "HEAD"):  # functions-framework would invoke the function
+                raise MethodNotAllowed(method, path, ("GET", "HEAD"))
             return None
-        sites.check(request.method, request.path, request.headers.get)
-        preflight = sites.preflight(request.method, request.headers.get)
+        headers = environ[_HEADERS] = _headers(environ)
+        # Not request.stream: it ends early without a word when the client dies.
+        environ[_BODY] = bodies.hold(environ["wsgi.input"], _length(environ))
+        sites.check(method, path, headers.get)
+        preflight = sites.preflight(method, headers.get)
         return None if preflight is None else to_flask(preflight)
 
     @app.after_request
-    def allow(answer: flask.Response) -> flask.Response:
-        allowance = sites.allowance(flask.request.headers.get)
-        for name in {name for name, _ in allowance} - {"Vary"}:
-            del answer.headers[name]  # a target's own, which speaks for other pages
-        answer.headers.extend(allowance)
+    def end(answer: flask.Response) -> flask.Response:
+        environ = _request().environ
+        body: HeldBody | None = environ.get(_BODY)
+        if body is not None:
+            allowance = sites.allowance(environ[_HEADERS].get)
+            for name in {name for name, _ in allowance} - {"Vary"}:
+                del answer.headers[name]  # a target's own, which speaks for other pages
+            answer.headers.extend(allowance)
+
+        @answer.call_on_close
+        def close() -> None:  # after the last byte, or when there will be no more
+            logs.finish(answer.status_code)
+            if body is not None:
+                body.let_go()
+
         return answer
 
 
-def _finish(answer: flask.Response) -> flask.Response:
-    # Closed after the last byte, or when there will be no more.
-    answer.call_on_close(lambda: logs.finish(answer.status_code))
-    if "body" in flask.g:
-        answer.call_on_close(flask.g.body.let_go)
-    return answer
+def _request() -> flask.Request:
+    request: flask.Request = flask.request._get_current_object()  # type: ignore[attr-defined]
+    return request
+
+
+def _headers(environ: WSGIEnvironment) -> dict[str, str]:
+    headers = {name: value for key, value in environ.items() if (name := _header(key))}
+    if not headers.get("content-type", "*"):
+        del headers["content-type"]
+    return headers
+
+
+@functools.lru_cache(1024)
+def _header(key: str) -> str:
+    """Return the name of a header in lower case; "" for another part of a WSGI environment."""
+    is_header = key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH")
+    return key.removeprefix("HTTP_").replace("_", "-").lower() if is_header else ""
+
+
+def _length(environ: WSGIEnvironment) -> int | None:
+    length = environ.get("CONTENT_LENGTH", "")
+    return int(length) if length.isdecimal() and "HTTP_TRANSFER_ENCODING" not in environ else None
 
 
 def from_flask(request: flask.Request) -> Request:
     """Return the relay's view of a request; its body is not read yet."""
-    bodies: Bodies = flask.current_app.extensions[_BODIES]
-    # Not request.stream: it ends early without a word when the client dies.
-    flask.g.body = bodies.hold(request.environ["wsgi.input"], request.content_length)
+    environ = request.environ
+    path: str = environ["PATH_INFO"]  # as an ingress has seen it: Flask takes //sync for /sync
     return Request(
-        method=request.method,
-        path=_path(request),
-        query=request.query_string.decode("latin-1"),
-        headers={name.lower(): value for name, value in request.headers.items()},
-        stream=flask.g.body,
-        content_length=request.content_length,
-        caller=Caller(request.environ.get("gunicorn.socket")),
+        method=environ["REQUEST_METHOD"],
+        path=path if path.startswith("//") else request.path,
+        query=environ["QUERY_STRING"],
+        headers=environ[_HEADERS],
+        stream=environ[_BODY],
+        content_length=_length(environ),
+        caller=environ.get("relay.caller") or Caller(),
     )
-
-
-def _path(request: flask.Request) -> str:
-    """Return the path as an ingress has seen it: Flask takes //sync for /sync."""
-    path: str = request.environ["PATH_INFO"]
-    return path if path.startswith("//") else request.path
 
 
 class _Exact(flask.Response):
@@ -173,10 +195,8 @@ def to_flask(response: Response) -> flask.Response:
     """Return Flask's form of an answer."""
     # A body that is an iterator counts as streamed, and only then does functions-framework not read
     # what the client still sends, however much that is.
-    caller: CallerSocket | None = flask.request.environ.get("gunicorn.socket")
-    answer = _Exact(
-        _pieces(response, caller), status=response.status, headers=list(response.headers)
-    )
+    caller: CallerSocket | None = _request().environ.get("gunicorn.socket")
+    answer = _Exact(_pieces(response, caller), status=response.status, headers=response.headers)
     close = getattr(response.body, "close", None)
     if close is not None:
         answer.call_on_close(close)

@@ -45,9 +45,7 @@ def _curves(
     for point, (request, connections) in points.items():
         at_point = {name: replace(way, request=request) for name, way in ways.items()}
         case = f"{CASE}: {varied} {point}"
-        costs = compare(
-            plan, case, at_point, connections=connections, seconds=_SECONDS, rounds=plan.few_rounds
-        )
+        costs = compare(plan, case, at_point, connections=connections, seconds=_SECONDS, rounds=2)
         for name, costs_ms in costs.cpu_ms.items():
             medians_ms[name][point] = statistics.median(costs_ms)
     for name, of_points in medians_ms.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from bench import document, servers, tables
 from bench.accounting import cpu_s, memory_bytes
 from bench.processes import BenchError, Cores, Lab, run_bound
 from bench.report import PATH, Curve, Figure, Limit, Report
-from bench.sampler import RULES, group_of
+from bench.sampler import GROUPS, RULES, group_of
 from local.process import clean_environment
 from tests.support.processes import free_port, python, running, wait_until
 
@@ -159,6 +160,18 @@ def test_says_what_this_machine_could_not_measure() -> None:
 def test_time_belongs_to_the_group_of_its_module(module: str, group: str | None) -> None:
     """What has no group of its own counts for whoever called it."""
     assert group_of(module) == group
+
+
+def test_groups_are_of_modules_that_are_there() -> None:
+    """A module that is renamed does not slip into another group."""
+    named = {name for names in GROUPS.values() for name in names.split()}
+    missing = [
+        name
+        for name in named
+        if name.startswith("relay.") and importlib.util.find_spec(name) is None
+    ]
+
+    assert missing == []
 
 
 def test_samples_where_a_request_spends_its_time(tmp_path: Path) -> None:

@@ -257,7 +257,6 @@ PATTERNS = ("relay", "local")
 # What these can share out, they do in one way, or seldom.
 JUDGED = (
     # Lists: a comma, or a semicolon, begins each item.
-    "relay/responses.py: _LENGTHS",
     "local/broker/attributes.py: _CONTENT_TYPE",
     "local/broker/attributes.py: _PARAMETER",  # searches what _CONTENT_TYPE has matched
     # Where one could begin anew, the one before has ended.

@@ -206,7 +206,7 @@ def test_an_answer_and_its_callback_are_parted(published: bytes) -> None:
 
     assert (again, same, nothing) == (result, answer, None)
     assert answer == b'{"status":200,"headers":{},"body": 1.50 }'
-    assert callback == Object.from_json(CALLBACK.encode()).members
+    assert callback == Object.from_json(CALLBACK.encode(), "callback").members
     assert with_callback(answer, None, LIMIT) == answer
 
 
