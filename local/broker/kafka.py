@@ -46,11 +46,7 @@ class KafkaQueue(Queue):
     async def finish(
         self, delivery: PendingDelivery, reply: Publication | None = None
     ) -> int | None:
-        """Publish the reply; the delivery itself waits for the next commit.
-
-        Raises:
-            StoreError: the reply is not kept.
-        """
+        """Publish the reply; the delivery itself waits for the next commit."""
         return None if reply is None else await self._store.add(reply)
 
     async def postpone(self, delivery: PendingDelivery, due_at: float) -> None:

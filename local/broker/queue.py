@@ -101,12 +101,7 @@ class TriggerQueue(Queue):
         if self._is_behind or len(self._ready) == _MAX_READY or event_id in self.in_hand:
             self._is_behind = True
         else:
-            event, headers = publication.event, publication.headers
-            self._ready.append(
-                PendingDelivery(
-                    event_id=event_id, trigger=self._trigger, event=event, headers=headers
-                )
-            )
+            self._ready.append(publication.delivery(event_id, self._trigger))
         self.wake()
 
     def look(self) -> None:
