@@ -53,12 +53,11 @@ _CACHE_KIB: Final = 16_384
 _HIGH_WATER: Final = 0.95
 
 # A record is kept as JSON; beside it stands what is searched for. Each index that a write touches
-# makes it dearer by a fifth. So expiry is rounded up, and seldom moves; only what is over is listed
-# by target, since open requests are few, and the index before it has their targets, too.
+# makes it dearer by a fifth. So expiry is rounded up, and seldom moves.
 #
 # Answers are numbered, so that the oldest, which go first, lie together. A record keeps the number
 # of an answer that is gone. Should another be given it, that one names its own request.
-_SCHEMA: Final = f"""
+_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY,
     version TEXT NOT NULL,
@@ -72,9 +71,8 @@ CREATE TABLE IF NOT EXISTS requests (
 );
 CREATE INDEX IF NOT EXISTS requests_expiry ON requests (expires_ms);
 CREATE INDEX IF NOT EXISTS requests_listed
-    ON requests (listed, listed_ms, id, target, accepted_ms);
-CREATE INDEX IF NOT EXISTS requests_listed_by_target
-    ON requests (target, listed, listed_ms, id) WHERE listed != '{OPEN}';
+    ON requests (listed, listed_ms, id, accepted_ms);
+CREATE INDEX IF NOT EXISTS requests_listed_by_target ON requests (target, listed, listed_ms, id);
 CREATE TABLE IF NOT EXISTS answers (
     number INTEGER PRIMARY KEY, request TEXT NOT NULL, answer BLOB NOT NULL, event BLOB
 );
@@ -91,7 +89,7 @@ CREATE TABLE IF NOT EXISTS facts (
     key TEXT PRIMARY KEY, value BLOB NOT NULL, expires_ms INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS facts_expiry ON facts (expires_ms);
-"""  # noqa: S608 - it is our own
+"""
 _JOINED: Final = (
     "requests LEFT JOIN answers"
     " ON answers.number = requests.answer AND answers.request = requests.id"
@@ -445,8 +443,6 @@ def _within(listing: Listing) -> tuple[str, tuple[str | int, ...]]:
     values = (listing.state, listing.from_ms, listing.to_ms)
     if listing.target is None:
         return where, values
-    if listing.state != OPEN:  # for the index that has no others
-        where += f" AND listed != '{OPEN}'"
     return f"{where} AND target = ?", (*values, listing.target)
 
 
