@@ -16,6 +16,7 @@ from tests.support import peers
 from tests.support.calls import call
 from tests.support.functions import Function, serving
 from tests.support.peers import Peer
+from tests.support.processes import wait_until
 
 TIMEOUT_S = 1.0
 # The relay's own limit; what is one byte longer is too long.
@@ -361,6 +362,7 @@ def post(send: Function, body: bytes) -> Seen:
 def test_the_caller_of_sync_sees_it(send: Function, target: Peer, name: str) -> None:
     """A good answer is passed on; of any other the caller hears the reason while that can be."""
     case = CASES[name]
+    wait_until(lambda: not target.open, 10, "the connection of the answer before to be closed")
     target.requests.clear()
 
     seen = post(send, envelope(target, name))
