@@ -114,7 +114,7 @@ def start_tls(
         sock.do_handshake()
     except OSError as exc:
         sock.close()
-        if isinstance(exc, TimeoutError):
+        if isinstance(exc, TimeoutError | requests.Timeout):
             raise deadline.error() from exc
         raise requests.exceptions.SSLError(reason_of(exc)) from exc
     return sock

@@ -15,10 +15,7 @@ from itertools import islice
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
-from local.broker.delivery import Delivered, Failed
 from local.broker.event import readable
-from local.broker.routing import Route
-from local.broker.store import PendingDelivery
 from relay.events import Event
 
 _MAX_FACTS = 10_000
@@ -44,10 +41,6 @@ class Accepted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="accepte
     triggers: Sequence[str]
     reply_to: tuple[str, str] | None = None
     at: float = field(default_factory=time.time)
-
-    @property
-    def data_bytes(self) -> int:
-        return len(self.event.data)
 
     def __post_init__(self) -> None:
         """Make the attributes readable: as bytes of a header they may not be UTF-8."""
@@ -88,43 +81,6 @@ class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attemp
     wait_s: float = 0.0
     at: float = field(default_factory=time.time)
 
-    @classmethod
-    def of(
-        cls,
-        route: Route,
-        delivery: PendingDelivery,
-        outcome: Delivered | Failed,
-        *,
-        duration_ms: float,
-        next_step: str,
-        wait_s: float,
-        at: float,
-    ) -> Attempted:
-        """Keep what readers are told of an attempt, and nothing else."""
-        attributes = delivery.event.attributes
-        is_dead_letter = delivery.dead_letter is not None
-        url = route.dead_letter_url if is_dead_letter else route.subscriber_url
-        extensions = outcome.extensions if isinstance(outcome, Failed) else None
-        return cls(
-            source=readable(attributes["source"]),
-            id=readable(attributes["id"]),
-            type=readable(attributes["type"]),
-            trigger=route.name,
-            url=url or "",
-            to_dead_letter_sink=is_dead_letter,
-            attempt=delivery.failures + 1,
-            result=outcome.summary,
-            extensions=extensions or {},
-            duration_ms=duration_ms,
-            next_step=next_step,
-            wait_s=wait_s,
-            at=at,
-        )
-
-    @property
-    def data_bytes(self) -> int:
-        return 0
-
 
 Fact = Accepted | Attempted
 
@@ -155,9 +111,9 @@ class Activity:
         """Add a fact, and drop the oldest beyond the bounds."""
         self._facts.append(fact)
         self._last += 1
-        self._data_bytes += fact.data_bytes
+        self._data_bytes += _data_bytes(fact)
         while len(self._facts) > _MAX_FACTS or self._data_bytes > _MAX_DATA_BYTES:
-            self._data_bytes -= self._facts.popleft().data_bytes
+            self._data_bytes -= _data_bytes(self._facts.popleft())
 
     def read(self, run: str, after: int) -> Batch:
         """Return the facts after one, or the oldest that are left.
@@ -169,3 +125,7 @@ class Activity:
         position = min(max(after if run == self._run else 0, oldest), self._last)
         new = list(islice(reversed(self._facts), self._last - position))
         return Batch(run=self._run, first=position + 1, facts=new[::-1][:_MAX_BATCH])
+
+
+def _data_bytes(fact: Fact) -> int:
+    return len(fact.event.data) if isinstance(fact, Accepted) else 0

@@ -129,6 +129,8 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, method: str, message: bytes, deadline: float) -> Answer:
         """Send a request and read its answer."""
+        if not self.is_open:  # it may have been closed as soon as it was made
+            raise BrokenAnswer("closed the connection")
         loop = asyncio.get_running_loop()
         self._parser = parser = ResponseParser(method)
         self._body.clear()

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+# A kill within this time repeats a delivery that has ended.
+_PATIENCE_S = 0.02
 _BUSY_POLL_S = 0.05
 _BUSY_TIMEOUT_S = 2.0
 
@@ -65,25 +67,35 @@ class Database:
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-store")
         self._waiting: list[tuple[Write[Any], asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
         """How many writes gather for the next commit."""
         return len(self._waiting)
 
-    async def write(self, write: Write[T]) -> T:
+    async def write(self, write: Write[T], *, can_wait: bool = False) -> T:
         """Run a write in the next transaction; return its result once it is durable.
+
+        Args:
+            can_wait: Nobody waits for it, so that it may go with a later one for some time.
 
         Raises:
             StoreError: It is not durable, or may not be.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
+        if not can_wait:
+            self._due.set()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._due.set)
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush())
         return await done
 
     async def close(self) -> None:
+        self._due.set()
         if self._flushing is not None:
             await self._flushing
         self._disk.shutdown()
@@ -91,6 +103,11 @@ class Database:
 
     async def _flush(self) -> None:
         while self._waiting:
+            await self._due.wait()
+            self._due.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             group, self._waiting = self._waiting, []
             try:
                 results = await self._commit([write for write, _ in group])

@@ -6,12 +6,11 @@ and the filter handler of its channel-based Broker).
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from local.broker.connections import MAX_ANSWER_BYTES, Answer, Connections
+from local.broker.connections import MAX_ANSWER_BYTES, Answer
 from local.broker.event import KNATIVE, is_event
 from relay.events import Event
 from relay.headers import retry_after_s
@@ -77,38 +76,6 @@ def error_extensions(*, dest: str, code: int, data: bytes = b"") -> dict[str, st
     if data:
         extensions["knativeerrordata"] = base64.b64encode(data[:_MAX_ERROR_DATA_BYTES]).decode()
     return extensions
-
-
-async def send(
-    connections: Connections,
-    url: str,
-    headers: Mapping[str, str],
-    data: bytes,
-    *,
-    timeout_s: float | None,
-    wants_reply: bool,
-) -> Delivered | Failed:
-    """Post an event and decide what the answer means.
-
-    Args:
-        timeout_s: bound on the whole attempt, redirects and the answer's body included.
-        wants_reply: as in `classify`.
-    """
-    try:
-        answer = await connections.post(
-            url, headers, data, timeout_s=timeout_s or DEFAULT_TIMEOUT_S
-        )
-    except asyncio.TimeoutError:
-        return Failed(summary="no answer in time", retried=True)
-    # Whatever kept the request from being answered is for the delivery spec to handle.
-    except Exception as exc:
-        problem = f"dispatch error: {str(exc) or type(exc).__name__}"
-        return Failed(
-            summary=problem,
-            retried=True,
-            extensions=error_extensions(dest=url, code=500, data=problem.encode()),
-        )
-    return classify(answer, url=url, wants_reply=wants_reply)
 
 
 def classify(answer: Answer, *, url: str, wants_reply: bool) -> Delivered | Failed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from local.broker.activity import Activity
 from local.broker.attempts import Attempts
-from local.broker.kafka import KafkaLedger, KafkaQueue
+from local.broker.kafka import KafkaQueue
 from local.broker.queue import Queue, TriggerQueue
 from local.broker.routing import Like, Routing
 from local.broker.store import EventStore, Publication
@@ -19,15 +20,13 @@ class Dispatcher:
         self, routing: Routing, store: EventStore, activity: Activity, like: Like = "in-memory"
     ) -> None:
         """Make a queue for each Trigger; `start` begins to deliver."""
-        self._queues: dict[str, Queue] = {}
-        for route in routing.all_routes():
-            if like == "kafka":
-                ledger = KafkaLedger(store)
-                attempts = Attempts(route, routing, ledger, activity, self.offer)
-                self._queues[route.name] = KafkaQueue(route.name, store, ledger, attempts)
-            else:
-                attempts = Attempts(route, routing, store, activity, self.offer)
-                self._queues[route.name] = TriggerQueue(route.name, store, attempts)
+        queue_class = KafkaQueue if like == "kafka" else TriggerQueue
+        self._queues: dict[str, Queue] = {
+            route.name: queue_class(
+                route.name, store, partial(Attempts, route, routing, activity, self.offer)
+            )
+            for route in routing.all_routes()
+        }
 
     def start(self) -> None:
         """Begin with what earlier runs have left."""

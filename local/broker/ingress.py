@@ -9,8 +9,9 @@ not take the event.
 from __future__ import annotations
 
 import logging
-import time
+import re
 
+from msgspec.json import encode
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -24,7 +25,6 @@ from local.broker.database import StoreError
 from local.broker.delivery import passed_on
 from local.broker.dispatch import Dispatcher
 from local.broker.event import KNATIVE, RawHeaders, fields
-from local.broker.feed import feed
 from local.broker.routing import Routing
 from local.broker.store import EventStore, Publication
 from local.browsers import ProgramsOnly
@@ -58,7 +58,7 @@ class Ingress:
         others = Starlette(
             routes=[
                 Route("/healthz", _healthz),
-                Route("/activity", feed(self._activity)),
+                Route("/activity", self._facts),
                 Route("/{namespace}/{broker}", _unknown, methods=["POST"]),
             ],
             lifespan=lifespan,
@@ -78,6 +78,12 @@ class Ingress:
         # Events are acted on, and the facts of /activity hold whole ones, credentials too.
         return ProgramsOnly(app)
 
+    async def _facts(self, request: Request) -> Response:
+        """Answer `?after=RUN-NUMBER` with the facts after one, for the event display: a `Batch`."""
+        seen = re.fullmatch(r"(\w+)-([0-9]{1,18})", request.query_params.get("after", ""))
+        batch = self._activity.read(seen[1], int(seen[2])) if seen else self._activity.read("", 0)
+        return Response(encode(batch), media_type="application/json")
+
     async def _publish(self, broker: str, headers: RawHeaders, receive: Receive) -> Response:
         try:
             body = await self._read(receive)
@@ -93,9 +99,7 @@ class Ingress:
         except InvalidRequest as exc:
             return PlainTextResponse(f"{exc}\n", 500 if isinstance(exc, Unwritable) else 400)
         if triggers:
-            publication = Publication(
-                event=event, headers=passed_on(given), triggers=triggers, due_at=time.time()
-            )
+            publication = Publication(event=event, headers=passed_on(given), triggers=triggers)
             try:
                 event_id = await self._store.add(publication)
             except StoreError as exc:

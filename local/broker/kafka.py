@@ -16,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable
 
 from local.broker.attempts import Attempts, Ledger
 from local.broker.database import StoreError
@@ -29,52 +28,29 @@ _COMMIT_INTERVAL_S = 5.0
 _log = logging.getLogger("local.broker")
 
 
-class KafkaLedger(Ledger):
-    """What became of the last attempts: in memory alone, until a commit."""
+class KafkaQueue(Queue):
+    """The records of one Trigger, from the last commit on, and what became of the last attempts.
 
-    def __init__(self, store: EventStore) -> None:
-        """Begin with nothing in hand."""
-        self._store = store
+    That is in memory alone, until a commit.
+    """
+
+    def __init__(
+        self, trigger: str, store: EventStore, attempts: Callable[[Ledger], Attempts]
+    ) -> None:
+        super().__init__(trigger, store, attempts(self))
         self._postponed: dict[int, tuple[float, PendingDelivery]] = {}
+        self._waiting: set[int] = set()
+        self._position = 0
+        self._committing: asyncio.Task[None] | None = None
 
     async def finish(
         self, delivery: PendingDelivery, reply: Publication | None = None
     ) -> int | None:
-        """Publish the reply; the delivery itself waits for the next commit.
-
-        Raises:
-            StoreError: the reply is not kept.
-        """
+        """Publish the reply; the delivery itself waits for the next commit."""
         return None if reply is None else await self._store.add(reply)
 
-    async def postpone(
-        self,
-        delivery: PendingDelivery,
-        *,
-        due_at: float,
-        failures: int,
-        dead_letter: Mapping[str, str] | None,
-    ) -> None:
-        """Remember the next attempt."""
-        following = replace(delivery, failures=failures, dead_letter=dead_letter)
-        self._postponed[delivery.event_id] = (due_at, following)
-
-    def take_postponed(self, event_id: int) -> tuple[float, PendingDelivery] | None:
-        """Return when and with what a delivery goes on; None when it has ended."""
-        return self._postponed.pop(event_id, None)
-
-
-class KafkaQueue(Queue):
-    """The records of one Trigger, from the last commit on."""
-
-    def __init__(
-        self, trigger: str, store: EventStore, ledger: KafkaLedger, attempts: Attempts
-    ) -> None:
-        super().__init__(trigger, store, attempts)
-        self._waiting: set[int] = set()
-        self._ledger = ledger
-        self._position = 0
-        self._committing: asyncio.Task[None] | None = None
+    async def postpone(self, delivery: PendingDelivery, due_at: float) -> None:
+        self._postponed[delivery.event_id] = (due_at, delivery)
 
     @property
     def in_flight(self) -> list[asyncio.Task[None]]:
@@ -107,10 +83,9 @@ class KafkaQueue(Queue):
                 )
                 await asyncio.sleep(PAUSE_S)
                 continue
-            following = self._ledger.take_postponed(event_id)
-            if following is None:
+            if event_id not in self._postponed:
                 break
-            due_at, delivery = following
+            due_at, delivery = self._postponed.pop(event_id)
             self._waiting.add(event_id)
             await asyncio.sleep(due_at - time.time())
             self._waiting.remove(event_id)

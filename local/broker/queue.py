@@ -11,8 +11,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 
-from local.broker.attempts import Attempts
+from local.broker.attempts import Attempts, Ledger
 from local.broker.store import EventStore, PendingDelivery, Publication
 
 PAUSE_S = 1.0
@@ -85,8 +86,10 @@ class Queue(ABC):
 class TriggerQueue(Queue):
     """The pending deliveries of one Trigger, the earliest due first."""
 
-    def __init__(self, trigger: str, store: EventStore, attempts: Attempts) -> None:
-        super().__init__(trigger, store, attempts)
+    def __init__(
+        self, trigger: str, store: EventStore, attempts: Callable[[Ledger], Attempts]
+    ) -> None:
+        super().__init__(trigger, store, attempts(store))
         self._calls = 0
         self._ready: deque[PendingDelivery] = deque()
         # Whether the store may have something due that is not in memory.

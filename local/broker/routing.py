@@ -137,10 +137,7 @@ class Routing:
         """Take a subscriber's reply into the Broker; its hops go on from the event's.
 
         Data without a type gets the one that Go's HTTP server makes out for the answer in which
-        Knative's filter passes the reply on.
-
-        Raises:
-            InvalidRequest: as `admit` does.
+        Knative's filter passes the reply on. Raises as `admit` does.
         """
         attributes = {**reply.attributes, _TTL: to.attributes[_TTL]}
         if reply.data and "datacontenttype" not in attributes:

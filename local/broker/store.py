@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,34 +36,7 @@ _MAX_WAITING_EVENTS = 512
 Headers = Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Publication:
-    """An event on its way into the store.
-
-    Attributes:
-        headers: Those of the request that the Broker passes on.
-        triggers: The names of the Triggers that want the event.
-        due_at: Unix time of the first attempt.
-    """
-
-    event: Event
-    headers: Headers
-    triggers: Sequence[str]
-    due_at: float
-
-    def delivery(self, event_id: int, trigger: str) -> PendingDelivery:
-        """Return what the store holds for a Trigger once it has the event."""
-        return PendingDelivery(
-            event_id=event_id,
-            trigger=trigger,
-            event=self.event,
-            headers=self.headers,
-            failures=0,
-            dead_letter=None,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class PendingDelivery:
     """One event for one Trigger.
 
@@ -76,27 +50,40 @@ class PendingDelivery:
     trigger: str
     event: Event
     headers: Headers
-    failures: int
-    dead_letter: Mapping[str, str] | None
+    failures: int = 0
+    dead_letter: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """An event on its way into the store.
+
+    Attributes:
+        headers: Those of the request that the Broker passes on.
+        triggers: The names of the Triggers that want the event.
+    """
+
+    event: Event
+    headers: Headers
+    triggers: Sequence[str]
+
+    def delivery(self, event_id: int, trigger: str) -> PendingDelivery:
+        """Return a delivery of the event, which has its id now."""
+        return PendingDelivery(event_id, trigger, self.event, self.headers)
 
 
 class EventStore:
-    """The events that a Broker has yet to deliver."""
+    """The events that a Broker has yet to deliver.
+
+    What writes raises StoreError where the write is not durable; then all is as it was.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Open the database of a folder, or make it.
-
-        Raises:
-            StoreError: The folder or the database cannot be used.
-        """
+        """Open the database of a folder, or make it."""
         self._database = Database(folder, "broker", _SCHEMA)
 
     async def add(self, publication: Publication) -> int:
-        """Keep an event with one delivery for each of its Triggers; return its id.
-
-        Raises:
-            StoreError: The event is not kept.
-        """
+        """Keep an event with one delivery for each of its Triggers; return its id."""
         if self._database.waiting >= _MAX_WAITING_EVENTS:
             raise StoreError("too many events wait to be written")
         return await self._database.write(lambda db: _insert(db, publication))
@@ -104,14 +91,7 @@ class EventStore:
     async def finish(
         self, delivery: PendingDelivery, reply: Publication | None = None
     ) -> int | None:
-        """Forget a delivery that has ended, and keep its reply in the same transaction.
-
-        Returns:
-            The event id of the reply.
-
-        Raises:
-            StoreError: The delivery is still pending, and the reply is not kept.
-        """
+        """Forget a delivery that has ended; keep its reply at the same time, and return its id."""
 
         def write(db: sqlite3.Connection) -> int | None:
             db.execute(
@@ -125,27 +105,16 @@ class EventStore:
             )
             return None if reply is None else _insert(db, reply)
 
-        return await self._database.write(write)
+        return await self._database.write(write, can_wait=reply is None)
 
-    async def postpone(
-        self,
-        delivery: PendingDelivery,
-        *,
-        due_at: float,
-        failures: int,
-        dead_letter: Mapping[str, str] | None,
-    ) -> None:
-        """Keep a delivery for a later attempt.
-
-        Raises:
-            StoreError: The delivery is kept as it was.
-        """
-        letter = None if dead_letter is None else json.dumps(dead_letter)
+    async def postpone(self, delivery: PendingDelivery, due_at: float) -> None:
+        """Keep a delivery as it is to be attempted next."""
+        letter = None if delivery.dead_letter is None else json.dumps(delivery.dead_letter)
         await self._database.write(
             lambda db: db.execute(
                 "UPDATE deliveries SET due_at = ?, failures = ?, dead_letter = ?"
                 " WHERE event_id = ? AND trigger_name = ?",
-                (due_at, failures, letter, delivery.event_id, delivery.trigger),
+                (due_at, delivery.failures, letter, delivery.event_id, delivery.trigger),
             )
         )
 
@@ -167,11 +136,7 @@ class EventStore:
         return [row[0] for row in rows]
 
     async def forget(self, trigger: str, *, before: int) -> None:
-        """Forget a Trigger's deliveries of events with an id below one.
-
-        Raises:
-            StoreError: They are still there.
-        """
+        """Forget a Trigger's deliveries of events with an id below one."""
 
         def write(db: sqlite3.Connection) -> None:
             db.execute(
@@ -193,14 +158,9 @@ class EventStore:
             " WHERE event_id = ? AND trigger_name = ?",
             (event_id, trigger),
         ).fetchone()
-        return PendingDelivery(
-            event_id=event_id,
-            trigger=trigger,
-            event=Event(attributes=json.loads(attributes), data=data),
-            headers=json.loads(headers),
-            failures=failures,
-            dead_letter=None if dead_letter is None else json.loads(dead_letter),
-        )
+        event = Event(attributes=json.loads(attributes), data=data)
+        letter = None if dead_letter is None else json.loads(dead_letter)
+        return PendingDelivery(event_id, trigger, event, json.loads(headers), failures, letter)
 
     def count_pending(self) -> dict[str, int]:
         """Return how many deliveries wait, by the name of their Trigger."""
@@ -225,8 +185,9 @@ def _insert(db: sqlite3.Connection, publication: Publication) -> int:
     )
     event_id = cursor.lastrowid
     assert event_id is not None  # noqa: S101 - of an INSERT
+    now = time.time()
     db.executemany(
         "INSERT INTO deliveries VALUES (?, ?, ?, 0, NULL)",
-        [(event_id, trigger, publication.due_at) for trigger in publication.triggers],
+        [(event_id, trigger, now) for trigger in publication.triggers],
     )
     return event_id

@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relay.client import Client
+from relay.connections import Deadline, start_tls
 from relay.egress import AllowedTarget, Policy
 from relay.envelope import IDEMPOTENT
 from relay.leaving import Cut
@@ -1019,6 +1021,14 @@ class TestTLS:
 
         with pytest.raises(TargetUnreachable, match="it does not speak TLS"):
             get(client, f"https://127.0.0.1:{peer.port}")
+
+    def test_no_time_is_left_for_a_handshake(self) -> None:
+        """A call whose connection took all of its time is late; nothing is wrong with TLS."""
+        ours, theirs = socket.socketpair()
+        with theirs, pytest.raises(requests.ReadTimeout, match="did not answer in full within 0 s"):
+            start_tls(ours, "localhost", ssl.create_default_context(), Deadline(0.0))
+
+        assert ours.fileno() == -1
 
     def test_a_reset_handshake(self, client: Client, peer: Peer) -> None:
         """A connection that ends before there is TLS has no answer to wait for."""

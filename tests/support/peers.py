@@ -50,14 +50,14 @@ class Peer:
     Args:
         port: where it listens.
         default: the answer to any path that `on` was not called for.
-        open: the connections that it has not closed.
+        ended: how many connections were closed here.
     """
 
     port: int
     default: bytes | Talk = OK
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
-    open: set[socket.socket] = field(default_factory=set)
+    ended: int = 0
     _answers: dict[str, bytes | Talk] = field(default_factory=dict)
 
     @property
@@ -107,14 +107,13 @@ def serving(
         threads: list[threading.Thread] = []
 
         def serve(connection: socket.socket) -> None:
-            accepted = connection
             with contextlib.suppress(OSError):  # the other side may go when it likes
                 if tls is not None:
                     connection = tls.wrap_socket(connection, server_side=True)
                     opened.append(connection)
                 peer.talk(connection)
             connection.close()
-            peer.open.discard(accepted)
+            peer.ended += 1
 
         def accept() -> None:
             with contextlib.suppress(OSError):  # the listener was closed
@@ -122,7 +121,6 @@ def serving(
                     connection, _ = listener.accept()
                     connection.settimeout(TIMEOUT_S)
                     peer.connections += 1
-                    peer.open.add(connection)
                     opened.append(connection)
                     thread = threading.Thread(target=serve, args=(connection,), daemon=True)
                     threads.append(thread)

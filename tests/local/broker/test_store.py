@@ -18,7 +18,6 @@ PUBLICATION = Publication(
     event=Event(attributes={"id": "1", "source": "/s", "type": "t"}, data=b"{}"),
     headers={},
     triggers=("default/all",),
-    due_at=0.0,
 )
 
 
