@@ -165,6 +165,8 @@ class Answer(ResponseParser):
     def _receive(self) -> None:
         self._sock.settimeout(self._deadline.left_s)
         data = self._sock.recv(_READ_BYTES)
+        if not data and self._deadline.cut.is_cut:  # the end is not the peer's
+            raise ConnectionAbortedError
         self.may_repeat &= not data
         self._piece = self.feed(data)
         if self.is_complete:

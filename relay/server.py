@@ -151,6 +151,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return arrival
 
     def _on_readable(self, conn: Connection) -> None:
+        if not conn.is_watched:  # it was closed since it was seen to be readable
+            return
         with self._lock:
             caller = self._answered.get(conn)
             if caller is not None:
