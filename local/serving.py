@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from local.ports import HOST
-from relay.logs import json_handler
+from relay.logs import JSONHandler
 
 _GRACE_S = 5
 
@@ -31,7 +31,7 @@ def url_of(listener: socket.socket) -> str:
 
 def serve(application: ASGIApp, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; warnings are logged as JSON."""
-    logging.basicConfig(handlers=[json_handler()])
+    logging.basicConfig(handlers=[JSONHandler()])
     # After its shutdown uvicorn raises the signal again, for the handlers that were there before.
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop_signal, lambda *_: sys.exit(0))

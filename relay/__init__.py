@@ -38,6 +38,6 @@ a request came. `tracing` is what travels with a call. `settings` is what an ope
 `tls` for certificates; `egress` is the policy, which judges `addresses`.
 
 Ground: `problems` is the tree of errors, `http` the messages that everything else sees, `leaving`
-watches callers in case they go, `budget` bounds the bodies that are held, `logs` has one line for
-each request; `operations` tells watchers what is done, and how long it takes.
+ends what is done for callers who go, `logs` has one line for each request; `operations` tells
+watchers what is done, and how long it takes.
 """

@@ -3,111 +3,88 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import re
 import socket
-import time
-from collections.abc import Callable
-from email.utils import formatdate
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
-from gunicorn.util import hop_headers
+from gunicorn.http.wsgi import Response
 
 from relay import logs
-from relay.callers import CallerSocket
+from relay.callers import Connection
 from relay.http import phrase, problem
 
-# RFC 9112 sections 4 and 5.
-_STATUS: Final = re.compile(r"[0-9]{3}(?: [\t -~\x80-\xff]*)?")
-_FIELD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~\x80-\xff]*")
-_ExcInfo = tuple[type[BaseException], BaseException, "TracebackType | None"]
+_DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why")
+
+log = logging.getLogger(__name__)
 
 
-class Answer:
-    """The answer of a WSGI application (PEP 3333), as RFC 9112 frames it.
+class Answer(Response):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's writer of answers, which sends the head with the first piece of the body.
 
     Args:
-        environ: of the request.
-        closes: whether the connection ends with it. It may have to in any case.
+        request: the arrival.
+        sock: the connection.
+        cfg: gunicorn's.
     """
 
-    def __init__(self, sock: CallerSocket, environ: dict[str, Any], *, closes: bool) -> None:
-        self.closes = closes
-        self.is_begun = False
-        self._sock = sock
-        self._version: str = environ["SERVER_PROTOCOL"]
-        self._is_head = environ["REQUEST_METHOD"] == "HEAD"
-        self._unsent = b""  # the head, until there is something to send with it
-        self._left: int | None = None
-        self._is_chunked = self._is_empty = False
+    headers_sent: bool
+    _unsent = b""
 
-    def start(
-        self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None
-    ) -> Callable[[bytes], None]:
-        """Take the head: WSGI's `start_response`.
+    @property
+    def is_begun(self) -> bool:
+        return self.headers_sent and not self._unsent
 
-        Raises:
-            ValueError: no message can have it.
-        """
-        if exc_info is not None and self.is_begun:
-            raise exc_info[1].with_traceback(exc_info[2])
-        code = int(status[:3])
-        has_length = code >= 200 and code != HTTPStatus.NO_CONTENT
-        self._is_empty = self._is_head or not has_length or code == HTTPStatus.NOT_MODIFIED
-        self._left = None
-        lines = []
-        for name, value in headers:
-            lower = name.lower()
-            if lower in hop_headers or (lower == "content-length" and not has_length):
-                continue
-            if lower == "content-length":
-                self._left = int(value)
-            text = value.strip(" \t")
-            lines.append(f"{name}: {text}")
-        if not _STATUS.fullmatch(status) or not all(map(_FIELD.fullmatch, lines)):
-            raise ValueError("an answer with a head that cannot be sent")
-        if self._left is None and not self._is_empty:
-            self._is_chunked = self._version == "HTTP/1.1"
-            self.closes |= not self._is_chunked
-        if self._is_chunked:
-            lines.append("Transfer-Encoding: chunked")
-        own = (
-            f"{self._version} {status}",
-            "Server: gunicorn",
-            f"Date: {_date(int(time.time()))}",
-            f"Connection: {'close' if self.closes else 'keep-alive'}",
-        )
-        self._unsent = "\r\n".join((*own, *lines, "\r\n")).encode("latin-1")
-        return self.write
+    def send_headers(self) -> None:
+        if not self.headers_sent:
+            fields = (f"{name}: {value}\r\n" for name, value in self.headers)
+            self._unsent = "".join((*self.default_headers(), *fields, "\r\n")).encode("latin-1")
+            self.headers_sent = True
 
-    def write(self, piece: bytes) -> None:
-        """Send a piece of the body, and the head before the first."""
-        if self._left is not None:
-            piece = piece[: self._left]
-            self._left -= len(piece)
-        if not piece or self._is_empty:
-            return
-        if self._is_chunked:
-            piece = b"%X\r\n%b\r\n" % (len(piece), piece)
-        self._send(piece)
+    def _emit_body(self, data: bytes) -> None:
+        piece = b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data
+        raw, self._unsent = self._unsent + piece, b""
+        self.sock.sendall(raw)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Send what is left: a caller to whom bytes are missing sees the connection end."""
-        self.closes |= bool(self._left) and not self._is_empty
-        self._send(b"0\r\n\r\n" if self._is_chunked else b"")
-
-    def _send(self, piece: bytes) -> None:
-        raw, self._unsent, self.is_begun = self._unsent + piece, b"", True
+        self.send_headers()
+        if self.sent < (self.response_length or 0) and not self._omits_body:
+            self.force_close()
+        raw, self._unsent = self._unsent + (b"0\r\n\r\n" if self.chunked else b""), b""
         if raw:
-            self._sock.sendall(raw)
+            self.sock.sendall(raw)
 
 
-@functools.lru_cache(1)
-def _date(time_s: int) -> str:
-    return formatdate(time_s, usegmt=True)
+def answer(
+    app: Callable[..., Iterable[bytes]], conn: Connection, cfg: Any, *, closes: bool
+) -> bool:
+    """Have an application answer the request of a connection; return whether the latter stays."""
+    arrival, conn.arrival, conn.until = conn.arrival, None, None
+    assert arrival is not None  # noqa: S101
+    arrival.environ["wsgi.input"].seek(0)
+    writer = Answer(arrival, conn, cfg)
+    if closes:
+        writer.force_close()
+    try:
+        pieces = app(arrival.environ, writer.start_response)
+        try:
+            for piece in pieces:
+                writer.write(piece)
+            writer.close()
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+    except OSError:
+        return False
+    except Exception as exc:
+        if writer.is_begun:
+            log.exception("the answer was cut off: the relay failed")
+        else:
+            refuse(conn, arrival.method, *_DEFECT, error=exc)
+        return False
+    return not writer.should_close()
 
 
 def refuse(
@@ -126,7 +103,8 @@ def refuse(
     """
     logs.begin(method)
     logs.explain(detail, logging.INFO if error is None else logging.ERROR, error=error)
-    answer = problem(status, detail, headers=(("Connection", "close"),))
+    again = (("Retry-After", "1"),) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
+    answer = problem(status, detail, headers=(("Connection", "close"), *again))
     head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
     raw = f"HTTP/1.1 {status.value} {phrase(status)}\r\n{head}\r\n".encode("latin-1")
     with contextlib.suppress(OSError):

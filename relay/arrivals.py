@@ -51,6 +51,7 @@ class Arrival:
 
     def __init__(self, max_body_bytes: int, max_header_bytes: int, base: dict[str, Any]) -> None:
         self.environ: dict[str, Any] = {}
+        self.method, self.version = "-", (1, 1)
         self.size_bytes = self.held_bytes = 0
         self.is_complete = self.is_cut = self.is_probe = False
         self.keeps_alive = False
@@ -73,6 +74,9 @@ class Arrival:
         self._llhttp = httptools.HttpRequestParser(self)
         # They may precede an extension (RFC 9112 section 7.1.1).
         self._llhttp.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
+
+    def should_close(self) -> bool:
+        return self.is_cut or not self.keeps_alive
 
     def close(self) -> None:
         """Break the cycle with llhttp, so that memory is given back at once."""
@@ -162,6 +166,7 @@ class Arrival:
             self._is_resumed = False
             return
         method, version = self._llhttp.get_method(), self._llhttp.get_http_version()
+        self.method = method.decode()
         # llhttp also takes HTTP/0.9, 2.0 and RTSP, and more spaces and empty lines.
         line = b"%b %b HTTP/%b\r\n" % (method, self._target, version.encode())
         if version not in ("1.0", "1.1") or not self._head.removeprefix(b"\r\n").startswith(line):
@@ -175,7 +180,7 @@ class Arrival:
                 text = f"{environ[variable]},{text}"
             if variable:
                 environ[variable] = text
-        environ["REQUEST_METHOD"] = method.decode()
+        environ["REQUEST_METHOD"] = self.method
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
         environ["wsgi.input"] = self._body
         self._say_target(environ)
@@ -184,10 +189,10 @@ class Arrival:
 
     def _say_target(self, environ: dict[str, Any]) -> None:
         """Split the target, of any form (RFC 9112 section 3.2)."""
-        target, method = self._target.decode("ascii"), environ["REQUEST_METHOD"]
+        target, method = self._target.decode("ascii"), self.method
         if target.startswith("/"):
             path, _, query = target.partition("#")[0].partition("?")
-        elif "://" in target or method == "CONNECT" or (target, method) == ("*", "OPTIONS"):
+        elif "://" in target or method == ("OPTIONS" if target == "*" else "CONNECT"):
             try:
                 parts = urlsplit(target)
             except ValueError:
@@ -210,9 +215,8 @@ class Arrival:
         if version == "1.0" and "HTTP_TRANSFER_ENCODING" in environ:
             self._refuse(400, "HTTP/1.0 has no Transfer-Encoding")
         self.wants_go_ahead = is_asking and version == "1.1"
-        self.keeps_alive = (
-            self._llhttp.should_keep_alive() and environ["REQUEST_METHOD"] != "CONNECT"
-        )
+        self.version = (1, int(version[2:]))
+        self.keeps_alive = self._llhttp.should_keep_alive() and self.method != "CONNECT"
         self._left = _MAX_CHUNK_LINE_BYTES
         self._length = int(environ.get("CONTENT_LENGTH", 0))
         self.is_cut = self._length > self._max_body_bytes

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
+from relay.arrivals import Arrival
+
 # How long a caller may stand still while others wait for the thread that waits for it.
 _PATIENCE_S: Final = 0.05
 # Close at once, and drop what was not sent.
@@ -74,11 +76,13 @@ class Threads(Generic[Job]):
         return not self._jobs.empty() and self._standing > max(1, self._most // 2)
 
 
-class CallerSocket(socket.socket):
-    """The connection to a caller, which never blocks but in `sendall`.
+class Connection(socket.socket):
+    """A connection to a caller, which never blocks but in `sendall`.
 
-    `until` is when a caller who reads nothing is waited for no longer. `is_given_up` says that this
-    has happened.
+    `until` is when a caller who reads nothing is waited for no longer, and `is_given_up` says that
+    this has happened. The rest is the server's: `environ` is what WSGI knows of the connection,
+    `arrival` the request that comes or is answered now, `rest` what is behind it; `is_watched` says
+    that the main thread is told of bytes, `deadline` until when it waits for them.
 
     Args:
         threads: those that serve callers.
@@ -89,9 +93,23 @@ class CallerSocket(socket.socket):
         super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self.setblocking(False)
         self.until: float | None = None
-        self.is_given_up = False
+        self.is_given_up = self.is_watched = False
+        self.environ: dict[str, Any] = {}
+        self.arrival: Arrival | None = None
+        self.rest = b""
+        self.deadline = 0.0
+        self.discarded_bytes = 0
         self._threads = threads
         self._timeout_s = timeout_s
+
+    def take(self, most_bytes: int, flags: int = 0) -> bytes | None:
+        """Return what has come: b"" when the caller has left, None when it is nothing yet."""
+        try:
+            return self.recv(most_bytes, flags)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """Send all, or end the connection.

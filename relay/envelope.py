@@ -7,7 +7,7 @@ import math
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from relay.bodies import charset_of, check_not_encoded, codec_of, content_of
@@ -47,12 +47,7 @@ _FIELDS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Callback:
-    """Where the outcome of a call is delivered.
-
-    Args:
-        target: the url.
-        headers: what is sent along.
-    """
+    """Where the outcome of a call is delivered, and what is sent along."""
 
     target: Target
     headers: Headers = ()
@@ -79,7 +74,6 @@ class Envelope:
         method: one of `METHODS`; None when the envelope names none.
         timeout_s: for the whole call; None when the envelope names none.
         callback: None when the caller wants none.
-        document: what it was read from.
     """
 
     target: Target
@@ -89,27 +83,14 @@ class Envelope:
     method: str | None = None
     timeout_s: float | None = None
     callback: Callback | None = None
-    document: Object = field(default=Object(b"", {}, {}), repr=False, compare=False)
 
     @classmethod
     def from_json(cls, raw: bytes) -> Envelope:
-        """Read an envelope.
-
-        Args:
-            raw: a JSON object in UTF-8, with the fields of `schemas/envelope.schema.json`.
-
-        Raises:
-            InvalidRequest: it is not one; the error names the field and what would be right.
-        """
-        if not raw.strip():
-            raise InvalidRequest(
-                "envelope", 'is empty; send {"targetURL", "targetAPI", "headers", "body"} as JSON'
-            )
-        return cls.from_object(Object.from_json(raw, "envelope"))
+        return read_envelope(raw)[0]
 
     @classmethod
     def from_object(cls, document: Object) -> Envelope:
-        """Read the same when it is JSON already."""
+        """Read an envelope that is JSON already; see `read_envelope`."""
         members = document.members
         for name in members:
             if name not in _FIELDS:
@@ -133,7 +114,6 @@ class Envelope:
             method=_method(members),
             timeout_s=_timeout_s(members),
             callback=parse_callback(members["callback"]) if "callback" in members else None,
-            document=document,
         )
 
     def sent_headers(self, relays_own: Headers) -> Headers:
@@ -149,6 +129,25 @@ class Envelope:
         return headers + tuple(
             (name, wire_value(value)) for name, value in relays_own if name.lower() not in asked_for
         )
+
+
+def read_envelope(raw: bytes) -> tuple[Envelope, Object]:
+    """Read an envelope, and what else a JSON object has, for its fingerprint and callback.
+
+    The object may take many times the room of its text: it must not be kept while others wait.
+
+    Args:
+        raw: a JSON object in UTF-8, with the fields of `schemas/envelope.schema.json`.
+
+    Raises:
+        InvalidRequest: it is not one; the error names the field and what would be right.
+    """
+    if not raw.strip():
+        raise InvalidRequest(
+            "envelope", 'is empty; send {"targetURL", "targetAPI", "headers", "body"} as JSON'
+        )
+    document = Object.from_json(raw, "envelope")
+    return Envelope.from_object(document), document
 
 
 def _content(document: Object, headers: Headers) -> tuple[bytes | None, str]:
@@ -200,10 +199,9 @@ def parse_callback(callback: object) -> Callback:
             raise InvalidRequest(f"callback.{_shown(name)}", "is no field; it has url and headers")
     if "url" not in callback:
         raise InvalidRequest("callback.url", "is missing; it says where the outcome goes")
-    url, question_mark, query = _string(callback["url"], "callback.url").partition("?")
-    target = parse_target(
-        url, question_mark + query, url_field="callback.url", api_field="callback.url"
-    )
+    at = "callback.url"
+    url, question_mark, query = _string(callback["url"], at).partition("?")
+    target = parse_target(url, question_mark + query, url_field=at, api_field=at)
     headers = parse_headers(
         callback.get("headers", {}),
         field="callback.headers",
@@ -213,9 +211,8 @@ def parse_callback(callback: object) -> Callback:
     check_not_encoded(headers, field="callback.headers", but="leave it out")
     content_type = find(headers, "Content-Type") or "application/json"
     if not is_json(content_type) or codec_of(charset_of(content_type)) != "utf_8":
-        raise InvalidRequest(
-            "callback.headers.Content-Type", "must be JSON in UTF-8, which is sent"
-        )
+        what = "must be JSON in UTF-8, which is sent"
+        raise InvalidRequest("callback.headers.Content-Type", what)
     return Callback(target=target, headers=headers)
 
 

@@ -31,15 +31,8 @@ USER_AGENT = "knative-relay"
 # RFC 9110 section 7.6.1, with the older ones that are still seen.
 HOP_BY_HOP = frozenset(
     {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization"),
+        *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     }
 )
 # The relay frames the message itself, and hands the body on as it came: which encodings may be
@@ -147,7 +140,10 @@ def wire_value(text: str) -> str:
 def find(headers: Headers, name: str) -> str | None:
     """Return the first value of a header, whatever the case of its name."""
     lower = name.lower()
-    return next((value for key, value in headers if key.lower() == lower), None)
+    for key, value in headers:
+        if key.lower() == lower:
+            return value
+    return None
 
 
 def complete(headers: Headers, host: str, method: str, content: bytes | None) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -19,7 +18,6 @@ from relay.leaving import Caller
 from relay.problems import (
     InvalidRequest,
     RelayError,
-    TooBusy,
     TooLarge,
     UnsupportedMediaType,
 )
@@ -34,7 +32,6 @@ _RENAMED: Final = {
     499: "Client Closed Request",
 }
 
-_PIECE_BYTES = 64 * 1024
 # The codings that are decoded, and zlib's names for them. An x-gzip is a gzip (RFC 9110 section
 # 8.4.1.3).
 _CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -44,10 +41,6 @@ _CODED_BYTES = 4096
 # A longer error body crashes Knative's in-memory dispatcher; a dead letter keeps up to 1,024.
 _ERROR_BYTES: Final = 768
 _MEMBER_BYTES: Final = 160
-
-# Many clients read the answer only once they have sent all of the body, so a body that is too large
-# is still read and dropped, up to this many times the limit.
-_DROPPED = 8
 
 
 class Readable(Protocol):
@@ -73,7 +66,7 @@ class Request:
         path: percent-decoded, beginning with a slash.
         query: the query string as sent, without the question mark.
         headers: by lower-case name.
-        stream: the body, not yet read.
+        stream: the body, which has arrived; of one that is too large perhaps a part.
         content_length: in bytes; None when the request did not say.
         caller: the one that waits for the answer.
         trace: headers of the trace that the request is part of, which go along with what it causes.
@@ -135,8 +128,8 @@ def read_body(request: Request, limit_bytes: int, *, setting: str = "MAX_BODY_BY
     Raises:
         TooLarge: the body is larger.
         UnsupportedMediaType: it is in another coding than gzip or deflate.
-        InvalidRequest: it is not in the coding that it says, or the client died before the body was
-            complete. Frameworks hand on what had come until then as if it were all.
+        InvalidRequest: it is not in the coding that it says, or is not whole. The server hands on
+            whole ones, but other frameworks what had come when a client died.
     """
     coding = request.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity", *_CODINGS):
@@ -145,21 +138,14 @@ def read_body(request: Request, limit_bytes: int, *, setting: str = "MAX_BODY_BY
             codings=("gzip", "deflate"),
         )
     too_large = f"the body is larger than {limit_bytes} bytes ({setting})"
-    stream, length = request.stream, request.content_length
-    pieces: list[bytes] = []
-    size_bytes = length if length is not None and length > limit_bytes else 0
-    while size_bytes <= limit_bytes and size_bytes != length:
-        piece = _next_piece(stream, min(_PIECE_BYTES, limit_bytes + 1 - size_bytes))
-        if not piece:
-            break
-        pieces.append(piece)
-        size_bytes += len(piece)
-    if size_bytes > limit_bytes:
-        _drop(stream, limit_bytes)
+    length = request.content_length
+    if length is not None and length > limit_bytes:
         raise TooLarge(too_large)
-    if length is not None and size_bytes < length:
-        raise InvalidRequest("body", f"has {size_bytes} bytes; Content-Length says {length}")
-    body = b"".join(pieces)
+    body = request.stream.read(limit_bytes + 1)
+    if len(body) > limit_bytes:
+        raise TooLarge(too_large)
+    if length is not None and len(body) < length:
+        raise InvalidRequest("body", f"has {len(body)} bytes; Content-Length says {length}")
     if coding not in _CODINGS or not body:
         return body
     decoded = _decoded(body, coding, limit_bytes)
@@ -191,22 +177,6 @@ def _decoded(body: bytes, coding: str, limit_bytes: int) -> bytes:
     if not decoder.eof:
         raise InvalidRequest("body", f"ends before its {coding} does")
     return bytes(decoded)
-
-
-def _next_piece(stream: Readable, size_bytes: int) -> bytes:
-    try:
-        return stream.read(size_bytes)
-    except TooBusy:
-        raise
-    except Exception as exc:  # each server has its own errors for a broken chunk or a dead client
-        raise InvalidRequest("body", "broke off before its end") from exc
-
-
-def _drop(stream: Readable, limit_bytes: int) -> None:
-    left_bytes = _DROPPED * limit_bytes
-    with suppress(InvalidRequest):  # it is too large wherever it breaks off
-        while left_bytes > 0 and (piece := _next_piece(stream, min(_PIECE_BYTES, left_bytes))):
-            left_bytes -= len(piece)
 
 
 def phrase(status: int) -> str:

@@ -77,12 +77,8 @@ class Object:
         try:
             found = list(each_member(_decoded(raw, MAX_DEPTH), _exact))
             members = _object([(name, value) for name, value, _ in found])
-        except JSONError:
-            try:
-                what = f"must be an object, not {json_type(loads(raw))}"
-            except JSONError as exc:  # it knows best what is wrong
-                raise InvalidRequest(field, str(exc)) from exc
-            raise InvalidRequest(field, what) from None
+        except JSONError as exc:
+            raise InvalidRequest(field, _fault_of(raw)) from exc
         return cls(raw, members, {name: text for name, _, text in found})
 
     @classmethod
@@ -141,6 +137,14 @@ def decode_base64(text: object) -> bytes:
     if not isinstance(text, str) or not _BASE64.fullmatch(text):
         raise JSONError("must be base64 (RFC 4648 section 4)")
     return base64.b64decode(text)
+
+
+def _fault_of(raw: bytes) -> str:
+    """Say why a text is not a JSON object, as the reader of any value knows best."""
+    try:
+        return f"must be an object, not {json_type(loads(raw))}"
+    except JSONError as exc:
+        return str(exc)
 
 
 def _decoded(raw: bytes, max_depth: int) -> str:

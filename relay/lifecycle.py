@@ -57,14 +57,12 @@ class Attempt:
     Args:
         caller: the claim's name; None when there is no claim.
         number: which call it is for the request; 0 when it is not counted.
-        of_round: which it is since the request was last begun.
         record: as the claim left it.
         is_strange: the record of this id is that of another event; nothing is noted.
     """
 
     caller: str | None = None
     number: int = 0
-    of_round: int = 0
     record: Record | None = None
     is_strange: bool = False
 
@@ -213,28 +211,19 @@ def cancel(record: Record | None, times: Times) -> tuple[Record | None, Record |
 
 
 def claim(
-    record: Record | None,
-    times: Times,
-    *,
-    request_id: str,
-    fingerprint: str,
-    target: str,
-    caller: str,
-    attempt: int,
-    round: int,
+    record: Record | None, times: Times, *, asked: Record, caller: str, attempt: int
 ) -> tuple[Record | None, Attempt | Busy | Made | None]:
     """Claim a call for a request.
 
     Args:
+        asked: what its event says, which is all that is known where there is no record.
         attempt: which call of its round it is, as the event says that was delivered.
-        round: that of the event.
 
     Returns:
         the record and what may be done; None when the request is over.
     """
-    if record is None:
-        record = _unheard(request_id, fingerprint, target, round)
-    if record.fingerprint not in (None, fingerprint):
+    record, round = record or asked, asked.round
+    if record.fingerprint not in (None, asked.fingerprint):
         # Somebody else's event with the same id; it must not be taken for a copy.
         return record, Attempt(is_strange=True)
     is_over = record.state in (DEAD, FAILED) and round <= record.round
@@ -264,13 +253,7 @@ def claim(
             calling_until_ms=times.now_ms + LEASE_MS,
             next_attempt_ms=None,
         )
-    claimed = Attempt(
-        caller=caller,
-        number=record.attempts,
-        of_round=record.attempts - record.earlier_attempts,
-        record=record,
-    )
-    return record, claimed
+    return record, Attempt(caller=caller, number=record.attempts, record=record)
 
 
 def renew(record: Record | None, times: Times, *, caller: str) -> tuple[Record | None, None]:
@@ -308,36 +291,33 @@ def finish(
     record: Record | None,
     times: Times,
     *,
-    request_id: str,
+    asked: Record,
     ending: str,
     answer_status: int,
     attempts: int,
-    round: int = 1,
-    fingerprint: str | None = None,
 ) -> tuple[Record, str]:
     """Note the target's answer; the first one counts.
 
     Args:
+        asked: what its event says; how an earlier round failed says nothing of this one. Of another
+            request nothing is noted.
         ending: `completed` or `failed`.
         attempts: how many calls it took, as the result says.
-        round: that of the result; how an earlier one failed says nothing of this one.
-        fingerprint: of the envelope, if that is known; of another request nothing is noted.
 
     Returns:
         the record, and its state.
     """
-    if record is None:
-        record = _unheard(request_id, fingerprint, None, round)
+    record, round = record or asked, asked.round
     is_old = ending == FAILED and round < record.round
     is_over = record.state == COMPLETED or (record.state == FAILED and round <= record.round)
-    is_strange = fingerprint is not None and record.fingerprint not in (None, fingerprint)
-    if is_old or is_over or is_strange:
+    prints = {record.fingerprint, asked.fingerprint} - {None}
+    if is_old or is_over or len(prints) == 2:
         return record, record.state
     record = _heard(
         record,
         times,
         state=ending,
-        fingerprint=record.fingerprint or fingerprint,
+        fingerprint=record.fingerprint or asked.fingerprint,
         finished_ms=times.now_ms,
         attempts=max(attempts, record.attempts),
         round=max(round, record.round),
@@ -349,26 +329,14 @@ def finish(
 
 
 def die(
-    record: Record | None,
-    times: Times,
-    *,
-    request_id: str,
-    fingerprint: str,
-    target: str | None,
-    reason: str,
-    attempts: int,
-    round: int,
+    record: Record | None, times: Times, *, asked: Record, reason: str, attempts: int
 ) -> tuple[Record, bool]:
-    """Note a dead letter.
-
-    Args:
-        round: that of the event that died; an earlier one's copy says nothing of this one.
+    """Note a dead letter; that of an earlier round says nothing of this one.
 
     Returns:
         the record, and whether the request is dead now, of that death.
     """
-    if record is None:
-        record = _unheard(request_id, fingerprint, target, round)
+    record, round = record or asked, asked.round
     is_answered = record.state == FAILED and round <= record.round
     if is_answered or record.state in (COMPLETED, CANCELLED) or round < record.round:
         return record, False
@@ -379,7 +347,7 @@ def die(
         times,
         state=DEAD,
         finished_ms=times.now_ms,
-        fingerprint=record.fingerprint or fingerprint,
+        fingerprint=record.fingerprint or asked.fingerprint,
         attempts=max(attempts, record.attempts),
         round=round,
         reason=reason,
@@ -396,18 +364,6 @@ _NOT_OPEN: Final = {
     "error": None,
     "next_attempt_ms": None,
 }
-
-
-def _unheard(request_id: str, fingerprint: str | None, target: str | None, round: int) -> Record:
-    """Begin the record of a request that came past Send, or is no longer remembered."""
-    return Record(
-        id=request_id,
-        state=OPEN,
-        expires_ms=0,
-        fingerprint=fingerprint,
-        target=target,
-        round=round,
-    )
 
 
 def _heard(record: Record, times: Times, **changes: Any) -> Record:

@@ -119,27 +119,8 @@ def finish(status: int) -> None:
     _current.set(None)
 
 
-class JSONFormatter(logging.Formatter):
-    """Format a record as one line, whatever text from outside it holds."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format the record with the fields of the current request and `extra={"fields": …}`."""
-        fields: dict[str, Fact] = {
-            "time": rfc3339(record.created),
-            "severity": record.levelname,
-            "message": record.getMessage(),
-        }
-        line = _current.get()
-        if line is not None:
-            fields |= line.request.facts
-        fields |= getattr(record, "fields", {})
-        if record.exc_info:
-            fields["stack_trace"] = self.formatException(record.exc_info)
-        return json.dumps(fields)  # in visible ASCII: all else is escaped
-
-
-class _StderrHandler(logging.Handler):
-    """Write each record to stderr in one system call, without a lock.
+class JSONHandler(logging.Handler):
+    """Write each record to stderr as one line of JSON, in one system call and without a lock.
 
     The kernel keeps such writes apart, and waiting for a lock costs a thread switch.
     """
@@ -158,12 +139,20 @@ class _StderrHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
-
-def json_handler() -> logging.Handler:
-    """Return a handler that writes JSON lines to stderr."""
-    handler = _StderrHandler()
-    handler.setFormatter(JSONFormatter())
-    return handler
+    def format(self, record: logging.LogRecord) -> str:
+        """Format the record with the fields of the current request and `extra={"fields": …}`."""
+        fields: dict[str, Fact] = {
+            "time": rfc3339(record.created),
+            "severity": record.levelname,
+            "message": record.getMessage(),
+        }
+        line = _current.get()
+        if line is not None:
+            fields |= line.request.facts
+        fields |= getattr(record, "fields", {})
+        if record.exc_info:
+            fields["stack_trace"] = logging.Formatter().formatException(record.exc_info)
+        return json.dumps(fields)  # in visible ASCII: all else is escaped
 
 
 def rfc3339(time_s: float) -> str:

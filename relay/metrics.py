@@ -89,7 +89,7 @@ class Metrics:
         threads = gauge("relay_threads", "How many can be (THREADS, times WORKERS).")
         threads.set(settings.threads * settings.workers)
         self._gauges = [
-            (each.read, gauge(each.name, each.meaning)) for each in operations.gauges.values()
+            (read, gauge(name, meaning)) for name, (meaning, read) in operations.gauges.items()
         ]
         self._read_at_s = 0.0
         self._requests = histogram(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -83,25 +82,12 @@ class Watcher(Protocol):
     def ended(self, operation: Operation) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gauge:
-    """A number that goes up and down, of this process.
-
-    Args:
-        name: of the metric, with its unit.
-        meaning: in a sentence.
-        read: returns what it is now.
-    """
-
-    name: str
-    meaning: str
-    read: Callable[[], float]
-
-
 watchers: Final[list[Watcher]] = []
-gauges: Final[dict[str, Gauge]] = {}
+# Numbers of this process that go up and down: by the name of the metric, with its unit, what it
+# means, in a sentence, and what reads it.
+gauges: Final[dict[str, tuple[str, Callable[[], float]]]] = {}
 
 
 def gauge(name: str, meaning: str, read: Callable[[], float]) -> None:
-    """Have a number watched; see `Gauge`."""
-    gauges[name] = Gauge(name=name, meaning=meaning, read=read)
+    """Have a number watched."""
+    gauges[name] = (meaning, read)

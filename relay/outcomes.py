@@ -6,7 +6,6 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -20,8 +19,8 @@ from relay.headers import is_json
 from relay.http import Request, Response
 from relay.jsons import BOM, JSONError, Object, Raw, decode_base64, dumps, loads
 from relay.problems import Forbidden, InvalidRequest, StateUnavailable
-from relay.progress import Followers, Progress, Why, attempts_of
-from relay.records import Records, callback_id, round_of
+from relay.progress import Events, Progress, Why, attempts_of
+from relay.records import Records, asked_by, callback_id, round_of
 from relay.results import parse_result
 from relay.settings import Settings
 from relay.tracing import trace_id
@@ -32,7 +31,6 @@ class Outcomes:
 
     Args:
         settings: `event_type` and `event_source` count.
-        records: where outcomes are noted.
         broker: where a callback for a dead request is published.
         signatures: tell the relay's own events, and sign the callbacks.
     """
@@ -44,7 +42,7 @@ class Outcomes:
         self._records = records
         self._broker = broker
         self._signatures = signatures
-        self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
+        self._events = Events(event_type=settings.event_type, source=settings.event_source)
         self._own = {f"{settings.event_type}.{ending}" for ending in (*RESULTS, DEAD, CALLBACK)}
 
     def is_own(self, event_type: str | None) -> bool:
@@ -109,7 +107,7 @@ class Outcomes:
         """Note a dead request; return its callback, or without the state what tells of it later."""
         reason = reason_of(event)
         try:
-            return self._note_dead(self._followers.request(event), reason)
+            return self._note_dead(self._events.request(event), reason)
         except StateUnavailable as exc:
             # The Broker gives up on dead letters as soon as on requests; as an event of its own
             # this one waits for the state as long as results do.
@@ -117,18 +115,17 @@ class Outcomes:
             progress = Progress.of(event, self._settings.event_type, time.time())
             if isinstance(attempts := reason.get("attempts"), int):
                 progress = replace(progress, attempts=attempts)
-            return self._followers.dead(event, progress, Why.from_reason(reason))
+            return self._events.dead(event, progress, Why.from_reason(reason))
 
     def _keep_unread(self, known: dict[str, str], body: bytes, error: InvalidRequest) -> None:
-        own = {"source": self._settings.event_source, "type": self._settings.event_type}
-        event = Event(attributes=own | known, data=body)
+        event = self._events.event("", known, data=body)
         self._check_type(event.type)
         about = event.attributes.get("subject") if self.is_own(event.type) else None
         data = Object.within(body)
         self._check(event, about or event.id, data.members.get("callback"))
         logs.note(id=event.id, outcome=DEAD)
         reason = reason_of(event) | {"detail": f"the dead letter cannot be read: {error.detail}"}
-        self._records.die(event, reason, fingerprint=fingerprint(data), target=None)
+        self._records.die(asked_by(event, event.id, fingerprint(data)), event, reason)
         logs.explain(str(reason["detail"]), logging.WARNING)
 
     def _note(self, event: Event, *, is_last: bool = False) -> Event | None:
@@ -139,21 +136,23 @@ class Outcomes:
                 that is unavailable.
         """
         ending = event.type.rpartition(".")[2]
-        if ending == CALLBACK:
-            self._note_targets_callback(event)
-            return None
         request_id = event.attributes.get("subject")
+        if ending == CALLBACK:
+            self._check(event, event.id)
+            logs.note(id=request_id)
+            if request_id is not None:
+                self._records.add_callback(request_id, event)
+            return None
         if request_id is None:
             raise InvalidRequest("ce-subject", "is missing; it is the id of the request")
         if ending == DEAD:
-            return self._note_dead(self._followers.request(event), reason_of(event))
+            return self._note_dead(self._events.request(event), reason_of(event))
         logs.note(id=request_id)
         result, answer, callback = parse_result(event.data)
         self._check(event, request_id, callback)
         try:
             counts = self._records.finish(
-                *(request_id, ending, result.status, answer, attempts_of(event)),
-                round=round_of(event),
+                asked_by(event, request_id), ending, result.status, answer, attempts_of(event)
             )
         except StateUnavailable as exc:
             if callback is None or not is_last:
@@ -174,13 +173,6 @@ class Outcomes:
             delivery = self._callback(event, asked, about)
         return delivery
 
-    def _note_targets_callback(self, event: Event) -> None:
-        self._check(event, event.id)
-        request_id = event.attributes.get("subject")
-        logs.note(id=request_id)
-        if request_id is not None:
-            self._records.add_callback(request_id, event)
-
     def _note_dead(self, event: Event, reason: Mapping[str, object]) -> Event | None:
         """Note the death of the request that an event asked for; return the callback."""
         data = Object.within(event.data)
@@ -190,11 +182,13 @@ class Outcomes:
             target = Envelope.from_object(data).target.origin.authority
         except InvalidRequest:  # which may be why it is dead
             target = None
-        is_dead = self._records.die(event, reason, fingerprint=fingerprint(data), target=target)
-        if not is_dead:
+        asked = asked_by(event, event.id, fingerprint(data), target)
+        if not self._records.die(asked, event, reason):
             return None
         logs.note(outcome=DEAD, target=target)
-        logs.explain(_why_dead(reason), logging.ERROR)
+        # What its subscriber sent may hold what is not for the log.
+        why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
+        logs.explain(f"the request is dead: {why}", logging.ERROR)
         if callback is None:
             return None
         about: dict[str, object] = {"id": event.id, "status": DEAD, "reason": reason}
@@ -220,27 +214,17 @@ class Outcomes:
         signature = self._signatures.sign(own_id, body)
         theirs = {name: value for name, value in callback.headers if name.lower() not in signature}
         envelope = {**callback.envelope(), "headers": {**theirs, **signature}, "body": Raw(body)}
-        request = Event(
-            attributes={
-                "id": own_id,
-                "source": self._settings.event_source,
-                "type": self._settings.event_type,
-                "datacontenttype": JSON,
-            },
-            data=dumps(envelope),
-        )
-        return self._signatures.stamp(request)
+        more = {"datacontenttype": JSON}
+        return self._signatures.stamp(self._events.event(own_id, more, data=dumps(envelope)))
 
 
 def _attributes_of(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
     """Take what can be had of the attributes of an event that cannot be read."""
     content_type = headers.get("content-type", "")
     if content_type.lower().startswith("application/cloudevents"):
-        with suppress(JSONError):
-            value = loads(body)
-            event_id = value.get("id") if isinstance(value, dict) else None
-            if event_id and isinstance(event_id, str) and is_text(event_id):
-                return {"id": event_id, "datacontenttype": "application/octet-stream"}
+        event_id = Object.within(body).members.get("id")
+        if event_id and isinstance(event_id, str) and is_text(event_id):
+            return {"id": event_id, "datacontenttype": "application/octet-stream"}
         return {}
     attributes = {
         name.removeprefix("ce-"): unquote(text_of(value.encode("latin-1")))
@@ -285,35 +269,27 @@ def reason_of(event: Event) -> dict[str, object]:
     return reason
 
 
-def _why_dead(reason: Mapping[str, object]) -> str:
-    """Say why a request is dead; what its subscriber sent may hold what is not for the log."""
-    why = reason.get("detail") or f"its subscriber answered {reason.get('code', 'nothing')}"
-    return f"the request is dead: {why}"
-
-
-def target_callback_event(request: Request, body: bytes, *, event_type: str, source: str) -> Event:
+def target_callback_event(request: Request, body: bytes, events: Events) -> Event:
     """Make the event of a target's callback.
 
     Args:
         request: its query may name a request (`id`), which becomes the event's subject.
         body: JSON, a form, a CloudEvent, anything else or nothing. A callback without a body, by
             GET say, has its data in the query.
-        event_type: of the event.
-        source: of the event.
 
     Raises:
         InvalidRequest: the id is invalid, or the body is not what its Content-Type says.
     """
-    attributes = {"id": new_id(), "type": event_type, "source": source}
+    more = {}
     query = parse_qsl(request.query, keep_blank_values=True)
     for request_id in (value for name, value in query if name == "id"):
-        attributes["subject"] = parse_id(request_id, field="id")
+        more["subject"] = parse_id(request_id, field="id")
     parameters = [(name, value) for name, value in query if name != "id"]
     if body:
-        attributes["datacontenttype"], body = _callback_data(request, body)
+        more["datacontenttype"], body = _callback_data(request, body)
     elif parameters:
-        attributes["datacontenttype"], body = FORM, urlencode(parameters).encode("ascii")
-    return Event(attributes=attributes, data=body)
+        more["datacontenttype"], body = FORM, urlencode(parameters).encode("ascii")
+    return events.event(new_id(), more, CALLBACK, body)
 
 
 def _callback_data(request: Request, body: bytes) -> tuple[str, bytes]:

@@ -101,17 +101,26 @@ class Why:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Followers:
-    """Make the events that follow from a request event, and the request event from one of them.
+class Events:
+    """Make this relay's events: for a request, what follows from it, and the request from that.
 
-    Each has the request's data unchanged, and its own id for each request: copies can be told.
+    What follows has the request's data unchanged, and an id of its own for each request: copies
+    can be told.
 
     Args:
-        event_type, source: of request events, as this relay makes them.
+        event_type, source: of request events.
     """
 
     event_type: str
     source: str
+
+    def event(
+        self, id_: str, more: Mapping[str, str], ending: str = "", data: bytes = b""
+    ) -> Event:
+        """Make an event with more attributes than its id, source and type."""
+        type_ = f"{self.event_type}.{ending}" if ending else self.event_type
+        own = {"id": id_, "source": self.source, "type": type_}
+        return Event(attributes={**own, **more}, data=data)
 
     def waiting(
         self, event: Event, progress: Progress, why: Why, *, tier: int, not_before_s: float
@@ -134,23 +143,14 @@ class Followers:
         # Without a subject it cannot be told what the event follows from.
         if not subject or _ending_of(event, self.event_type) not in (*_TIERS, DEAD):
             return Event(attributes=_carried(event), data=event.data)
-        own = {"id": subject, "type": self.event_type, "source": self.source}
-        return Event(attributes=_carried(event, _OWN) | own, data=event.data)
+        return self.event(subject, _carried(event, _OWN), data=event.data)
 
     def _following(
         self, event: Event, ending: str, progress: Progress, why: Why, more: dict[str, str]
     ) -> Event:
-        attributes = {
-            **_carried(event, _OWN),
-            "id": f"{progress.request_id}.{ending}",
-            "source": self.source,
-            "type": f"{self.event_type}.{ending}",
-            "subject": progress.request_id,
-            ATTEMPTS: str(progress.attempts),
-            **why.attributes(),
-            **more,
-        }
-        return Event(attributes=attributes, data=event.data)
+        told = {"subject": progress.request_id, ATTEMPTS: str(progress.attempts)}
+        more = {**_carried(event, _OWN), **told, **why.attributes(), **more}
+        return self.event(f"{progress.request_id}.{ending}", more, ending, event.data)
 
 
 def attempts_of(event: Event) -> int:

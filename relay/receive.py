@@ -41,7 +41,7 @@ from relay import logs
 from relay.auth import MAC
 from relay.backends import open_store
 from relay.claims import Claims
-from relay.envelope import IDEMPOTENT, Envelope, fingerprint
+from relay.envelope import IDEMPOTENT, Envelope, fingerprint, read_envelope
 from relay.events import FAILED, JSON, RESULTS, Event, reply, written_bytes
 from relay.gate import Gate
 from relay.headers import Headers, find, is_json, retry_after_s
@@ -60,12 +60,12 @@ from relay.problems import (
     TargetNotAllowed,
     TooBusy,
 )
-from relay.progress import ATTEMPTS, Followers, Progress, Why
-from relay.records import ROUND, Known, Records, result_id, round_of
+from relay.progress import ATTEMPTS, Events, Progress, Why
+from relay.records import ROUND, Known, Records, asked_by, result_id
 from relay.results import Result, with_callback
 from relay.retries import Again, Dead, Retries, ending_of
 from relay.settings import Settings
-from relay.store import CANCELLED
+from relay.store import CANCELLED, Record
 from relay.targets import TargetClient
 from relay.tracing import PASSED_ON, as_attributes, context_in, next_hop, trace_id
 
@@ -81,13 +81,16 @@ class Delivery:
     """An event that a Broker delivers, the call that it asks for, and how far that has come.
 
     Args:
+        asked: what it says of its request.
+        callback: what its caller asked for, as it is written.
         trace: the headers that go along with the call.
         broker: the Broker's connection, which waits for the answer.
     """
 
     event: Event
     envelope: Envelope
-    fingerprint: str
+    asked: Record
+    callback: str | None
     progress: Progress
     trace: Headers
     broker: Caller
@@ -114,7 +117,7 @@ class Receive:
         self._records = Records(store, settings)
         self._claims = Claims(self._records)
         self._retries = Retries(delays_s=settings.retry_delays_s, max_age_s=settings.max_age_s)
-        self._followers = Followers(event_type=settings.event_type, source=settings.event_source)
+        self._events = Events(event_type=settings.event_type, source=settings.event_source)
         self._gate = Gate(settings)
         # What comes from one tier is brought by one Trigger; no event can name a tenth tier.
         rule = fair(settings.trigger_places)
@@ -131,7 +134,7 @@ class Receive:
         The trace context of an event that carries none is the delivery's own.
 
         Raises:
-            InvalidRequest: see `Event.from_http`, `Progress.of` and `Envelope.from_json`.
+            InvalidRequest: see `Event.from_http`, `Progress.of` and `read_envelope`.
         """
         event = Event.from_http(headers, body)
         logs.note(id=event.id, type=event.type)
@@ -147,11 +150,13 @@ class Receive:
         if not is_json(event.attributes.get("datacontenttype", JSON)):
             what = "must be application/json: the data is an envelope"
             raise InvalidRequest("Content-Type", what)
-        envelope = Envelope.from_json(event.data)
+        envelope, document = read_envelope(event.data)
+        print_, target = fingerprint(document), envelope.target.origin.authority
         return Delivery(
             event=event,
             envelope=envelope,
-            fingerprint=fingerprint(envelope.document),
+            asked=asked_by(event, progress.request_id, print_, target),
+            callback=document.texts.get("callback"),
             progress=progress,
             trace=trace,
             broker=broker or Caller(),
@@ -192,15 +197,8 @@ class Receive:
 
     def _claim(self, delivery: Delivery) -> Attempt | Busy | Made | Known:
         """Claim the call; without the state it is made all the same, uncounted."""
-        progress = delivery.progress
         try:
-            return self._records.claim(
-                delivery.event,
-                request_id=progress.request_id,
-                attempt=progress.attempts + 1,
-                fingerprint=delivery.fingerprint,
-                target=delivery.envelope.target.origin.authority,
-            )
+            return self._records.claim(delivery.asked, delivery.progress.attempts + 1)
         except StateUnavailable as exc:
             log.warning("the call is made without a claim on it: %s", exc.detail)
             return Attempt()
@@ -258,18 +256,17 @@ class Receive:
             return self._again(delivery.attempted(), why, next_in_s, claim=claim)
         # What is done may not be done again because its answer broke off, unless that is harmless.
         harmless = method in IDEMPOTENT
-        result = Result.of(answer, self._settings.max_result_bytes, or_less=not harmless)
+        body, lack = answer.read(self._settings.max_result_bytes, or_less=not harmless)
+        result = Result(status=answer.status, headers=answer.headers, body=body, reason=lack)
         written = result.to_json(self._settings.max_event_bytes)
         if not claim.is_strange:
             # Before the Broker hears of it: should its delivery come again, nothing is done twice.
-            request = self._followers.request(delivery.event) if ending == FAILED else None
+            request = self._events.request(delivery.event) if ending == FAILED else None
             try:
                 self._records.finish(
-                    *(request_id, ending, result.status, written, attempts),
-                    round=round_of(delivery.event),
+                    *(delivery.asked, ending, result.status, written, attempts),
                     request=request,
                     attempt=claim,
-                    fingerprint=delivery.fingerprint,
                 )
             except StateUnavailable as exc:
                 log.warning("the outcome is not noted: %s", exc.detail)
@@ -320,7 +317,7 @@ class Receive:
         if isinstance(decision, Again):
             wait_s = max(0.0, decision.not_before_s - time.time())
             logs.explain(f"{why.reason}; again in {wait_s:.3g} s", logging.WARNING)
-            waiting = self._followers.waiting(
+            waiting = self._events.waiting(
                 event, progress, why, tier=decision.tier, not_before_s=decision.not_before_s
             )
             return waiting.to_response()
@@ -328,30 +325,21 @@ class Receive:
             age = f"; it is older than {self._retries.longest_s:g} s (MAX_AGE_S)"
             why = replace(why, reason=why.reason + age)
         logs.explain(f"{why.reason}; the request is dead", logging.WARNING)
-        return self._followers.dead(event, progress, why).to_response()
+        return self._events.dead(event, progress, why).to_response()
 
     def _result(self, delivery: Delivery, ending: str, answer: bytes, attempts: int) -> Response:
         """Answer with the event that tells of an answer, and the callback that was asked for."""
         event, request_id = delivery.event, delivery.progress.request_id
-        attributes = {
-            # The same for every delivery of the same event: so a repeated result can be told from
-            # that of a retry.
-            "id": result_id(request_id, ending, round_of(event)),
-            "source": self._settings.event_source,
-            "type": f"{self._settings.event_type}.{ending}",
-            "subject": request_id,
-            "datacontenttype": JSON,
-            **as_attributes(delivery.trace),
-        }
-        for name in (MAC, ROUND):
-            if name in event.attributes:
-                attributes[name] = event.attributes[name]
+        more = {name: event.attributes[name] for name in (MAC, ROUND) if name in event.attributes}
         if attempts:
-            attributes[ATTEMPTS] = str(attempts)
-        told, _ = Event(attributes=attributes).to_http()
+            more[ATTEMPTS] = str(attempts)
+        # The id is the same for every delivery of the same event: so a repeated result can be told
+        # from that of a retry.
+        own_id = result_id(request_id, ending, delivery.asked.round)
+        more |= {"subject": request_id, "datacontenttype": JSON, **as_attributes(delivery.trace)}
+        told, _ = self._events.event(own_id, more, ending).to_http()
         room = self._settings.max_event_bytes - written_bytes(told)
-        callback = delivery.envelope.document.texts.get("callback")
-        return reply(told, with_callback(answer, callback, room))
+        return reply(told, with_callback(answer, delivery.callback, room))
 
 
 def refusal(error: RelayError, attempts: int = 0) -> Response:

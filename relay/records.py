@@ -175,9 +175,7 @@ class Records:
         except StateUnavailable as exc:
             log.warning("how the publication ended is not noted: %s", exc.detail)
 
-    def claim(
-        self, event: Event, *, request_id: str, attempt: int, fingerprint: str, target: str
-    ) -> Attempt | Busy | Made | Known:
+    def claim(self, asked: Record, attempt: int) -> Attempt | Busy | Made | Known:
         """Claim a call for a request; see `lifecycle.claim`.
 
         Returns:
@@ -186,17 +184,14 @@ class Records:
         """
         caller = unlike_any()
         answer: Attempt | Busy | Made | None = self._change(
-            request_id,
+            asked.id,
             lifecycle.claim,
             version=caller,
-            request_id=request_id,
-            attempt=attempt,
-            fingerprint=fingerprint,
-            target=target,
+            asked=asked,
             caller=caller,
-            round=round_of(event),
+            attempt=attempt,
         )
-        return answer or self.read(request_id) or Attempt()  # expired at this very moment
+        return answer or self.read(asked.id) or Attempt()  # expired at this very moment
 
     def renew(self, request_id: str, caller: str) -> None:
         """Keep a claim for longer."""
@@ -229,47 +224,36 @@ class Records:
 
     def finish(
         self,
-        request_id: str,
+        asked: Record,
         ending: str,
         status: int,
         answer: bytes,
         attempts: int,
         *,
-        round: int = 1,
         request: Event | None = None,
         attempt: Attempt | None = None,
-        fingerprint: str | None = None,
     ) -> str:
         """Note the target's answer, see `lifecycle.finish`; return the ending that counts.
 
         Args:
             answer: the data of its result event.
-            request: the request's own event, where it is at hand; kept with the answer if that says
-                no, so that it can be sent again.
+            request: the request's own event, to be kept with an answer that says no, so that it
+                can be sent again.
             attempt: that brought it, if it is known.
         """
         return self._change(
-            request_id,
+            asked.id,
             lifecycle.finish,
             answer=answer,
-            event=_event_to_bytes(request) if request is not None and ending == FAILED else None,
+            event=None if request is None else _event_to_bytes(request),
             guess=None if attempt is None else _as_claimed(attempt),
-            request_id=request_id,
+            asked=asked,
             ending=ending,
             answer_status=status,
             attempts=attempts,
-            round=round,
-            fingerprint=fingerprint,
         )
 
-    def die(
-        self,
-        event: Event,
-        reason: Mapping[str, object],
-        *,
-        fingerprint: str,
-        target: str | None,
-    ) -> bool:
+    def die(self, asked: Record, event: Event, reason: Mapping[str, object]) -> bool:
         """Note a dead letter, durably, and keep its event to be published again.
 
         Returns:
@@ -277,16 +261,13 @@ class Records:
         """
         attempts = reason.get("attempts")
         return self._change(
-            event.id,
+            asked.id,
             lifecycle.die,
             event=_event_to_bytes(event),
             durable=True,
-            request_id=event.id,
-            fingerprint=fingerprint,
-            target=target,
+            asked=asked,
             reason=_json(reason).decode("ascii"),
             attempts=attempts if isinstance(attempts, int) else 0,
-            round=round_of(event),
         )
 
     def add_callback(self, request_id: str, event: Event) -> None:
@@ -416,6 +397,19 @@ class Records:
 def _as_claimed(attempt: Attempt) -> Guess | None:
     """Guess that a record is as the claim on a call has left it: most calls are not renewed."""
     return None if attempt.record is None else (attempt.caller, attempt.record)
+
+
+def asked_by(
+    event: Event, request_id: str, fingerprint: str | None = None, target: str | None = None
+) -> Record:
+    """Begin a record with what an event says of its request, which may have come past Send.
+
+    Args:
+        fingerprint: of the envelope; None where only its answer is at hand.
+        target: its authority, if it is known.
+    """
+    round = round_of(event)
+    return Record(request_id, OPEN, 0, round=round, fingerprint=fingerprint, target=target)
 
 
 def round_of(event: Event) -> int:

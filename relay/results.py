@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import Final, TypeGuard
 
 from relay.bodies import from_readable, readable
 from relay.events import written_bytes
@@ -13,9 +13,6 @@ from relay.headers import Headers, end_to_end, find
 from relay.http import Response
 from relay.jsons import BOM, MAX_DEPTH, JSONError, Number, Object, Raw, decode_base64, dumps
 from relay.problems import InvalidRequest
-
-if TYPE_CHECKING:
-    from relay.client import Answer
 
 # A delivered callback, and the event that brings it, are nested around an answer.
 _DEEPEST: Final = MAX_DEPTH - 8
@@ -42,20 +39,6 @@ class Result:
     reason: str | None = None
     body_bytes: int | None = None
     headers_bytes: int | None = None
-
-    @classmethod
-    def of(cls, answer: Answer, limit_bytes: int, *, or_less: bool) -> Result:
-        """Read an answer, and give its connection back.
-
-        Args:
-            limit_bytes: how much of the body is kept.
-            or_less: if it breaks off, keep what arrived, instead of raising.
-
-        Raises:
-            TargetFailed, DeadlineExceeded: the answer is broken, and `or_less` is false.
-        """
-        body, reason = answer.read(limit_bytes, or_less=or_less)
-        return cls(status=answer.status, headers=answer.headers, body=body, reason=reason)
 
     @classmethod
     def from_json(cls, raw: bytes) -> Result:

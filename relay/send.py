@@ -18,13 +18,13 @@ from relay.auth import Signatures, check_token
 from relay.backends import open_store
 from relay.bodies import seems
 from relay.broker import Broker
-from relay.envelope import METHODS, Envelope, fingerprint, new_id, parse_key
-from relay.events import CALLBACK, JSON, Event
+from relay.envelope import METHODS, Envelope, fingerprint, new_id, parse_key, read_envelope
+from relay.events import JSON, Event
 from relay.forwarded import base_url
 from relay.gate import Gate, Passing
 from relay.headers import HOPS, Headers, Preferences
 from relay.http import Request, Response, brokers_problem, problem_of, read_body
-from relay.jsons import BOM
+from relay.jsons import BOM, Object
 from relay.lists import Lists, query_of
 from relay.outcomes import Outcomes, target_callback_event
 from relay.places import Places, at_most
@@ -35,18 +35,23 @@ from relay.problems import (
     RelayError,
     StateUnavailable,
 )
+from relay.progress import Events
 from relay.records import Records, with_round
 from relay.results import Result
 from relay.settings import Settings
 from relay.status import Accepted, Status, accepted_answer
 from relay.targets import TargetClient
-from relay.tracing import as_attributes, context_of, hops_of, next_hop, trace_id
+from relay.tracing import as_attributes, context_of, next_hop, trace_id
 from relay.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
-# The files that describe the routes.
+# The files that describe the routes; openapi.yaml (RFC 9512) refers to the other as its neighbour.
 _SCHEMAS: Final = Path(__file__).with_name("schemas")
+_SCHEMA_TYPES: Final = {
+    "/openapi.yaml": "application/yaml",
+    "/envelope.schema.json": "application/schema+json",
+}
 
 # Callers' routes; the others are for targets and the Broker, who bring proofs of their own, or tell
 # nothing.
@@ -82,11 +87,11 @@ class Send:
         self.census = store.census
         self._records = Records(store, settings)
         self._signatures = Signatures(settings, store)
-        self._outcomes = Outcomes(settings, self._records, self._broker, self._signatures)
         self._waiting = Waiting(settings.threads)
-        self._status = Status(
-            settings, self._records, self._broker, self._signatures, self._waiting
-        )
+        self._events = Events(event_type=settings.event_type, source=settings.event_source)
+        signed = (settings, self._records, self._broker, self._signatures)
+        self._outcomes = Outcomes(*signed)
+        self._status = Status(*signed, self._waiting)
         self._lists = Lists(self._records, self._status.publish_again)
         self._gate = Gate(settings)
         self._calls = Places(at_most(max(1, int(settings.threads * settings.origin_share))))
@@ -100,8 +105,7 @@ class Send:
             "/async/retry": {"POST": self._lists.retry},
             "/async/{id}": {"GET": self._status.read, "DELETE": self._status.cancel},
             "/async/{id}/retry": {"POST": self._status.retry},
-            "/openapi.yaml": {"GET": self._openapi},
-            "/envelope.schema.json": {"GET": self._envelope_schema},
+            **{path: {"GET": self._schema} for path in _SCHEMA_TYPES},
         }
 
     def handle(self, request: Request) -> Response:
@@ -147,22 +151,15 @@ class Send:
             'must go to /sync or /async: {"targetURL", "targetAPI", "headers", "body"} as JSON',
         )
 
-    def _openapi(self, request: Request) -> Response:
-        return self._schema("openapi.yaml", "application/yaml")  # RFC 9512
-
-    def _envelope_schema(self, request: Request) -> Response:
-        # openapi.yaml refers to it as its neighbour.
-        return self._schema("envelope.schema.json", "application/schema+json")
-
-    def _schema(self, name: str, content_type: str) -> Response:
+    def _schema(self, request: Request) -> Response:
         # Read when asked for, which is seldom; the files change only with the function.
-        body = (_SCHEMAS / name).read_bytes()
-        cached = (("Cache-Control", "max-age=300"),)
-        return Response.whole(200, body, content_type=content_type, headers=cached)
+        body = (_SCHEMAS / request.path[1:]).read_bytes()
+        kind, cached = _SCHEMA_TYPES[request.path], (("Cache-Control", "max-age=300"),)
+        return Response.whole(200, body, content_type=kind, headers=cached)
 
     def _sync(self, request: Request) -> Response:
         data = self._body(request)
-        envelope = self._envelope(request, data)
+        envelope = self._envelope(request, data)[0]
         if envelope.method is not None and request.method != "POST":
             own = request.method
             raise InvalidRequest(
@@ -213,7 +210,7 @@ class Send:
         Args:
             applied: the preferences that are followed so far.
         """
-        accepted = self._accept(request, data, self._envelope(request, data))
+        accepted = self._accept(request, data)
         base = base_url(request.headers)
         wait_s = Preferences.from_header(request.headers.get("prefer")).wait_s
         if wait_s is None:
@@ -233,27 +230,23 @@ class Send:
         response = answer.to_response()
         return replace(response, headers=(*response.headers, *headers))
 
-    def _accept(self, request: Request, data: bytes, envelope: Envelope) -> Accepted:
+    def _accept(self, request: Request, data: bytes) -> Accepted:
         """Publish a request, unless that has been done; return when the Broker has it."""
+        envelope, document = self._envelope(request, data)
+        same, callback = fingerprint(document), document.members.get("callback")
+        del document
         key = request.headers.get("idempotency-key")
         request_id = new_id() if key is None else parse_key(key)
         logs.note(id=request_id)
-        hops = request.headers.get(HOPS)
-        next_hop(hops)  # refused here, where somebody hears of it; Receive counts
+        # Too many are refused here, where somebody hears of it; Receive counts this pass.
+        hops = next_hop(request.headers.get(HOPS)) - 1
         self._targets.check(envelope)
-        attributes = {
-            "id": request_id,
-            "source": self._settings.event_source,
-            "type": self._settings.event_type,
-            "datacontenttype": JSON,
-            "relayhops": str(hops_of(hops)),
-        }
-        event = Event(attributes=attributes, data=data)
-        callback = envelope.document.members.get("callback")
+        more = {"datacontenttype": JSON, "relayhops": str(hops)}
+        event = self._events.event(request_id, more, data=data)
         try:
             known, is_mine = self._records.accept(
                 request_id,
-                fingerprint=fingerprint(envelope.document),
+                fingerprint=same,
                 target=envelope.target.origin.authority,
                 may_repeat=key is not None,
             )
@@ -277,12 +270,7 @@ class Send:
             return self._outcomes.take(Event.from_http(request.headers, self._delivery(request)))
         body = read_body(request, self._settings.max_body_bytes)
         self._signatures.verify(request.headers, body)
-        event = target_callback_event(
-            request,
-            body,
-            event_type=f"{self._settings.event_type}.{CALLBACK}",
-            source=self._settings.event_source,
-        )
+        event = target_callback_event(request, body, self._events)
         logs.note(id=event.attributes.get("subject"))
         with self._signatures.taking(request.headers):
             self._publish(request, event)
@@ -299,9 +287,9 @@ class Send:
         limit_bytes = self._settings.max_delivery_bytes
         return read_body(request, limit_bytes, setting="2 * MAX_EVENT_BYTES")
 
-    def _envelope(self, request: Request, data: bytes) -> Envelope:
+    def _envelope(self, request: Request, data: bytes) -> tuple[Envelope, Object]:
         try:
-            envelope = Envelope.from_json(data)
+            envelope, document = read_envelope(data)
         except InvalidRequest as exc:
             instead = seems(data, request.headers.get("content-type", ""))
             if not instead or not exc.detail.startswith("envelope is not "):
@@ -310,7 +298,7 @@ class Send:
         longest_s = self._settings.target_timeout_s
         if envelope.timeout_s is not None and envelope.timeout_s > longest_s:
             raise InvalidRequest("timeout", f"must be at most {longest_s:g} s (TARGET_TIMEOUT_S)")
-        return envelope
+        return envelope, document
 
     def _publish(
         self, request: Request, event: Event, callback: object = None, *, is_request: bool = False

@@ -23,7 +23,6 @@ import socket
 import sys
 import threading
 import time
-from functools import partial
 from http import HTTPStatus
 from importlib import import_module
 from itertools import takewhile
@@ -33,20 +32,16 @@ from typing import Any, ClassVar
 import gunicorn.config
 from gunicorn.workers.gthread import ThreadWorker
 
-from relay.answers import Answer, refuse
+from relay.answers import answer, refuse
 from relay.arrivals import Arrival
-from relay.callers import CallerSocket, Threads
+from relay.callers import Connection, Threads
 from relay.leaving import Caller
+from relay.operations import gauge
 from relay.settings import Settings
 
 _READ_BYTES = 64 * 1024
-# What arriving requests hold together. Beyond it, the one that holds most is refused.
-_HELD_BYTES = 64 * 1024 * 1024
-_TOO_MUCH = (
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "too much is arriving at once; send the request again",
-)
-_DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why")
+# A request that holds no more is taken in any case: it may be a probe.
+_LITTLE_BYTES = 4096
 _LEAVING_S = 2.0
 # A first probe is answered by then, and the first call has hardly come.
 _WARM_UP_S = 0.1
@@ -63,28 +58,15 @@ def configure(settings: Settings) -> None:
     # Half of them may be on their way in or out while all threads are busy.
     config.WorkerConnections.default = max(config.WorkerConnections.default, 2 * settings.threads)
     config.ControlSocketDisable.default = True  # nothing uses it
-
-
-class Connection:
-    """A connection to a caller; `arrival` is the request that comes or is answered now.
-
-    `is_watched` says that the main thread is told of bytes.
-    """
-
-    def __init__(self, sock: CallerSocket, environ: dict[str, Any]) -> None:
-        self.sock = sock
-        self.environ = {**environ, "gunicorn.socket": sock}
-        self.arrival: Arrival | None = None
-        self.rest = b""
-        self.timeout = 0.0
-        self.discarded_bytes = 0
-        self.is_watched = False
+    gauge("relay_bodies_held_bytes", "What request bodies take.", lambda: Worker.held_bytes)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's worker with threads, which get requests once they have arrived."""
 
     settings: ClassVar[Settings] = Settings()
+    # What arrives, and what is being answered. There is one worker in a process.
+    held_bytes: ClassVar[int] = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -93,7 +75,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._idle: dict[Connection, None] = {}
         self._leaving: dict[Connection, None] = {}
         self._answered: dict[Connection, Caller] = {}
-        self._held_bytes = 0
         self._lock = threading.Lock()  # for what a thread says at the end of a request
         self._probes = Threads(1, self._serve)  # a probe waits for no call
 
@@ -102,13 +83,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Serve for a second; gunicorn looks after the process and the deadlines in between."""
+        timeout = timeout if self.alive else _LAST_LOOKS_S
         until = time.monotonic() + timeout
-        while self.alive and self.nr_conns < self.worker_connections and timeout > 0:
-            super().wait_for_and_dispatch_events(timeout)
+        super().wait_for_and_dispatch_events(timeout)
+        while self.alive and self.nr_conns < self.worker_connections:
             timeout = until - time.monotonic()
-        if not self.alive:
-            super().wait_for_and_dispatch_events(_LAST_LOOKS_S)
-        elif timeout > 0:
+            if timeout <= 0:
+                return
             super().wait_for_and_dispatch_events(timeout)
 
     def run(self) -> None:
@@ -128,7 +109,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             raise
         self.nr_conns += 1
         server = listener.getsockname()
-        environ = {
+        conn = Connection(sock, self.tpool, self.settings.request_timeout_s)
+        conn.environ = {
+            "gunicorn.socket": conn,
             "SCRIPT_NAME": "",
             "SERVER_NAME": server[0],
             "SERVER_PORT": str(server[1]),
@@ -142,21 +125,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
         }
-        caller = CallerSocket(sock, self.tpool, self.settings.request_timeout_s)
-        conn = Connection(caller, environ)
         self._watch(conn)
         self._await(conn)
         if self.nr_conns >= self.worker_connections and self._arriving:
-            self._refuse(next(iter(self._arriving)), *_TOO_MUCH)
+            reason = "too many connections are open; send the request again"
+            self._refuse(next(iter(self._arriving)), HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
     def _watch(self, conn: Connection) -> None:
         if not conn.is_watched:
-            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
+            self.poller.register(conn, selectors.EVENT_READ, self._on_readable)
             conn.is_watched = True
 
     def _unwatch(self, conn: Connection) -> None:
         if conn.is_watched:
-            self.poller.unregister(conn.sock)
+            self.poller.unregister(conn)
             conn.is_watched = False
 
     def _await(self, conn: Connection) -> Arrival:
@@ -164,31 +146,29 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         settings = self.settings
         largest = max(settings.max_body_bytes, settings.max_delivery_bytes)  # the function refuses
         conn.arrival = arrival = Arrival(largest, settings.max_header_bytes, conn.environ)
-        conn.timeout = time.monotonic() + settings.request_timeout_s
+        conn.deadline = time.monotonic() + settings.request_timeout_s
         self._arriving[conn] = arrival
         return arrival
 
-    def _on_readable(self, conn: Connection, sock: CallerSocket) -> None:
+    def _on_readable(self, conn: Connection) -> None:
         with self._lock:
             caller = self._answered.get(conn)
             if caller is not None:
                 self._unwatch(conn)
             self._idle.pop(conn, None)
-        if caller is not None:
-            self._look(conn, caller)
+        if caller is not None:  # it has left, or sends more before its answer has been sent
+            if conn.take(1, socket.MSG_PEEK) == b"":
+                caller.leaves()
             return
+        data = conn.take(_READ_BYTES)
         if conn in self._leaving:
-            self._discard(conn)
+            self._discard(conn, data)
             return
         arrival = conn.arrival or self._await(conn)
-        try:
-            data = sock.recv(_READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
         if data:
             self._take(conn, arrival, data)
+        elif data is None:
+            return
         elif not arrival.size_bytes:
             self._forget(conn)
             self._close(conn)
@@ -197,43 +177,46 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         else:  # who will send no more may still read
             self._refuse(conn, *arrival.broken_off())
 
-    def _look(self, conn: Connection, caller: Caller) -> None:
-        """See whether a caller has left, or sends more before its answer has been sent."""
-        try:
-            has_left = not conn.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            has_left = False
-        except OSError:
-            has_left = True
-        if has_left:
-            caller.leaves()
-
     def _take(self, conn: Connection, arrival: Arrival, data: bytes) -> None:
         held_bytes, asked = arrival.held_bytes, arrival.wants_go_ahead
         conn.rest = arrival.feed(data)
-        self._held_bytes += arrival.held_bytes - held_bytes
+        self._hold(arrival.held_bytes - held_bytes)
         if arrival.refusal is not None:
             self._refuse(conn, *arrival.refusal)
-        elif arrival.is_complete:
+            return
+        if self.held_bytes > self.settings.max_bodies_bytes:
+            self._make_room()
+        if conn not in self._arriving:
+            return
+        if arrival.is_complete:
             self._submit(conn)
         elif arrival.wants_go_ahead and not asked:
             with contextlib.suppress(OSError):
-                conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif self._held_bytes > _HELD_BYTES:
-            largest = max(self._arriving, key=lambda each: self._arriving[each].held_bytes)
-            self._refuse(largest, *_TOO_MUCH)
+                conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _hold(self, count: int) -> None:
+        with self._lock:
+            Worker.held_bytes += count
+
+    def _make_room(self) -> None:
+        """Refuse the request that holds most of what is not answered yet."""
+        largest = max(self._arriving, key=lambda each: self._arriving[each].held_bytes)
+        if self._arriving[largest].held_bytes > _LITTLE_BYTES:
+            held = f"all requests together hold {self.settings.max_bodies_bytes} bytes already"
+            reason = f"{held} (MAX_BODIES_BYTES); try again in a moment"
+            self._refuse(largest, HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
     def _forget(self, conn: Connection) -> Arrival:
         arrival = self._arriving.pop(conn)
-        self._held_bytes -= arrival.held_bytes
         arrival.close()
         return arrival
 
     def _refuse(self, conn: Connection, status: HTTPStatus, reason: str) -> None:
         arrival = self._forget(conn)
+        self._hold(-arrival.held_bytes)
         if arrival.size_bytes:
-            refuse(conn.sock, arrival.environ.get("REQUEST_METHOD", "-"), status, reason)
-        if status is HTTPStatus.SERVICE_UNAVAILABLE:  # its place is needed now
+            refuse(conn, arrival.method, status, reason)
+        if self.nr_conns >= self.worker_connections:  # its place is needed now
             self._close(conn)
         else:
             self._leave(conn)
@@ -247,43 +230,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _serve(self, conn: Connection) -> None:
         """Answer a request, in a thread, and keep its connection for the next one."""
-        stays = self._answer(conn)
-        conn.arrival = None
+        is_full = len(self._idle) >= self.max_keepalived
+        held_bytes = 0 if conn.arrival is None else conn.arrival.held_bytes
+        stays = answer(self.wsgi, conn, self.cfg, closes=is_full or not self.alive)
         with self._lock:
+            Worker.held_bytes -= held_bytes
             if stays and conn.is_watched and not conn.rest:
                 del self._answered[conn]
-                conn.timeout = time.monotonic() + self.cfg.keepalive
+                conn.deadline = time.monotonic() + self.cfg.keepalive
                 self._idle[conn] = None
                 return
         self.method_queue.defer(self._go_on, conn, stays)
-
-    def _answer(self, conn: Connection) -> bool:
-        """Answer a request; return whether the connection stays."""
-        arrival = conn.arrival
-        assert arrival is not None  # noqa: S101
-        environ, conn.sock.until = arrival.environ, None
-        is_last = arrival.is_cut or not arrival.keeps_alive
-        is_full = len(self._idle) >= self.max_keepalived
-        answer = Answer(conn.sock, environ, closes=is_last or is_full or not self.alive)
-        environ["wsgi.input"].seek(0)
-        try:
-            pieces = self.wsgi(environ, answer.start)
-            try:
-                for piece in pieces:
-                    answer.write(piece)
-                answer.end()
-            finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
-        except OSError:
-            return False
-        except Exception as exc:
-            if answer.is_begun:
-                self.log.exception("Error handling request")
-            else:
-                refuse(conn.sock, environ["REQUEST_METHOD"], *_DEFECT, error=exc)
-            return False
-        return not answer.closes
 
     def _go_on(self, conn: Connection, stays: bool) -> None:
         del self._answered[conn]
@@ -300,27 +257,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def _leave(self, conn: Connection) -> None:
         """Close once the caller has: sooner, and the end of the answer could be lost to it."""
         conn.arrival, conn.rest = None, b""
-        if conn.sock.is_given_up:
+        if conn.is_given_up:
             self._close(conn)
             return
         try:
-            conn.sock.shutdown(socket.SHUT_WR)
+            conn.shutdown(socket.SHUT_WR)
         except OSError:
             self._close(conn)
         else:
             self._watch(conn)
-            conn.timeout = time.monotonic() + _LEAVING_S
+            conn.deadline = time.monotonic() + _LEAVING_S
             self._leaving[conn] = None
 
-    def _discard(self, conn: Connection) -> None:
-        try:
-            count = len(conn.sock.recv(_READ_BYTES))
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        conn.discarded_bytes += count
-        if count == 0 or conn.discarded_bytes > _LEAVING_BYTES:
+    def _discard(self, conn: Connection, data: bytes | None) -> None:
+        conn.discarded_bytes += len(data or b"")
+        if data == b"" or conn.discarded_bytes > _LEAVING_BYTES:
             self._close(conn)
 
     def _close(self, conn: Connection) -> None:
@@ -328,7 +279,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._unwatch(conn)
         self.nr_conns -= 1
         with contextlib.suppress(OSError):
-            conn.sock.close()
+            conn.close()
 
     # gunicorn calls these each second, and at the end.
 
@@ -345,9 +296,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         now = time.monotonic()
         if not self.alive:
             with self._lock:
-                callers = list(self._answered.values())
-            for caller in callers:
-                caller.process_ends()
+                for caller in self._answered.values():
+                    caller.process_ends()
         for conn in _due(self._leaving, now):
             self._close(conn)
         limit_s = self.settings.request_timeout_s
@@ -363,9 +313,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         silent = {conn: each for conn, each in self._arriving.items() if not each.size_bytes}
         with self._lock:
             for conn in (*silent, *self._idle):
-                conn.timeout = min(conn.timeout, deadline)
+                conn.deadline = min(conn.deadline, deadline)
         self._arriving = {**silent, **self._arriving}
 
 
 def _due(connections: dict[Connection, Any], now: float) -> list[Connection]:
-    return list(takewhile(lambda conn: conn.timeout <= now, connections))
+    return list(takewhile(lambda conn: conn.deadline <= now, connections))

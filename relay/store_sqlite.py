@@ -53,7 +53,7 @@ _CACHE_KIB: Final = 16_384
 _HIGH_WATER: Final = 0.95
 
 # A record is kept as JSON; beside it stands what is searched for. Each index that a write touches
-# costs a third of the write. So expiry is rounded up, and seldom moves; only what is over is listed
+# makes it dearer by a fifth. So expiry is rounded up, and seldom moves; only what is over is listed
 # by target, since open requests are few, and the index before it has their targets, too.
 #
 # Answers are numbered, so that the oldest, which go first, lie together. A record keeps the number
@@ -318,10 +318,13 @@ class SQLiteStore(Store):
 
     def _keep_house(self) -> None:
         """Sweep, and write the log back, apart from all requests."""
-        while not self._closed.wait(_SWEEP_INTERVAL_S):
+        is_more = False
+        while not self._closed.wait(_PAUSE_S if is_more else _SWEEP_INTERVAL_S):
             try:
-                while self.sweep() and not self._closed.wait(_PAUSE_S):
-                    pass
+                until_s = time.monotonic() + _SWEEP_INTERVAL_S
+                while (is_more := self.sweep() > 0) and time.monotonic() < until_s:
+                    self._closed.wait(_PAUSE_S)
+                # Also in between: a writer who has to do this holds all others up.
                 self._checkpoint()
             except (StateUnavailable, sqlite3.Error, OSError) as exc:
                 if not self._closed.is_set():
@@ -334,7 +337,7 @@ class SQLiteStore(Store):
             _, pages, written = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             # Writers wait for this one; but never long, since next to nothing is left to write.
             if pages > _LONG_LOG_PAGES and pages - written < _LEFT_PAGES:
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                db.execute("PRAGMA wal_checkpoint(RESTART)")
 
 
 def _connect(path: str | None, max_bytes: int) -> sqlite3.Connection:

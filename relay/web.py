@@ -17,11 +17,9 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
 from relay import logs, metrics, operations, server
 from relay.auth import check_token
-from relay.budget import Bodies, HeldBody
-from relay.callers import CallerSocket
+from relay.callers import Connection
 from relay.http import Request, Response, problem, problem_of
 from relay.leaving import Caller
-from relay.operations import gauge
 from relay.problems import CallerLeft, MethodNotAllowed, RelayError
 from relay.settings import Settings
 from relay.sites import Sites
@@ -36,9 +34,7 @@ READINESS = "/health/readiness"
 METRICS = "/metrics"
 # Paths that kubelet and Prometheus ask for; they know a pod's address, not its name.
 _OWN = (LIVENESS, READINESS, METRICS)
-# What the hooks leave in the WSGI environment for the function.
-_HEADERS = "relay.headers"
-_BODY = "relay.body"
+_HEADERS = "relay.headers"  # of the WSGI environment, where a hook leaves them
 _KNATIVE_TIMEOUT_S = 300
 
 log = logging.getLogger(__name__)
@@ -57,18 +53,13 @@ def prepare(
         census: counts the requests that the store has; None where the other function does.
     """
     server.configure(settings)
-    bodies = Bodies(
-        settings.max_bodies_bytes, max(settings.max_body_bytes, settings.max_delivery_bytes)
-    )
-    gauge("relay_bodies_held_bytes", "What request bodies take.", lambda: bodies.held_bytes)
     app.get(LIVENESS)(_alive)
     app.get(READINESS)(_ready)
     app.register_error_handler(RelayError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
-    _surround(app, Sites(settings), bodies)
-    logging.logThreads = logging.logMultiprocessing = False  # no line tells of them
-    logging.basicConfig(handlers=[logs.json_handler()], force=True)
+    _surround(app, Sites(settings))
+    logging.basicConfig(handlers=[logs.JSONHandler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
     _measure(app, settings, census)
     if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
@@ -98,12 +89,11 @@ def _measure(app: flask.Flask, settings: Settings, census: Callable[[], Census] 
         return to_flask(Response.whole(200, body, content_type=content_type))
 
 
-def _surround(app: flask.Flask, sites: Sites, bodies: Bodies) -> None:
+def _surround(app: flask.Flask, sites: Sites) -> None:
     """Do what is to be done before and after each request.
 
     Flask's proxies and hooks each cost as much as what is done here, so each is used once.
     """
-    app.ensure_sync = lambda func: func  # type: ignore[method-assign]  # none is async
 
     @app.before_request
     def begin() -> flask.Response | None:
@@ -118,28 +108,20 @@ def _surround(app: flask.Flask, sites: Sites, bodies: Bodies) -> None:
                 raise MethodNotAllowed(method, path, ("GET", "HEAD"))
             return None
         headers = environ[_HEADERS] = _headers(environ)
-        # Not request.stream: it ends early without a word when the client dies.
-        environ[_BODY] = bodies.hold(environ["wsgi.input"], _length(environ))
         sites.check(method, path, headers.get)
         preflight = sites.preflight(method, headers.get)
         return None if preflight is None else to_flask(preflight)
 
     @app.after_request
     def end(answer: flask.Response) -> flask.Response:
-        environ = _request().environ
-        body: HeldBody | None = environ.get(_BODY)
-        if body is not None:
-            allowance = sites.allowance(environ[_HEADERS].get)
+        headers = _request().environ.get(_HEADERS)
+        if headers is not None:
+            allowance = sites.allowance(headers.get)
             for name in {name for name, _ in allowance} - {"Vary"}:
                 del answer.headers[name]  # a target's own, which speaks for other pages
             answer.headers.extend(allowance)
-
-        @answer.call_on_close
-        def close() -> None:  # after the last byte, or when there will be no more
-            logs.finish(answer.status_code)
-            if body is not None:
-                body.let_go()
-
+        # After the last byte, or when there will be no more.
+        answer.call_on_close(lambda: logs.finish(answer.status_code))
         return answer
 
 
@@ -162,22 +144,18 @@ def _header(key: str) -> str:
     return key.removeprefix("HTTP_").replace("_", "-").lower() if is_header else ""
 
 
-def _length(environ: WSGIEnvironment) -> int | None:
-    length = environ.get("CONTENT_LENGTH", "")
-    return int(length) if length.isdecimal() and "HTTP_TRANSFER_ENCODING" not in environ else None
-
-
 def from_flask(request: flask.Request) -> Request:
-    """Return the relay's view of a request; its body is not read yet."""
+    """Return the relay's view of a request."""
     environ = request.environ
+    length: str = environ.get("CONTENT_LENGTH", "")
     path: str = environ["PATH_INFO"]  # as an ingress has seen it: Flask takes //sync for /sync
     return Request(
         method=environ["REQUEST_METHOD"],
         path=path if path.startswith("//") else request.path,
         query=environ["QUERY_STRING"],
         headers=environ[_HEADERS],
-        stream=environ[_BODY],
-        content_length=_length(environ),
+        stream=environ["wsgi.input"],
+        content_length=int(length) if length.isdecimal() else None,
         caller=environ.get("relay.caller") or Caller(),
     )
 
@@ -195,7 +173,7 @@ def to_flask(response: Response) -> flask.Response:
     """Return Flask's form of an answer."""
     # A body that is an iterator counts as streamed, and only then does functions-framework not read
     # what the client still sends, however much that is.
-    caller: CallerSocket | None = _request().environ.get("gunicorn.socket")
+    caller: Connection | None = _request().environ.get("gunicorn.socket")
     answer = _Exact(_pieces(response, caller), status=response.status, headers=response.headers)
     close = getattr(response.body, "close", None)
     if close is not None:
@@ -203,7 +181,7 @@ def to_flask(response: Response) -> flask.Response:
     return answer
 
 
-def _pieces(response: Response, caller: CallerSocket | None) -> Iterator[bytes]:
+def _pieces(response: Response, caller: Connection | None) -> Iterator[bytes]:
     try:
         for piece in response.body:
             if caller is not None:
@@ -231,13 +209,10 @@ def _alive() -> flask.Response:
 
 
 def _ready() -> flask.Response:
-    return to_flask(problem(503, "this process is ending")) if _is_ending() else _alive()
-
-
-def _is_ending() -> bool:
     # gunicorn's worker handles the signal, and is alive until it has come.
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return not getattr(worker, "alive", True)
+    is_alive = getattr(worker, "alive", True)
+    return _alive() if is_alive else to_flask(problem(503, "this process is ending"))
 
 
 def _refused(error: RelayError) -> flask.Response:

@@ -210,6 +210,7 @@ def test_what_is_malformed_is_refused(raw: bytes, size: int) -> None:
         (LENGTH.replace(b"Host: a", b"Host: a\r\nhost: a"), 400),
         (LENGTH.replace(b"Host", b"Content-Type: a\r\nContent-Type: a\r\nHost"), 400),
         (BARE.replace(b"/ ", b"* "), 400),
+        (BARE.replace(b"GET / ", b"CONNECT * "), 400),
         (BARE.replace(b"/ ", b"http://[a/ "), 400),
         (BARE.replace(b"HTTP/1.1", b"HTTP/2.0"), 400),
         (BARE.replace(b"HTTP/1.1", b"RTSP/1.0"), 400),

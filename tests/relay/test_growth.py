@@ -33,6 +33,7 @@ from relay.headers import Preferences, end_to_end, parse_headers, retry_after_s,
 from relay.http import Request, read_body
 from relay.outcomes import reason_of, target_callback_event
 from relay.problems import RelayError
+from relay.progress import Events
 from relay.results import Result
 from relay.tracing import hops_of, trace_context
 from relay.urls import parse_target
@@ -63,7 +64,7 @@ def callback(content_type: str, query: str, body: str) -> Event:
         stream=None,  # type: ignore[arg-type]  # it has been read
         content_length=None,
     )
-    return target_callback_event(request, body.encode(), event_type="t", source="s")
+    return target_callback_event(request, body.encode(), Events(event_type="t", source="s"))
 
 
 def binary(value: str) -> dict[str, str]:

@@ -76,29 +76,15 @@ def claimed(
     attempt: int = 1,
     round: int = 1,
 ) -> tuple[Record | None, Attempt | Busy | Made | None]:
-    return claim(
-        record,
-        times,
-        request_id="r",
-        fingerprint=print_,
-        target="x.test:80",
-        caller="d",
-        attempt=attempt,
-        round=round,
-    )
+    return claim(record, times, asked=asked(print_, round), caller="d", attempt=attempt)
+
+
+def asked(print_: str | None = None, round: int = 1, target: str | None = "x.test:80") -> Record:
+    return Record("r", OPEN, 0, round=round, fingerprint=print_, target=target)
 
 
 def died(record: Record | None, *, round: int = 1) -> tuple[Record, bool]:
-    return die(
-        record,
-        TIMES,
-        request_id="r",
-        fingerprint="f",
-        target="x.test:80",
-        reason='{"code":503}',
-        attempts=6,
-        round=round,
-    )
+    return die(record, TIMES, asked=asked("f", round), reason='{"code":503}', attempts=6)
 
 
 def finished(
@@ -106,16 +92,14 @@ def finished(
     ending: str = COMPLETED,
     attempts: int = 0,
     print_: str | None = None,
+    round: int = 1,
 ) -> Record:
-    return finish(
-        record,
-        TIMES,
-        request_id="r",
-        ending=ending,
-        answer_status=200,
-        attempts=attempts,
-        fingerprint=print_,
-    )[0]
+    told = asked(print_, round, None)
+    done, state = finish(
+        record, TIMES, asked=told, ending=ending, answer_status=200, attempts=attempts
+    )
+    assert state == done.state
+    return done
 
 
 def failed(
@@ -278,7 +262,7 @@ def test_a_call_is_claimed(record: Record | None) -> None:
     """Whoever delivers, it has been published; the claim is for a lease's time."""
     kept, attempt = claimed(record)
 
-    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=1, record=kept)
     assert kept is not None
     assert (kept.state, kept.caller, kept.attempts) == (OPEN, "d", 1)
     assert kept.calling_until_ms == NOW + LEASE_MS
@@ -296,7 +280,7 @@ def test_a_copy_that_comes_meanwhile_waits() -> None:
     kept, attempt = claimed(given_back, attempt=2)
     assert kept is not None
     assert kept.attempts == 2
-    assert attempt == Attempt(caller="d", number=2, of_round=2, record=kept)
+    assert attempt == Attempt(caller="d", number=2, record=kept)
 
 
 def test_whoever_dies_in_a_call_leaves_it_to_the_next() -> None:
@@ -305,7 +289,7 @@ def test_whoever_dies_in_a_call_leaves_it_to_the_next() -> None:
 
     assert kept is not None
     assert (kept.attempts, kept.caller) == (1, "d")
-    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=1, record=kept)
 
 
 def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
@@ -314,7 +298,7 @@ def test_a_call_that_is_not_made_after_all_does_not_count() -> None:
 
     assert (kept.attempts, kept.caller, kept.error) == (0, None, "avoided")
     again, attempt = claimed(kept)
-    assert attempt == Attempt(caller="d", number=1, of_round=1, record=again)
+    assert attempt == Attempt(caller="d", number=1, record=again)
 
 
 def test_a_copy_of_an_earlier_round_is_no_attempt_of_this_one() -> None:
@@ -331,7 +315,7 @@ def test_a_claim_is_counted_once() -> None:
     again, attempt = claimed(kept, later(1))
 
     assert again is kept
-    assert attempt == Attempt(caller="d", number=1, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=1, record=kept)
 
 
 def test_a_claim_is_renewed_by_its_caller_alone() -> None:
@@ -354,12 +338,12 @@ def test_what_is_done_or_dead_is_not_called_again(record: Record) -> None:
 def test_a_retry_of_a_dead_request_is_called() -> None:
     """Also one that this store knows nothing of."""
     kept, attempt = claimed(accepted(IS_DEAD), round=2)
-    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=7, record=kept)
     assert kept is not None
 
     kept, attempt = claimed(IS_DEAD, round=2)
 
-    assert attempt == Attempt(caller="d", number=7, of_round=1, record=kept)
+    assert attempt == Attempt(caller="d", number=7, record=kept)
     assert kept is not None
     assert (kept.state, kept.round) == (OPEN, 2)
 
@@ -468,10 +452,8 @@ def test_a_failed_request_is_begun_again() -> None:
     assert finished(again, FAILED) is again
     assert died(again) == (again, False)
     assert finished(again, COMPLETED).state == COMPLETED
-    second, _ = finish(
-        again, TIMES, request_id="r", ending=FAILED, answer_status=404, attempts=2, round=2
-    )
-    assert (second.state, second.answer_status, second.attempts) == (FAILED, 404, 2)
+    second = finished(again, FAILED, 2, round=2)
+    assert (second.state, second.answer_status, second.attempts) == (FAILED, 200, 2)
     back = ended(again, "no", "q")
     assert back is not None
     assert (back.state, back.round) == (FAILED, 1)

@@ -116,6 +116,7 @@ def test_requests_and_calls_are_counted_by_route_target_and_status(
 def test_durations_have_the_buckets_of_opentelemetry(send: Function, target: Peer) -> None:
     """So they can be laid beside those of other programs."""
     post(send, "/sync", target)
+    soon(send, f"{REQUESTS}_count", 1)
 
     for family in text_string_to_metric_families(scrape(send)):
         if family.name == REQUESTS:

@@ -8,7 +8,7 @@ import pytest
 
 from relay.events import Event
 from relay.problems import InvalidRequest
-from relay.progress import Followers, Progress, Why, attempts_of
+from relay.progress import Events, Progress, Why, attempts_of
 
 TYPE = "t"
 NOW = 1_000_000.0
@@ -32,7 +32,7 @@ REQUEST = Event(
 
 
 UNTRIED = Progress(request_id="r", tier=0, attempts=0, since_s=NOW, not_before_s=0)
-RELAY = Followers(event_type=TYPE, source="relay")
+RELAY = Events(event_type=TYPE, source="relay")
 WHY = Why(reason="the target answered 503", status=503)
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import socket
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -18,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.problems import InvalidRequest
-from relay.receive import refusal
+from relay.receive import Receive, refusal
+from relay.settings import Settings
 from tests.support import peers
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving
@@ -739,3 +741,19 @@ class TestServer:
             "status": 405,
             "detail": "/ does not answer GET; it answers POST",
         }
+
+
+def test_a_delivery_that_waits_holds_its_text_alone() -> None:
+    """What was read of it takes twenty times the room, and is let go."""
+    receive = Receive(Settings.from_env({}))
+    data = b'{"targetURL": "http://a.test", "body": [%b]}' % b",".join([b"[]"] * 100_000)
+    headers = {name.lower(): value for name, value in EVENT.items()}
+    tracemalloc.start()
+
+    delivery = receive.read(headers, data)
+
+    held_bytes, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert delivery.envelope.content is not None
+    assert len(delivery.envelope.content) < held_bytes < 2 * len(data)
+    assert peak_bytes > 10 * len(data)

@@ -19,10 +19,10 @@ from relay.jsons import dumps
 from relay.leaving import Caller
 from relay.lifecycle import Attempt
 from relay.problems import BrokerUnavailable, Conflict, StateUnavailable, TooLarge
-from relay.records import MAX_CALLBACKS, STATUSES, Known, Records
+from relay.records import MAX_CALLBACKS, STATUSES, Known, Records, asked_by
 from relay.settings import Settings
 from relay.status import describe
-from relay.store import Listing
+from relay.store import Listing, Record
 from tests.support.processes import free_port
 from tests.support.stores import KINDS, Clock, opened, store_url
 
@@ -86,7 +86,16 @@ def event_of(request_id: str) -> Event:
 
 
 def die(records: Records, request_id: str) -> bool:
-    return records.die(event_of(request_id), REASON, fingerprint="f", target="x.test:80")
+    return die_of(records, event_of(request_id), "x.test:80")
+
+
+def die_of(records: Records, event: Event, target: str | None) -> bool:
+    return records.die(asked_by(event, event.id, "f", target), event, REASON)
+
+
+def asked(request_id: str, round: int = 1) -> Record:
+    """Say what an event that has an answer tells of its request."""
+    return Record(request_id, "open", 0, round=round)
 
 
 def claim(records: Records, request_id: str) -> Attempt:
@@ -146,7 +155,7 @@ def test_no_order_of_arrival_loses_a_fact(
     """Whichever way round facts come in, the request is completed."""
     facts: list[Callable[[], object]] = [
         lambda: claim_unless_done(records, request_id),
-        lambda: records.finish(request_id, "completed", 200, ANSWER, 2),
+        lambda: records.finish(asked(request_id), "completed", 200, ANSWER, 2),
         lambda: records.add_callback(request_id, callback("c1")),
         lambda: die(records, request_id),
     ]
@@ -161,13 +170,7 @@ def test_no_order_of_arrival_loses_a_fact(
 
 
 def claim_unless_done(records: Records, request_id: str) -> object:
-    return records.claim(
-        event_of(request_id),
-        request_id=request_id,
-        attempt=1,
-        fingerprint="f",
-        target="x.test:80",
-    )
+    return records.claim(asked_by(event_of(request_id), request_id, "f", "x.test:80"), 1)
 
 
 def test_callbacks_are_noted_once_and_bounded(records: Records, request_id: str) -> None:
@@ -296,7 +299,7 @@ def test_a_request_may_die_again(records: Records, request_id: str) -> None:
     assert retried is not None
     second = retried[1]
 
-    records.die(second, REASON, fingerprint="f", target=None)
+    die_of(records, second, None)
 
     assert document(records, request_id)["status"] == "dead"
     again = records.retry(request_id)
@@ -327,8 +330,8 @@ def test_each_request_is_in_the_list_of_its_status(records: Records, clock: Cloc
     records.cancel("list-cancelled")
     die(records, "list-dead")
     accept(records, "list-done")
-    records.finish("list-done", "completed", 200, ANSWER, 1)
-    records.finish("list-no", "failed", 404, ANSWER, 1)
+    records.finish(asked("list-done"), "completed", 200, ANSWER, 1)
+    records.finish(asked("list-no"), "failed", 404, ANSWER, 1)
     over = {
         "completed": ["list-done"],
         "failed": ["list-no"],
@@ -350,7 +353,7 @@ def test_a_failed_request_is_sent_again_as_long_as_its_answer_is_kept(
 ) -> None:
     """Its event is that of the request; the old answer is not that of the new round."""
     request = replace(REQUEST, attributes={**REQUEST.attributes, "id": request_id})
-    records.finish(request_id, "failed", 404, ANSWER, 1, request=request)
+    records.finish(asked(request_id), "failed", 404, ANSWER, 1, request=request)
     assert document(records, request_id)["answer"]
 
     retried = records.retry(request_id)
@@ -363,15 +366,15 @@ def test_a_failed_request_is_sent_again_as_long_as_its_answer_is_kept(
         pass
     opened_again = document(records, request_id)
     assert (opened_again["status"], "answer" in opened_again) == ("accepted", False)
-    records.finish(request_id, "failed", 404, ANSWER, 1)  # the first round's, once more
+    records.finish(asked(request_id), "failed", 404, ANSWER, 1)  # the first round's, once more
     assert document(records, request_id)["status"] == "accepted"
-    records.finish(request_id, "completed", 200, ANSWER, 2, round=2)
+    records.finish(asked(request_id, 2), "completed", 200, ANSWER, 2)
     assert document(records, request_id)["status"] == "completed"
 
 
 def test_a_failed_request_whose_event_is_gone_stays(records: Records, request_id: str) -> None:
     """Its caller is told how to go on."""
-    records.finish(request_id, "failed", 404, ANSWER, 1)
+    records.finish(asked(request_id), "failed", 404, ANSWER, 1)
 
     with pytest.raises(Conflict) as caught:
         records.retry(request_id)
@@ -403,7 +406,7 @@ def test_an_answer_that_is_dropped_is_told(url: str, clock: Clock) -> None:
         for number in range(20):
             clock.now_s += 1
             big = ANSWER.replace(b"done", b"x" * 100_000)
-            records.finish(f"big{number}", "completed", 200, big, 1)
+            records.finish(asked(f"big{number}"), "completed", 200, big, 1)
 
         known = document(records, "big0")
 
@@ -428,7 +431,7 @@ def test_a_request_is_kept_from_its_end(records: Records, request_id: str, clock
     clock.now_s += 3000
     claim(records, request_id)
     clock.now_s += 3000
-    records.finish(request_id, "completed", 200, ANSWER, 1)
+    records.finish(asked(request_id), "completed", 200, ANSWER, 1)
     clock.now_s += 3599
 
     assert document(records, request_id)["status"] == "completed"
@@ -439,7 +442,7 @@ def test_a_request_is_kept_from_its_end(records: Records, request_id: str, clock
 def test_waiting_ends_with_the_result(records: Records, request_id: str) -> None:
     """Who waits is told at once, not at the end of the time."""
     accept(records, request_id)
-    timer = threading.Timer(0.1, records.finish, (request_id, "failed", 200, ANSWER, 1))
+    timer = threading.Timer(0.1, records.finish, (asked(request_id), "failed", 200, ANSWER, 1))
     timer.start()
 
     known = records.wait(request_id, 30, Caller())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.support import peers
+from tests.support.calls import call
 from tests.support.functions import Function, serving
 from tests.support.peers import Peer, answer_of
 from tests.support.processes import wait_until
@@ -109,3 +112,43 @@ def test_an_idle_connection_is_closed(caller: socket.socket) -> None:
     read(caller, b"ok\n")
 
     assert caller.recv(1) == b""
+
+
+@pytest.mark.parametrize("name", ["send", "receive"])
+def test_bodies_that_are_too_much_come_again(name: str, target: Peer) -> None:
+    """While one body is held another is 503 with Retry-After, and not when it is let go."""
+    end = threading.Event()
+
+    def hold(connection: socket.socket) -> None:
+        assert end.wait(20)
+        connection.sendall(answer_of(200, b"", ("Connection", "close")))
+
+    target.on(f"/hold/{name}", hold)
+    settings = {"ALLOWED_TARGETS": "127.0.0.1", "MAX_BODIES_BYTES": "100000"}
+    event = {
+        "Ce-Specversion": "1.0",
+        "Ce-Source": "test",
+        "Ce-Id": "r",
+        "Ce-Type": "dev.knative.samples.t2",
+        "Content-Type": "application/json",
+    }
+    headers = event if name == "receive" else {}
+    path = "/" if name == "receive" else "/sync"
+    large = {"targetURL": target.url, "body": "x" * 60_000}
+    with serving(name, settings) as function, ThreadPoolExecutor(1) as pool:
+        url = f"{function.url}{path}"
+        held = json.dumps({**large, "targetAPI": f"/hold/{name}"})
+        first = pool.submit(call, "POST", url, held, headers)
+        wait_until(lambda: target.received(f"/hold/{name}"), 10, "the first call")
+
+        refused = call("POST", url, json.dumps(large), headers)
+
+        small = call("POST", url, json.dumps({"targetURL": target.url}), headers)
+        end.set()
+        assert first.result().status == small.status == 200
+        for _ in range(3):  # let go after the last byte of the answer, which its caller has then
+            again = json.dumps(large)
+            wait_until(lambda: call("POST", url, again, headers).status == 200, 10, "room")  # noqa: B023
+
+    assert (refused.status, refused.all("Retry-After")) == (503, ["1"])
+    assert "(MAX_BODIES_BYTES)" in str(refused.json()["detail"])

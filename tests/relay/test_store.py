@@ -456,6 +456,26 @@ def test_a_full_store_says_so(kind: str, tmp_path: Path, clock: Clock) -> None:
         put(store, "new", state=DEAD, event=b"e" * 50_000)
 
 
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_result_is_noted_though_its_answer_has_no_room(
+    kind: str, tmp_path: Path, clock: Clock
+) -> None:
+    """The answer is the first that goes, and takes nothing precious with it."""
+    with store_url(kind, tmp_path) as url, opened(url, max_bytes=500_000, clock=clock) as store:
+        put(store, "r")
+        with pytest.raises(StateUnavailable):
+            fill(store, 50_000)
+        dead = newest_dead(store, 100)
+
+        put(store, "r", state=FAILED, answer=b"a" * 100_000, event=b"e" * 1_000)
+
+        whole = store.read("r")
+        assert whole is not None
+        assert (whole.record.state, whole.answer) == (FAILED, None)
+        assert store.event("r") is None
+        assert newest_dead(store, 100) == dead
+
+
 def _sweep(store: Store) -> int:
     assert isinstance(store, SQLiteStore)
     return store.sweep()
@@ -493,6 +513,33 @@ def test_counting_looks_at_no_request(tmp_path: Path, clock: Clock) -> None:
         steps = [step for step in plan if "requests" in step]
         assert len(steps) == 3
         assert all("INDEX" in step for step in steps)
+
+
+@pytest.mark.parametrize("target", [None, "t.test"])
+@pytest.mark.parametrize("state", [OPEN, DEAD])
+def test_a_list_is_read_from_an_index(
+    state: str, target: str | None, tmp_path: Path, clock: Clock
+) -> None:
+    """In its order, and no other requests are looked at."""
+    listing = Listing(state=state, target=target)
+    with store_url("sqlite", tmp_path) as url, opened(url, clock=clock) as store:
+        assert isinstance(store, SQLiteStore)
+        put(store, "a", state=state, target="t.test")
+        statements: list[str] = []
+        with store._reading() as db:
+            db.set_trace_callback(statements.append)
+        store.page(listing, limit=1)
+        store.page(listing, limit=1, after=(store.now_ms(), "b"))
+        store.count(listing)
+
+        with store._reading() as db:
+            explained = [
+                db.execute(f"EXPLAIN QUERY PLAN {each}").fetchall() for each in statements[:3]
+            ]
+
+    index = "requests_listed_by_target" if state == DEAD and target else "requests_listed"
+    for plan in explained:
+        assert [f"INDEX {index} (" in row[3] for row in plan] == [True]
 
 
 def test_a_full_redis_drops_answers_then_says_so(tmp_path: Path, clock: Clock) -> None:

@@ -20,6 +20,7 @@ from relay import waiters as waiters_module
 from relay.leaving import Caller
 from relay.records import Known, Records
 from relay.settings import Settings
+from relay.store import Record
 from tests.support.calls import call
 from tests.support.functions import Function, serving
 from tests.support.peers import Peer
@@ -34,10 +35,11 @@ import sys
 from relay.backends import open_store
 from relay.records import Records
 from relay.settings import Settings
+from relay.store import Record
 records = Records(open_store(sys.argv[1], ttl_s=9000, max_bytes=10**6), Settings())
 for request_id in sys.argv[2:]:
     answer = b'{"status":200,"headers":{},"body":"done"}'
-    records.finish(request_id, "completed", 200, answer, 1)
+    records.finish(Record(request_id, "open", 0), "completed", 200, answer, 1)
 """
 
 
@@ -68,7 +70,8 @@ def clock_of_now() -> Clock:
 
 
 def finish(records: Records, request_id: str) -> None:
-    records.finish(request_id, "completed", 200, b'{"status":200}', 1)
+    asked = Record(request_id, "open", 0)
+    records.finish(asked, "completed", 200, b'{"status":200}', 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

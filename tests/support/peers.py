@@ -50,12 +50,14 @@ class Peer:
     Args:
         port: where it listens.
         default: the answer to any path that `on` was not called for.
+        ended: how many connections were closed here.
     """
 
     port: int
     default: bytes | Talk = OK
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
+    ended: int = 0
     _answers: dict[str, bytes | Talk] = field(default_factory=dict)
 
     @property
@@ -111,6 +113,7 @@ def serving(
                     opened.append(connection)
                 peer.talk(connection)
             connection.close()
+            peer.ended += 1
 
         def accept() -> None:
             with contextlib.suppress(OSError):  # the listener was closed

@@ -16,6 +16,7 @@ from tests.support import peers
 from tests.support.calls import call
 from tests.support.functions import Function, serving
 from tests.support.peers import Peer
+from tests.support.processes import wait_until
 
 TIMEOUT_S = 1.0
 # The relay's own limit; what is one byte longer is too long.
@@ -284,6 +285,13 @@ def target() -> Iterator[Peer]:
         for number, case in enumerate(CASES.values()):
             peer.on(f"/{number}", answering(case))
         yield peer
+
+
+@pytest.fixture(autouse=True)
+def closed(target: Peer) -> Iterator[None]:
+    """Let the target close its connections: a POST that meets that fails, as it may."""
+    yield
+    wait_until(lambda: target.ended == target.connections, 20, "the end of each connection")
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import yaml
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from relay.backends import open_store
-from relay.envelope import Envelope, fingerprint
+from relay.envelope import fingerprint, read_envelope
 from relay.events import Event
 from relay.lifecycle import Attempt
 from relay.problems import CallerLeft, RelayError
-from relay.records import Records
+from relay.records import Records, asked_by
 from relay.settings import Settings
 from tests.support import peers
 from tests.support.calls import Answer, call
@@ -477,16 +477,11 @@ def fail_twice(state_url: str, published: Received) -> None:
     """Note what Receive would, of two attempts that failed."""
     headers = {name: value for name, value in published.headers if name.startswith("ce-")}
     event = Event.from_http(headers, published.body)
+    print_ = fingerprint(read_envelope(published.body)[1])
     with closing(open_store(state_url, ttl_s=86_400, max_bytes=2**30)) as store:
         records = Records(store, Settings())
         for number in (1, 2):
-            attempt = records.claim(
-                event,
-                request_id=event.id,
-                attempt=number,
-                fingerprint=fingerprint(Envelope.from_json(published.body).document),
-                target="t",
-            )
+            attempt = records.claim(asked_by(event, event.id, print_, "t"), number)
             assert isinstance(attempt, Attempt)
             assert attempt.caller is not None
             error = "the target answered 503"
