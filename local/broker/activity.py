@@ -1,8 +1,8 @@
 """What the Broker does, fact by fact: a ring of the newest, for any number of readers.
 
 A fact becomes JSON only when it is read, so that it costs next to nothing while nobody watches.
-Nothing is kept on a reader's behalf: one that is too slow for the ring misses facts. None is part of
-a cycle, so the garbage collector is spared them (`gc=False`).
+Nothing is kept on a reader's behalf: one that is too slow for the ring misses facts. They are no
+part of a cycle, so the garbage collector is spared them (`gc=False`).
 """
 
 from __future__ import annotations
