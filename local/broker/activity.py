@@ -1,7 +1,8 @@
 """What the Broker does, fact by fact: a ring of the newest, for any number of readers.
 
 A fact becomes JSON only when it is read, so that it costs next to nothing while nobody watches.
-Nothing is kept on a reader's behalf: one that is too slow for the ring misses facts.
+Nothing is kept on a reader's behalf: one that is too slow for the ring misses facts. They are no
+part of a cycle, so the garbage collector is spared them (`gc=False`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TO_DEAD_LETTER_SINK = "to the dead letter sink"
 DROPPED = "dropped"
 
 
-class Accepted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="accepted"):
+class Accepted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="accepted", gc=False):
     """An event is in the Broker.
 
     Attributes:
@@ -53,7 +54,7 @@ class Accepted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="accepte
             force_setattr(self, "reply_to", (readable(source), readable(event_id)))
 
 
-class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attempted"):
+class Attempted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="attempted", gc=False):
     """A delivery was tried.
 
     Attributes:

@@ -183,6 +183,22 @@ def test_a_slow_subscriber_holds_up_nobody_else(tmp_path: Path, subscriber: Subs
     assert started_slow <= 32
 
 
+def test_a_slow_disk_holds_up_no_delivery(tmp_path: Path, subscriber: Subscriber) -> None:
+    """What has been answered, and cannot be written down yet, has left its place to the next."""
+    subscriber.scripts["/all"] = (Answer(delay_s=2.0),)
+    with broker(tmp_path, trigger("all", subscriber=f"{subscriber.url}/all")) as local:
+        for number in range(40):
+            publish_event(local.url, str(number))
+        with closing(sqlite3.connect(tmp_path / "data" / "broker.sqlite3", timeout=5)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            answered = len(subscriber.calls("/all")) - 32
+            subscriber.wait_for(40, "/all")
+        wait_until(lambda: pending(tmp_path) == 0, 10.0, "an empty store")
+
+    assert answered <= 0
+    assert len(subscriber.calls("/all")) == 40
+
+
 def test_a_locked_database_is_a_503(tmp_path: Path, subscriber: Subscriber) -> None:
     """While somebody else holds the write lock nothing is acknowledged; afterwards it goes on."""
     with broker(tmp_path, trigger("all", subscriber=f"{subscriber.url}/all")) as local:

@@ -43,6 +43,27 @@ def test_events_that_come_together_are_committed_together(tmp_path: Path) -> Non
     assert asyncio.run(publish()) == (1, {"default/all": 100})
 
 
+def test_the_end_of_a_delivery_goes_with_a_later_write(tmp_path: Path) -> None:
+    """Nobody waits for it; but when nothing comes after it, it is written all the same."""
+
+    async def deliver() -> tuple[int, list[dict[str, int]]]:
+        store = EventStore(tmp_path)
+        first = PUBLICATION.delivery(await store.add(PUBLICATION), "default/all")
+        before = commits(tmp_path)
+        finishing = asyncio.create_task(store.finish(first))
+        await asyncio.sleep(0)
+        second = PUBLICATION.delivery(await store.add(PUBLICATION), "default/all")
+        await finishing
+        result = commits(tmp_path) - before
+        pending = [store.count_pending()]
+        await store.finish(second)
+        pending.append(store.count_pending())
+        await store.close()
+        return result, pending
+
+    assert asyncio.run(deliver()) == (1, [{"default/all": 1}, {}])
+
+
 def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
     """While the disk is busy, events beyond the bound are refused at once; the others are kept."""
 
