@@ -148,8 +148,13 @@ class Outcomes:
         if ending == DEAD:
             return self._note_dead(self._events.request(event), reason_of(event))
         logs.note(id=request_id)
-        result, answer, callback = parse_result(event.data)
-        self._check(event, request_id, callback)
+        try:
+            data = Object.from_json(event.data, "data")
+        except InvalidRequest:
+            self._check(event, request_id)  # if it is forged, that is what to say
+            raise
+        self._check(event, request_id, data.members.get("callback"))
+        result, answer, callback = parse_result(data)
         try:
             counts = self._records.finish(
                 asked_by(event, request_id), ending, result.status, answer, attempts_of(event)

@@ -43,7 +43,7 @@ class Result:
     @classmethod
     def from_json(cls, raw: bytes) -> Result:
         """Read the data of a result event, without what stands beside the answer."""
-        return parse_result(raw)[0]
+        return parse_result(Object.from_json(raw, "data"))[0]
 
     def to_json(self, limit_bytes: int) -> bytes:
         """Write the data of a result event, shortened until it fits: the body, then the headers."""
@@ -105,7 +105,7 @@ class Result:
         return Response(status=self.status, headers=headers + framing, body=(self.body,))
 
 
-def parse_result(raw: bytes) -> tuple[Result, bytes, object]:
+def parse_result(data: Object) -> tuple[Result, bytes, object]:
     """Read the data of a result event, which without a secret anybody may have sent.
 
     Returns:
@@ -114,7 +114,6 @@ def parse_result(raw: bytes) -> tuple[Result, bytes, object]:
     Raises:
         InvalidRequest: it is nothing that `with_callback` writes.
     """
-    data = Object.from_json(raw, "data")
     members = data.members
     status = _size_from(members, "status") or 0
     if not HTTPStatus.OK <= status < 600:
@@ -130,7 +129,7 @@ def parse_result(raw: bytes) -> tuple[Result, bytes, object]:
         headers_bytes=_size_from(members, "originalHeadersBytes"),
     )
     if "callback" not in members:
-        return result, raw.removeprefix(BOM).strip(), None
+        return result, data.raw.removeprefix(BOM).strip(), None
     texts = {name: Raw(text.encode("utf-8")) for name, text in data.texts.items()}
     del texts["callback"]
     return result, dumps(texts), members["callback"]

@@ -200,9 +200,11 @@ def test_the_callback_beside_an_answer_is_never_cut() -> None:
 )
 def test_an_answer_and_its_callback_are_parted(published: bytes) -> None:
     """What was put beside an answer is taken from it again, and nothing else changes."""
-    result, answer, nothing = parse_result(published)
+    result, answer, nothing = parse_result(Object.from_json(published, "data"))
 
-    again, same, callback = parse_result(with_callback(answer, CALLBACK, LIMIT))
+    again, same, callback = parse_result(
+        Object.from_json(with_callback(answer, CALLBACK, LIMIT), "data")
+    )
 
     assert (again, same, nothing) == (result, answer, None)
     assert answer == b'{"status":200,"headers":{},"body": 1.50 }'
