@@ -39,14 +39,15 @@ class _Line:
 _current: ContextVar[_Line | None] = ContextVar("line", default=None)
 
 
-def begin(method: str, *, level: int = logging.INFO) -> None:
+def begin(method: str, *, level: int = logging.INFO, kind: str = REQUEST) -> None:
     """Begin a request: until `finish`, each line that this thread logs carries the noted fields.
 
     Args:
         method: of the request.
         level: of its line, unless `explain` raises it.
+        kind: see `Operation`.
     """
-    request = Operation(REQUEST, {"method": method})
+    request = Operation(kind, {"method": method})
     _current.set(_Line(request=request, level=level))
     request.begin()
 

@@ -33,9 +33,6 @@ from relay.store import Census
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-# Neither probes nor scrapes are anybody's requests.
-_NOT_COUNTED: Final = frozenset({"/metrics", "/health/liveness", "/health/readiness"})
-
 # OpenTelemetry's advice for durations of HTTP and messaging, and of databases, in seconds.
 _HTTP_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _DATABASE_S: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
@@ -56,14 +53,22 @@ class Metrics:
     """
 
     def __init__(self, settings: Settings, census: Callable[[], Census] | None) -> None:
+        self._settings = settings
         self._is_shared = settings.workers > 1
         if self._is_shared:
             _share()
+        self._store_collector = None if census is None else _StoreCollector(census)
+        self._read_at_s = 0.0
+        self._database = "redis" if settings.state_url.startswith("redis") else "sqlite"
+        self._address = functools.lru_cache(1024)(
+            functools.partial(address_label, settings.allowed_targets)
+        )
+
+    def get_ready(self) -> None:
         import prometheus_client as prometheus
 
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = prometheus.CollectorRegistry()
-        self._store_collector = None if census is None else _StoreCollector(census)
         if self._store_collector is not None and not self._is_shared:
             self._registry.register(self._store_collector)
 
@@ -87,11 +92,10 @@ class Metrics:
 
         self._active = gauge("http_server_active_requests", "Requests that are being served.")
         threads = gauge("relay_threads", "How many can be (THREADS, times WORKERS).")
-        threads.set(settings.threads * settings.workers)
+        threads.set(self._settings.threads)  # of this worker; they are added up
         self._gauges = [
             (read, gauge(name, meaning)) for name, (meaning, read) in operations.gauges.items()
         ]
-        self._read_at_s = 0.0
         self._requests = histogram(
             "http_server_request_duration_seconds",
             "Requests, to the last byte of the answer.",
@@ -119,10 +123,6 @@ class Metrics:
             _DATABASE_S,
         )
         self._outcomes = counter("relay_outcomes", "What became of requests.", "outcome")
-        self._database = "redis" if settings.state_url.startswith("redis") else "sqlite"
-        self._address = functools.lru_cache(1024)(
-            functools.partial(address_label, settings.allowed_targets)
-        )
 
     def began(self, operation: Operation) -> None:
         if operation.kind == REQUEST:
@@ -142,8 +142,7 @@ class Metrics:
             self._publications("send", "knative", published, error).observe(duration_s)
         elif kind == REQUEST:
             self._active.dec()
-            if operation.facts.get("route") not in _NOT_COUNTED:
-                self._count_request(operation)
+            self._count_request(operation)
             if self._is_shared and time.monotonic() > self._read_at_s + _READ_INTERVAL_S:
                 self._read_gauges()
 
@@ -194,6 +193,7 @@ class Metrics:
         from prometheus_client.exposition import choose_encoder
         from prometheus_client.multiprocess import MultiProcessCollector
 
+        operations.get_ready()
         self._read_gauges()
         registry = self._registry
         if self._is_shared:

@@ -5,6 +5,7 @@ The code that is measured says here what it does; it knows neither of them, nor 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -14,6 +15,7 @@ Fact = str | int | float | bool
 Carried = tuple[tuple[str, str], ...]  # headers
 
 REQUEST: Final = "request"  # or delivery, that is answered
+OWN: Final = "own"  # a probe, or a question for these very numbers: nobody watches it
 CALL: Final = "call"  # of a target, until the headers of its answer
 PUBLICATION: Final = "publication"
 STORE: Final = "store"  # one use of it
@@ -56,24 +58,29 @@ class Operation:
         self.end()
 
     def begin(self) -> None:
-        for watcher in watchers:
-            watcher.began(self)
+        if self.kind != OWN:
+            get_ready()
+            for watcher in _watchers:
+                watcher.began(self)
 
     def join(self, trace: Carried) -> Carried:
         """Make it part of a trace; return the headers that go along from here."""
         self.trace = trace
-        for watcher in watchers:
+        for watcher in _watchers:
             watcher.joined(self)
         return self.trace
 
     def end(self) -> None:
         self.duration_s = time.perf_counter() - self.started_s
-        for watcher in watchers:
+        for watcher in _watchers:
             watcher.ended(self)
 
 
 class Watcher(Protocol):
     """A watcher; it must not raise."""
+
+    def get_ready(self) -> None:
+        """Do once what takes long, before the first operation."""
 
     def began(self, operation: Operation) -> None: ...
 
@@ -82,10 +89,27 @@ class Watcher(Protocol):
     def ended(self, operation: Operation) -> None: ...
 
 
-watchers: Final[list[Watcher]] = []
+_watchers: Final[list[Watcher]] = []
+_unready: Final[list[Watcher]] = []
+_lock = threading.Lock()
 # Numbers of this process that go up and down: by the name of the metric, with its unit, what it
 # means, in a sentence, and what reads it.
 gauges: Final[dict[str, tuple[str, Callable[[], float]]]] = {}
+
+
+def watch(watcher: Watcher) -> None:
+    """Have all operations watched, from the first on."""
+    _unready.append(watcher)
+
+
+def get_ready() -> None:
+    """Have the watchers ready: what they need takes long to import, and a start should not."""
+    if _unready:
+        with _lock:
+            for watcher in _unready:
+                watcher.get_ready()
+            _watchers.extend(_unready)
+            _unready.clear()
 
 
 def gauge(name: str, meaning: str, read: Callable[[], float]) -> None:

@@ -36,7 +36,7 @@ from relay.answers import answer, refuse
 from relay.arrivals import Arrival
 from relay.callers import Connection, Threads
 from relay.leaving import Caller
-from relay.operations import gauge
+from relay.operations import gauge, get_ready
 from relay.settings import Settings
 
 _READ_BYTES = 64 * 1024
@@ -93,7 +93,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             super().wait_for_and_dispatch_events(timeout)
 
     def run(self) -> None:
-        warm_up = Timer(_WARM_UP_S, import_module, ("relay.client",))
+        warm_up = Timer(_WARM_UP_S, _warm_up)
         warm_up.daemon = True
         warm_up.start()
         super().run()
@@ -317,6 +317,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             for conn in (*silent, *self._idle):
                 conn.deadline = min(conn.deadline, deadline)
         self._arriving = {**silent, **self._arriving}
+
+
+def _warm_up() -> None:
+    """Do what the first call would wait for."""
+    get_ready()
+    import_module("relay.client")
 
 
 def _due(connections: dict[Connection, Any], now: float) -> list[Connection]:

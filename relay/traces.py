@@ -42,16 +42,17 @@ _NAMES: Final = {
 class Traces:
     """The watcher that makes spans.
 
-    The worker is forked from the process that makes this; there the SDK starts its thread anew.
-
     Args:
         service: what it is called where the environment does not say.
     """
 
     def __init__(self, service: str) -> None:
+        self._service = service
+
+    def get_ready(self) -> None:
         resource = Resource.create()
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
-            resource = resource.merge(Resource({SERVICE_NAME: service}))
+            resource = resource.merge(Resource({SERVICE_NAME: self._service}))
         provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = provider.get_tracer("relay")

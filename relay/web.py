@@ -20,6 +20,7 @@ from relay.auth import check_token
 from relay.callers import Connection
 from relay.http import Request, Response, problem, problem_of
 from relay.leaving import Caller
+from relay.operations import OWN
 from relay.problems import CallerLeft, MethodNotAllowed, RelayError
 from relay.settings import Settings
 from relay.sites import Sites
@@ -75,11 +76,11 @@ def prepare(
 
 def _measure(app: flask.Flask, settings: Settings, census: Callable[[], Census] | None) -> None:
     counted = metrics.Metrics(settings, census)
-    operations.watchers.append(counted)
+    operations.watch(counted)
     if settings.otel_exporter_otlp_endpoint is not None:
         from relay import traces  # its libraries take long to import
 
-        operations.watchers.append(traces.Traces(settings.k_service or app.name))
+        operations.watch(traces.Traces(settings.k_service or app.name))
 
     @app.get(METRICS)
     def tell() -> flask.Response:
@@ -100,13 +101,13 @@ def _surround(app: flask.Flask, sites: Sites) -> None:
         """Begin the line of log, and refuse what is not for the function to see."""
         environ = _request().environ
         method, path = environ["REQUEST_METHOD"], "/" + environ["PATH_INFO"].lstrip("/")
-        is_own = path in _OWN
-        logs.begin(method, level=logging.DEBUG if is_own else logging.INFO)
-        if is_own:
+        if path in _OWN:
+            logs.begin(method, level=logging.DEBUG, kind=OWN)
             logs.note(route=path)
             if method not in ("GET", "HEAD"):  # functions-framework would invoke the function
                 raise MethodNotAllowed(method, path, ("GET", "HEAD"))
             return None
+        logs.begin(method)
         headers = environ[_HEADERS] = _headers(environ)
         sites.check(method, path, headers.get)
         preflight = sites.preflight(method, headers.get)
