@@ -185,7 +185,9 @@ def answers(url: str, timeout_s: float = 5.0) -> bool:
     connection = http.client.HTTPConnection(parts.netloc, timeout=timeout_s)
     try:
         connection.request("GET", parts.path or "/")
-        return connection.getresponse().status < 500
+        answer = connection.getresponse()
+        answer.read()  # closed before, the connection would be reset, and its server may say so
+        return answer.status < 500
     except (OSError, http.client.HTTPException):
         return False
     finally:
