@@ -187,9 +187,10 @@ def answers(url: str, timeout_s: float = 5.0) -> bool:
         connection.request("GET", parts.path or "/")
         answer = connection.getresponse()
         answer.read()  # closed before, the connection would be reset, and its server may say so
-        return answer.status < 500
     except (OSError, http.client.HTTPException):
         return False
+    else:
+        return answer.status < 500
     finally:
         connection.close()
 

@@ -4,7 +4,7 @@ Start with the functions. A module imports from its own paragraph and from those
 one above; `docs/diagrams` draws it.
 
 Functions: `send` takes calls over HTTP, `receive` takes request events from the Broker, `web`
-adapts Flask, which functions-framework serves them with; `start` becomes its process.
+answers in the app that functions-framework has made for them; `start` becomes its process.
 
 Serving: `server` is gunicorn as the relay wants it. It hands requests on once they have arrived
 (`arrivals`), has a thread write their `answers`, and gives up on `callers` who do not read. `sites`

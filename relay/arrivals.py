@@ -197,7 +197,7 @@ class Arrival:
                 parts = urlsplit(target)
             except ValueError:
                 self._refuse(400, "the target of the request is malformed")
-            path, query = parts.path or "/", parts.query  # Flask would redirect no path, in HTML
+            path, query = parts.path or "/", parts.query  # RFC 9112 section 3.2.2
         else:
             self._refuse(400, "the target of the request must begin with a slash")
         environ["RAW_URI"], environ["QUERY_STRING"] = target, query

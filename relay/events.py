@@ -44,7 +44,7 @@ _STRINGS: Final = frozenset(
 )
 # The members of the JSON format that are not attributes.
 _DATA: Final = frozenset({"data", "data_base64"})
-# The package, with which functions-framework reads what Receive gets, keeps its own things here.
+# Readers that use the cloudevents package would lose these: it keeps its own things there.
 _RESERVED: Final = frozenset({"data", "extensions"})
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
 # Characters that no attribute may hold (CloudEvents 1.0, section 3.1 "String").

@@ -41,6 +41,7 @@ _CODED_BYTES = 4096
 # A longer error body crashes Knative's in-memory dispatcher; a dead letter keeps up to 1,024.
 _ERROR_BYTES: Final = 768
 _MEMBER_BYTES: Final = 160
+_STATUSES: Final = frozenset(map(int, HTTPStatus))
 
 
 class Readable(Protocol):
@@ -180,8 +181,8 @@ def _decoded(body: bytes, coding: str, limit_bytes: int) -> bytes:
 
 
 def phrase(status: int) -> str:
-    """Return the reason phrase of RFC 9110."""
-    return _RENAMED.get(status) or HTTPStatus(status).phrase
+    """Return the reason phrase of RFC 9110; "" for a status that no RFC has."""
+    return _RENAMED.get(status) or (HTTPStatus(status).phrase if status in _STATUSES else "")
 
 
 def problem(

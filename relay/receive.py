@@ -45,7 +45,7 @@ from relay.envelope import IDEMPOTENT, Envelope, fingerprint, read_envelope
 from relay.events import FAILED, JSON, RESULTS, Event, reply, written_bytes
 from relay.gate import Gate
 from relay.headers import Headers, find, is_json, retry_after_s
-from relay.http import Response, brokers_problem
+from relay.http import Request, Response, brokers_problem, read_body
 from relay.leaving import Caller
 from relay.lifecycle import Attempt, Busy, Made
 from relay.places import Places, fair
@@ -53,6 +53,7 @@ from relay.problems import (
     DeadlineExceeded,
     InvalidRequest,
     LoopDetected,
+    MethodNotAllowed,
     RelayError,
     StateUnavailable,
     TargetAvoided,
@@ -125,6 +126,22 @@ class Receive:
         # A request that waits holds a thread; a quarter of them stays for calls and probes.
         places = min(settings.waiting_places, max(1, settings.threads * 3 // 4))
         self._places = threading.BoundedSemaphore(places)
+
+    def answer(self, request: Request) -> Response:
+        """Answer what a Broker sends.
+
+        Raises:
+            MethodNotAllowed: it is no delivery.
+        """
+        if request.method != "POST":
+            raise MethodNotAllowed(request.method, request.path[:200], ("POST",))
+        try:
+            limit_bytes = self._settings.max_delivery_bytes
+            body = read_body(request, limit_bytes, setting="2 * MAX_EVENT_BYTES")
+            delivery = self.read(request.headers, body, request.caller)
+        except RelayError as exc:
+            return refusal(exc)
+        return self.handle(delivery)
 
     def read(
         self, headers: Mapping[str, str], body: bytes, broker: Caller | None = None

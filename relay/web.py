@@ -1,4 +1,4 @@
-"""Adapt Flask, which functions-framework serves with, to the relay's own requests and answers."""
+"""Serve a function over WSGI (PEP 3333), in the app that functions-framework has made for it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flask
-from werkzeug.exceptions import HTTPException
-from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
 from relay import logs, metrics, operations, server
 from relay.auth import check_token
 from relay.callers import Connection
-from relay.http import Request, Response, problem, problem_of
+from relay.http import Request, Response, phrase, problem, problem_of
 from relay.leaving import Caller
 from relay.operations import OWN
 from relay.problems import CallerLeft, MethodNotAllowed, RelayError
@@ -27,42 +25,44 @@ from relay.sites import Sites
 from relay.store import Census
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-    from werkzeug.datastructures import Headers
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 LIVENESS = "/health/liveness"
 READINESS = "/health/readiness"
 METRICS = "/metrics"
-# Paths that kubelet and Prometheus ask for; they know a pod's address, not its name.
-_OWN = (LIVENESS, READINESS, METRICS)
-_HEADERS = "relay.headers"  # of the WSGI environment, where a hook leaves them
 _KNATIVE_TIMEOUT_S = 300
+
+Handler = Callable[[Request], Response]
 
 log = logging.getLogger(__name__)
 
 
-def prepare(
-    app: flask.Flask, settings: Settings, census: Callable[[], Census] | None = None
-) -> None:
-    """Give a function's app its server, probes, metrics, log, and answers that are problems.
+def serve(
+    app: flask.Flask,
+    settings: Settings,
+    handle: Handler,
+    census: Callable[[], Census] | None = None,
+) -> App:
+    """Have an app answer by a handler, with the relay's own server, probes, metrics and log.
 
-    functions-framework would invoke an HTTP function for a probe and refuse one to a CloudEvent
-    function; its own error pages are HTML, and one of them repeats every request header.
+    Flask and functions-framework's invocation are passed by: they take as long as all of the
+    relay's rules, would invoke an HTTP function for a probe, read each event once more, and answer
+    what they refuse in HTML, once with all of the request's headers.
 
     Args:
         settings: `log_level`, `api_token` and those of bodies and of what is watched count.
         census: counts the requests that the store has; None where the other function does.
     """
     server.configure(settings)
-    app.get(LIVENESS)(_alive)
-    app.get(READINESS)(_ready)
-    app.register_error_handler(RelayError, _refused)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected)
-    _surround(app, Sites(settings))
     logging.basicConfig(handlers=[logs.JSONHandler()], force=True)
     logging.getLogger("relay").setLevel(settings.log_level)
-    _measure(app, settings, census)
+    counted = metrics.Metrics(settings, census)
+    operations.watch(counted)
+    if settings.otel_exporter_otlp_endpoint is not None:
+        from relay import traces  # its libraries take long to import
+
+        operations.watch(traces.Traces(settings.k_service or app.name))
+    app.wsgi_app = served = App(settings, handle, counted)  # type: ignore[method-assign]
     if settings.target_timeout_s > _KNATIVE_TIMEOUT_S:
         log.warning(
             "TARGET_TIMEOUT_S is %g: Knative ends each request after the service's timeoutSeconds,"
@@ -72,70 +72,73 @@ def prepare(
     # The worker is forked from this process, and shares its memory until one of them writes to it,
     # as a garbage collection does to each object it looks at.
     gc.freeze()
+    return served
 
 
-def _measure(app: flask.Flask, settings: Settings, census: Callable[[], Census] | None) -> None:
-    counted = metrics.Metrics(settings, census)
-    operations.watch(counted)
-    if settings.otel_exporter_otlp_endpoint is not None:
-        from relay import traces  # its libraries take long to import
+class App:
+    """The WSGI application, which answers by `handle`."""
 
-        operations.watch(traces.Traces(settings.k_service or app.name))
+    def __init__(self, settings: Settings, handle: Handler, counted: metrics.Metrics) -> None:
+        self.handle = handle
+        self._sites = Sites(settings)
+        self._api_token = settings.api_token
+        self._counted = counted
+        # For kubelet and Prometheus, who know a pod's address, not its name.
+        self._own = {LIVENESS: _alive, READINESS: _ready, METRICS: self._tell}
 
-    @app.get(METRICS)
-    def tell() -> flask.Response:
-        headers = _headers(_request().environ)
-        check_token(headers, settings.api_token)
-        body, content_type = counted.exposition(headers.get("accept", ""))
-        return to_flask(Response.whole(200, body, content_type=content_type))
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> _Sent:
+        request = _request(environ)
+        own = self._own.get(request.path)
+        if own is None:
+            logs.begin(request.method)
+        else:
+            logs.begin(request.method, level=logging.DEBUG, kind=OWN)
+            logs.note(route=request.path)
+        try:
+            response = self._answer(request, own)
+        except RelayError as exc:
+            logs.refused(exc)
+            response = problem_of(exc)
+        except Exception as exc:
+            logs.explain("the relay failed", logging.ERROR, error=exc)
+            response = problem(500, "the relay failed; its log says why")
+        allowance = () if own else self._sites.allowance(request.headers.get)
+        # A target's own would speak for other pages.
+        kept = {name.lower() for name, _ in allowance} - {"vary"}
+        headers = [each for each in response.headers if not kept or each[0].lower() not in kept]
+        start_response(f"{response.status} {phrase(response.status)}", [*headers, *allowance])
+        return _Sent(request, response, environ.get("gunicorn.socket"))
 
+    def _answer(self, request: Request, own: Handler | None) -> Response:
+        if own is not None:
+            if request.method not in ("GET", "HEAD"):
+                raise MethodNotAllowed(request.method, request.path, ("GET", "HEAD"))
+            return own(request)
+        self._sites.check(request.method, request.path, request.headers.get)
+        preflight = self._sites.preflight(request.method, request.headers.get)
+        return preflight or self.handle(request)
 
-def _surround(app: flask.Flask, sites: Sites) -> None:
-    """Do what is to be done before and after each request.
-
-    Flask's proxies and hooks each cost as much as what is done here, so each is used once.
-    """
-
-    @app.before_request
-    def begin() -> flask.Response | None:
-        """Begin the line of log, and refuse what is not for the function to see."""
-        environ = _request().environ
-        method, path = environ["REQUEST_METHOD"], "/" + environ["PATH_INFO"].lstrip("/")
-        if path in _OWN:
-            logs.begin(method, level=logging.DEBUG, kind=OWN)
-            logs.note(route=path)
-            if method not in ("GET", "HEAD"):  # functions-framework would invoke the function
-                raise MethodNotAllowed(method, path, ("GET", "HEAD"))
-            return None
-        logs.begin(method)
-        headers = environ[_HEADERS] = _headers(environ)
-        sites.check(method, path, headers.get)
-        preflight = sites.preflight(method, headers.get)
-        return None if preflight is None else to_flask(preflight)
-
-    @app.after_request
-    def end(answer: flask.Response) -> flask.Response:
-        headers = _request().environ.get(_HEADERS)
-        if headers is not None:
-            allowance = sites.allowance(headers.get)
-            for name in {name for name, _ in allowance} - {"Vary"}:
-                del answer.headers[name]  # a target's own, which speaks for other pages
-            answer.headers.extend(allowance)
-        # After the last byte, or when there will be no more.
-        answer.call_on_close(lambda: logs.finish(answer.status_code))
-        return answer
+    def _tell(self, request: Request) -> Response:
+        check_token(request.headers, self._api_token)
+        body, content_type = self._counted.exposition(request.headers.get("accept", ""))
+        return Response.whole(200, body, content_type=content_type)
 
 
-def _request() -> flask.Request:
-    request: flask.Request = flask.request._get_current_object()  # type: ignore[attr-defined]
-    return request
-
-
-def _headers(environ: WSGIEnvironment) -> dict[str, str]:
+def _request(environ: WSGIEnvironment) -> Request:
+    """Return the relay's view of a request; its body is not read yet."""
+    length: str = environ.get("CONTENT_LENGTH", "")
     headers = {name: value for key, value in environ.items() if (name := _header(key))}
     if not headers.get("content-type", "*"):
         del headers["content-type"]
-    return headers
+    return Request(
+        method=environ["REQUEST_METHOD"],
+        path=environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
+        query=environ["QUERY_STRING"],
+        headers=headers,
+        stream=environ["wsgi.input"],
+        content_length=int(length) if length.isdecimal() else None,
+        caller=environ.get("relay.caller") or Caller(),
+    )
 
 
 @functools.lru_cache(1024)
@@ -145,41 +148,22 @@ def _header(key: str) -> str:
     return key.removeprefix("HTTP_").replace("_", "-").lower() if is_header else ""
 
 
-def from_flask(request: flask.Request) -> Request:
-    """Return the relay's view of a request."""
-    environ = request.environ
-    length: str = environ.get("CONTENT_LENGTH", "")
-    path: str = environ["PATH_INFO"]  # as an ingress has seen it: Flask takes //sync for /sync
-    return Request(
-        method=environ["REQUEST_METHOD"],
-        path=path if path.startswith("//") else request.path,
-        query=environ["QUERY_STRING"],
-        headers=environ[_HEADERS],
-        stream=environ["wsgi.input"],
-        content_length=int(length) if length.isdecimal() else None,
-        caller=environ.get("relay.caller") or Caller(),
-    )
+class _Sent:
+    """The body of an answer that is being sent, which is closed after the last byte."""
 
+    def __init__(self, request: Request, response: Response, caller: Connection | None) -> None:
+        self._response = response
+        self._pieces = iter(()) if request.method == "HEAD" else _pieces(response, caller)
 
-class _Exact(flask.Response):
-    """An answer with the headers it was given: Flask would add a type and drop some of a 304's."""
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
 
-    default_mimetype = None
-
-    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
-        return self.headers
-
-
-def to_flask(response: Response) -> flask.Response:
-    """Return Flask's form of an answer."""
-    # A body that is an iterator counts as streamed, and only then does functions-framework not read
-    # what the client still sends, however much that is.
-    caller: Connection | None = _request().environ.get("gunicorn.socket")
-    answer = _Exact(_pieces(response, caller), status=response.status, headers=response.headers)
-    close = getattr(response.body, "close", None)
-    if close is not None:
-        answer.call_on_close(close)
-    return answer
+    def close(self) -> None:
+        body: Any
+        for body in (self._pieces, self._response.body):
+            if hasattr(body, "close"):
+                body.close()
+        logs.finish(self._response.status)
 
 
 def _pieces(response: Response, caller: Connection | None) -> Iterator[bytes]:
@@ -205,32 +189,12 @@ def _pieces(response: Response, caller: Connection | None) -> Iterator[bytes]:
         raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from exc
 
 
-def _alive() -> flask.Response:
-    return to_flask(Response.whole(200, b"ok\n", content_type="text/plain"))
+def _alive(request: Request) -> Response:
+    return Response.whole(200, b"ok\n", content_type="text/plain")
 
 
-def _ready() -> flask.Response:
+def _ready(request: Request) -> Response:
     # gunicorn's worker handles the signal, and is alive until it has come.
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     is_alive = getattr(worker, "alive", True)
-    return _alive() if is_alive else to_flask(problem(503, "this process is ending"))
-
-
-def _refused(error: RelayError) -> flask.Response:
-    logs.refused(error)
-    return to_flask(problem_of(error))
-
-
-def _http_error(error: HTTPException) -> flask.Response:
-    request = flask.request
-    if isinstance(error, WrongMethod):
-        allowed = tuple(sorted(error.valid_methods or ()))
-        return _refused(MethodNotAllowed(request.method, request.path[:200], allowed))
-    detail = f"{request.method} {request.path[:200]!a}: {error.name}"
-    logs.explain(detail, logging.INFO)
-    return to_flask(problem(error.code or 500, detail))
-
-
-def _unexpected(error: Exception) -> flask.Response:
-    logs.explain("the relay failed", logging.ERROR, error=error)
-    return to_flask(problem(500, "the relay failed; its log says why"))
+    return _alive(request) if is_alive else problem(503, "this process is ending")

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
-import flask
-import functions_framework
-
-from functions.send.function.main import SEND
+from functions.send.function.main import APP, SEND, send
 from local.display.direct import Observer
-from relay import web
 
-_OBSERVER = Observer(os.environ["DISPLAY_URL"])
+__all__ = ["send"]
 
-
-@functions_framework.http
-def send(request: flask.Request) -> flask.Response:
-    """Answer one HTTP request."""
-    return web.to_flask(_OBSERVER.watch(web.from_flask(request), SEND.handle))
+APP.handle = partial(Observer(os.environ["DISPLAY_URL"]).watch, handle=SEND.handle)

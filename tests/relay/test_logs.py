@@ -43,17 +43,22 @@ from relay import web
 from relay.http import Response
 from relay.settings import Settings
 
-web.prepare(flask.current_app, Settings())
-
-@functions_framework.http
-def broken(request):
+def handle(request):
     if request.path == "/body":
-        return web.to_flask(Response(status=200, body=body()))
+        return Response(status=200, body=body())
+    if request.path == "/robots.txt":
+        return Response.empty(404)
     raise TypeError("no such thing")
 
 def body():
     yield b"half"
     raise KeyError("no such thing")
+
+web.serve(flask.current_app, Settings(), handle)
+
+@functions_framework.http
+def broken(request):
+    raise AssertionError
 """
 
 
@@ -255,7 +260,7 @@ class TestSend:
             ),
             (
                 *("GET", "/favicon.ico", {}, None),
-                {"message": "GET 404: GET '/favicon.ico': Not Found", "status": 404},
+                {"message": "GET 404: there is no '/favicon.ico'; GET / lists what there is", "status": 404},
             ),
         ],
         ids=[

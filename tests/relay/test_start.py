@@ -67,13 +67,17 @@ MODULES = """
 import sys
 import flask, functions_framework
 from relay import web
+from relay.http import Response
 from relay.settings import Settings
 
-web.prepare(flask.current_app, Settings())
+def handle(request):
+    return Response.whole(200, " ".join(sys.modules).encode(), content_type="text/plain")
+
+web.serve(flask.current_app, Settings(), handle)
 
 @functions_framework.http
 def modules(request):
-    return " ".join(sys.modules)
+    raise AssertionError
 """
 
 

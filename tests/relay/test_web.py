@@ -51,7 +51,7 @@ def test_a_probe_is_no_call(functions: Mapping[str, Function], name: str, path: 
 
 
 def test_a_second_slash_is_no_redirect(functions: Mapping[str, Function]) -> None:
-    """Flask can redirect to the path with one, or take it for that, which no ingress would."""
+    """No ingress takes it for the path with one."""
     answer = call("POST", f"{functions['send'].url}//sync", "{}")
 
     assert answer.status == 404
@@ -60,12 +60,14 @@ def test_a_second_slash_is_no_redirect(functions: Mapping[str, Function]) -> Non
     )
 
 
-def test_what_the_framework_refuses_is_a_problem(functions: Mapping[str, Function]) -> None:
-    """It keeps some paths for itself; its own page would be HTML."""
+def test_what_the_framework_keeps_for_itself_is_a_problem(
+    functions: Mapping[str, Function],
+) -> None:
+    """It would answer some paths without the function, in HTML."""
     answer = call("GET", f"{functions['send'].url}/robots.txt")
 
     assert answer.status == 404
-    assert problem_of(answer)["detail"] == "GET '/robots.txt': Not Found"
+    assert problem_of(answer)["detail"] == ("there is no '/robots.txt'; GET / lists what there is")
 
 
 def test_an_answer_has_the_headers_it_was_given(functions: Mapping[str, Function]) -> None:
