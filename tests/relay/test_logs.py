@@ -260,7 +260,10 @@ class TestSend:
             ),
             (
                 *("GET", "/favicon.ico", {}, None),
-                {"message": "GET 404: there is no '/favicon.ico'; GET / lists what there is", "status": 404},
+                {
+                    "message": "GET 404: there is no '/favicon.ico'; GET / lists what there is",
+                    "status": 404,
+                },
             ),
         ],
         ids=[
