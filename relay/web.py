@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import flask
+from werkzeug.wsgi import get_input_stream
 
 from relay import logs, metrics, operations, server
 from relay.auth import check_token
@@ -135,7 +136,7 @@ def _request(environ: WSGIEnvironment) -> Request:
         path=environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
         query=environ["QUERY_STRING"],
         headers=headers,
-        stream=environ["wsgi.input"],
+        stream=get_input_stream(environ),  # another server's would not end with the body
         content_length=int(length) if length.isdecimal() else None,
         caller=environ.get("relay.caller") or Caller(),
     )

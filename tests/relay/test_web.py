@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from tests.support import peers
 from tests.support.calls import Answer, call
 from tests.support.functions import Function, serving
+from tests.support.processes import REPOSITORY, free_port, python, running
 
 PROBES = ("/health/liveness", "/health/readiness")
 NAMES = ("send", "receive")
@@ -76,3 +78,21 @@ def test_an_answer_has_the_headers_it_was_given(functions: Mapping[str, Function
 
     names = [name for name, _ in answer.headers if name not in ("Server", "Date", "Connection")]
     assert names == ["Content-Type", "Content-Length", "Cache-Control"]
+
+
+def test_other_servers_serve_it_as_well() -> None:
+    """functions-framework --debug uses one for developers, whose input ends with the connection."""
+    hi = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+    url = f"http://127.0.0.1:{free_port()}"
+    command = python(
+        *("-m", "functions_framework", "--debug", "--target", "send"),
+        *("--source", str(REPOSITORY / "functions/send/function/main.py")),
+        *("--host", "127.0.0.1", "--port", url.rpartition(":")[2]),
+    )
+    env = {"PYTHONPATH": str(REPOSITORY), "ALLOWED_TARGETS": "localhost"}
+
+    with peers.serving(hi) as target, running(command, env=env, ready_url=f"{url}{PROBES[0]}"):
+        envelope = f'{{"targetURL": "http://localhost:{target.port}", "body": 1}}'
+        answers = [call(method, f"{url}/sync", envelope) for method in ("POST", "HEAD")]
+
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b"hi"), (200, b"")]
