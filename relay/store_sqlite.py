@@ -48,7 +48,7 @@ _SWEEP_INTERVAL_S: Final = 1.0
 _AUTOCHECKPOINT_PAGES: Final = 16_000
 _LONG_LOG_PAGES: Final = 8_000
 _LEFT_PAGES: Final = 500
-_CACHE_KIB: Final = 16_384
+_CACHE_KIB: Final = 2_048
 # What is swept aside when the store is this full, so that writers need not do it.
 _HIGH_WATER: Final = 0.95
 
