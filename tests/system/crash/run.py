@@ -29,9 +29,10 @@ _STALL_TIMEOUT_S = 60.0
 _REFUSED = re.compile(
     r'"id": "(poison-[^"]*)", "type": "[^"]*", "attempt": \d+, "to": "subscriber", "result": "400"'
 )
-# What must be said of the dead: that Receive refused poison, and that the last attempt for a
-# hopeless event failed, by an event of Receive's or by a dead letter because it was down.
-_CODES = {True: {"400"}, False: {"dead", "500"}}
+# What may be said of the dead: that Receive refused poison, and by an event of Send's that it is
+# dead, if the state was away when its dead letter came; that the last attempt for a hopeless event
+# failed, by an event of Receive's or by a dead letter because it was down.
+_CODES = {True: {"400", "dead"}, False: {"dead", "500"}}
 
 
 def run(plan: Plan, kills: int, folder: Path, show: Callable[[str], None]) -> Report:
@@ -186,7 +187,9 @@ def _count(
     rightly_dead = {
         event_id
         for event_id, codes in target.dead_letters.items()
-        if plan.must_die(event_id) and codes <= _CODES[is_poison(event_id)]
+        if plan.must_die(event_id)
+        and codes <= _CODES[is_poison(event_id)]
+        and ("400" in codes or not is_poison(event_id))
     }
     # A publisher that heard nothing posts again: then there are two events of one id, and each is
     # tried once.
