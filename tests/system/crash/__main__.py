@@ -20,7 +20,7 @@ from tests.system.crash.run import run
 
 _EVENTS = 7000
 _KILLS = 25
-_QUICK_EVENTS = 1200
+_QUICK_EVENTS = 2400
 _QUICK_KILLS = 5
 _STATES = ("sqlite", "redis", "memory")
 _SHOW_INTERVAL_S = 5.0
