@@ -13,9 +13,7 @@ from gunicorn.http.wsgi import Response
 
 from relay import logs
 from relay.callers import Connection
-from relay.http import phrase, problem
-
-_DEFECT = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why")
+from relay.http import DEFECT, phrase, problem
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ def answer(
         if writer.is_begun:
             log.exception("the answer was cut off: the relay failed")
         else:
-            refuse(conn, arrival.method, *_DEFECT, error=exc)
+            refuse(conn, arrival.method, *DEFECT, error=exc)
         return False
     return not writer.should_close()
 

@@ -23,6 +23,10 @@ from relay.problems import (
 )
 
 PROBLEM_JSON: Final = "application/problem+json"
+# Those that an RFC has; a target may answer any.
+STATUSES: Final = frozenset(map(int, HTTPStatus))
+# What a caller is told of an error that nobody has foreseen.
+DEFECT: Final = (HTTPStatus.INTERNAL_SERVER_ERROR, "the relay failed; its log says why")
 
 # Before 3.13 Python has the phrases of the RFC that 9110 replaced.
 _RENAMED: Final = {
@@ -41,7 +45,6 @@ _CODED_BYTES = 4096
 # A longer error body crashes Knative's in-memory dispatcher; a dead letter keeps up to 1,024.
 _ERROR_BYTES: Final = 768
 _MEMBER_BYTES: Final = 160
-_STATUSES: Final = frozenset(map(int, HTTPStatus))
 
 
 class Readable(Protocol):
@@ -182,7 +185,7 @@ def _decoded(body: bytes, coding: str, limit_bytes: int) -> bytes:
 
 def phrase(status: int) -> str:
     """Return the reason phrase of RFC 9110; "" for a status that no RFC has."""
-    return _RENAMED.get(status) or (HTTPStatus(status).phrase if status in _STATUSES else "")
+    return _RENAMED.get(status) or (HTTPStatus(status).phrase if status in STATUSES else "")
 
 
 def problem(

@@ -17,7 +17,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +24,7 @@ from relay import logs, operations
 from relay.addresses import reach_of
 from relay.egress import AllowedTarget
 from relay.envelope import METHODS
+from relay.http import STATUSES
 from relay.operations import CALL, PUBLICATION, REQUEST, STORE, Operation
 from relay.problems import DeadlineExceeded, RelayError, StateUnavailable, TargetFailed
 from relay.settings import Settings
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 # OpenTelemetry's advice for durations of HTTP and messaging, and of databases, in seconds.
 _HTTP_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _DATABASE_S: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-_STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 _MOST_ATTEMPTS: Final = 10
 _READ_INTERVAL_S: Final = 1.0
 _RETRY = re.compile(r"\.retry[0-9]$")
@@ -170,7 +169,7 @@ class Metrics:
         address = self._address(str(facts["host"]), int(facts["port"]))
         # A target may answer any number of three digits.
         status_class = f"{status // 100}xx" if status else ""
-        code = str(status) if status in _STATUSES else status_class
+        code = str(status) if status in STATUSES else status_class
         error = _error(operation) or (code if status >= 400 else "")
         self._calls(facts["method"], address, code, error).observe(operation.duration_s)
         attempt = int(logs.noted("attempt") or 0)

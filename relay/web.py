@@ -17,7 +17,7 @@ from werkzeug.wsgi import get_input_stream
 from relay import logs, metrics, operations, server
 from relay.auth import check_token
 from relay.callers import Connection
-from relay.http import Request, Response, phrase, problem, problem_of
+from relay.http import DEFECT, Request, Response, phrase, problem, problem_of
 from relay.leaving import Caller
 from relay.operations import OWN
 from relay.problems import CallerLeft, MethodNotAllowed, RelayError
@@ -102,11 +102,11 @@ class App:
             response = problem_of(exc)
         except Exception as exc:
             logs.explain("the relay failed", logging.ERROR, error=exc)
-            response = problem(500, "the relay failed; its log says why")
+            response = problem(*DEFECT)
         allowance = () if own else self._sites.allowance(request.headers.get)
         # A target's own would speak for other pages.
-        kept = {name.lower() for name, _ in allowance} - {"vary"}
-        headers = [each for each in response.headers if not kept or each[0].lower() not in kept]
+        replaced = {name.lower() for name, _ in allowance} - {"vary"}
+        headers = [each for each in response.headers if each[0].lower() not in replaced]
         start_response(f"{response.status} {phrase(response.status)}", [*headers, *allowance])
         return _Sent(request, response, environ.get("gunicorn.socket"))
 
